@@ -1,0 +1,171 @@
+"""What a model is asked and what comes back: `Call`, `Reply`, `Failure`, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from router.core.faults import Fault
+from router.core.policy import Model
+
+Message = Mapping[str, Any]
+
+# A chat template adds a few tokens around each message (role, separators); no known template adds more than this.
+TEMPLATE_TOKENS = 16
+# English text has about four bytes a token; only used for estimates, never for bounds.
+BYTES_PER_TOKEN = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One question to one model; every attempt of a rung sends the same one."""
+
+    name: str
+    """The model's name in the policy."""
+    model: Model
+    messages: tuple[Message, ...]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """Everything sent beside the messages: the policy's parameters and the caller's."""
+    max_output_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one request in disjoint buckets: their sum is what the provider counted."""
+
+    input_tokens: int = 0
+    """Input that was neither read from nor written to a prompt cache."""
+    cached_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    output_tokens: int = 0
+    """Output without reasoning."""
+    reasoning_tokens: int = 0
+
+    @property
+    def all_input_tokens(self) -> int:
+        """Input of every kind."""
+        return self.input_tokens + self.cached_read_tokens + self.cache_write_tokens + self.cache_write_1h_tokens
+
+    @property
+    def all_output_tokens(self) -> int:
+        """Output of every kind."""
+        return self.output_tokens + self.reasoning_tokens
+
+    @property
+    def total_tokens(self) -> int:
+        """Everything the provider counted."""
+        return self.all_input_tokens + self.all_output_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+
+
+FinishReason = Literal["stop", "length", "content_filter", "tool_calls", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A model's answer to one request."""
+
+    text: str
+    usage: Usage | None
+    """`None` when the provider reported none: the cost is then an estimate and says so."""
+    finish_reason: FinishReason = "stop"
+    model_served: str | None = None
+    logprobs: tuple[float, ...] | None = None
+    """Natural log-probability of each output token; `None` when there are none, -inf is possible."""
+    reported_cost_nusd: int | None = None
+    """What the provider itself says the request cost."""
+    latency_ms: float | None = None
+    """Time the request took where the backend knows better than the clock (a recording)."""
+    response: Any = None
+    """The backend's own object, untouched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A request without a usable answer. It is a value: the flow decides what it means."""
+
+    fault: Fault
+    status: int | None = None
+    retry_after_s: float | None = None
+    usage: Usage | None = None
+    """Tokens that the provider reported although the answer is unusable."""
+    detail: str = ""
+    """Our own words: never a prompt, a key or a provider's text."""
+    provider_message: str = field(default="", repr=False)
+    """The provider's words, for the error that a caller may catch; kept out of logs and representations."""
+    model_served: str | None = None
+
+
+Outcome = Reply | Failure
+
+
+def to_messages(prompt: str | Sequence[Message], system: str | None) -> tuple[Message, ...]:
+    """The chat messages of a prompt, with the task's system text first unless the prompt brings its own.
+
+    Raises
+    ------
+    ValueError
+        The prompt is empty, or is no list of messages with a role.
+    """
+    if isinstance(prompt, str):
+        messages: tuple[Message, ...] = ({"role": "user", "content": prompt},)
+    elif isinstance(prompt, list | tuple):
+        messages = tuple(prompt)
+    else:
+        raise ValueError(f"is a {type(prompt).__name__}; give text or a list of chat messages")
+    for number, message in enumerate(messages):
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+            raise ValueError(f"message {number} has no role; give {{'role': 'user', 'content': ...}}")
+    if not any(text.strip() for text in texts(messages)):
+        raise ValueError("is empty; give some text")
+    if system and messages[0]["role"] != "system":
+        return ({"role": "system", "content": system}, *messages)
+    return messages
+
+
+def texts(messages: Sequence[Message]) -> list[str]:
+    """Every piece of text in the messages, content parts included, in order."""
+    found: list[str] = []
+    for message in messages:
+        content = message.get("content")
+        if isinstance(content, str):
+            found.append(content)
+        elif isinstance(content, Sequence):
+            parts = (part.get("text") for part in content if isinstance(part, Mapping))
+            found += [text for text in parts if isinstance(text, str)]
+    return found
+
+
+def input_tokens_bound(messages: Sequence[Message]) -> int | None:
+    """Tokens that the messages cannot exceed, or `None` when they hold more than text.
+
+    Byte-level tokenizers never make more tokens than bytes, and other ones fall back to bytes; the rest is the
+    chat template's.
+    """
+    size = TEMPLATE_TOKENS
+    for message in messages:
+        content = message.get("content")
+        parts = [content] if isinstance(content, str) else content
+        if not isinstance(parts, Sequence):
+            return None
+        for part in parts:
+            text = part.get("text") if isinstance(part, Mapping) else part
+            if not isinstance(text, str):
+                return None
+            size += len(text.encode("utf-8", "surrogatepass"))
+        size += TEMPLATE_TOKENS
+    return size
+
+
+def input_tokens_estimate(messages: Sequence[Message]) -> int:
+    """About how many tokens the text of the messages has; at least one."""
+    return max(1, sum(len(text.encode("utf-8", "surrogatepass")) for text in texts(messages)) // BYTES_PER_TOKEN)
+
+
+def output_tokens_estimate(text: str) -> int:
+    """About how many tokens a text has."""
+    return -(-len(text.encode("utf-8", "surrogatepass")) // BYTES_PER_TOKEN)

@@ -1,0 +1,396 @@
+"""The flow of one call: a generator that yields effects and is sent their results as values.
+
+It asks a rung, reads the draft's confidence, and accepts or climbs. It never sends, sleeps, reads a clock or
+writes: `router.drive` performs what it yields, once for sync and once for async callers.
+
+    yielded            sent back
+    Ask                Asked        one rung, with all its retries
+    Do(CountTokens)    int          an exact count, only where an estimate could change the decision
+    Do(Finish)         None         the last effect of every call, answered or not
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple, NoReturn
+
+from router.core.answer import Answer, Attempt, Step, climbed, costs
+from router.core.calibration import Calibrator, confidence
+from router.core.call import Call, Failure, Message, Outcome, Reply, Usage, input_tokens_bound
+from router.core.checks import Check, Verdict
+from router.core.faults import FAULTS, Fault
+from router.core.policy import Model, Price, Task
+from router.core.pricing import cost_nusd, upper_bound_nusd, usd
+from router.core.signals import read_signals
+from router.errors import (
+    ContentFiltered,
+    CostLimitExceeded,
+    DeadlineExceeded,
+    InvalidCall,
+    LadderExhausted,
+    RequestRefused,
+    RouterError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One rung as a plan uses it: its model, what that costs and takes, and how its drafts are judged."""
+
+    name: str
+    model: Model
+    price: Price
+    threshold: float | None
+    """`None` on the last rung."""
+    calibrators: tuple[Calibrator, ...] = ()
+    confidence_source: str = "prior"
+    """What stands behind the calibrators."""
+    context_tokens: int | None = None
+    max_output_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A task with everything resolved that a call needs: built once, when its policy is loaded."""
+
+    task_name: str
+    task: Task
+    rungs: tuple[Rung, ...]
+    check: Check
+    plan_hash: str = ""
+    policy_hash: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What one call of `route` asks for."""
+
+    route_id: str
+    messages: tuple[Message, ...]
+    input_chars: int
+    params: Mapping[str, Any] = field(default_factory=dict)
+    max_output_tokens: int | None = None
+    deadline_s: float | None = None
+    max_cost_nusd: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Ask one rung: at most `attempts` requests, each of which costs at most `upper_nusd`."""
+
+    rung: int
+    call: Call
+    attempts: int
+    price: Price
+    upper_nusd: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How asking a rung ended."""
+
+    outcome: Outcome
+    attempts: tuple[Attempt, ...]
+    elapsed_s: float
+    """Seconds since the call began."""
+
+
+class CountTokens(NamedTuple):
+    """Count the input tokens of a call exactly."""
+
+    call: Call
+
+
+class Finish(NamedTuple):
+    """Write the call's row and event: it ended with an answer or with an error."""
+
+    answer: Answer | None
+    error: RouterError | None
+    steps: tuple[Step, ...]
+    attempts: tuple[Attempt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Do:
+    """An operation beside asking."""
+
+    operation: CountTokens | Finish
+
+
+Effect = Ask | Do
+Flow = Generator[Effect, Any, Answer]
+
+
+class _Draft(NamedTuple):
+    """A reply that was judged."""
+
+    rung: int
+    reply: Reply
+    verdict: Verdict
+    step: Step
+
+
+def cascade(plan: Plan, request: Request) -> Flow:
+    """Climb the ladder until a draft is good enough.
+
+    Raises
+    ------
+    InvalidCall
+        The prompt is longer than the task or every model takes.
+    NoAnswer
+        One of its branches: no rung gave a usable answer, or a limit was reached before one did.
+    """
+    climb = _Climb(plan, request)
+    try:
+        answer = yield from climb.run()
+    except RouterError as error:
+        yield Do(Finish(None, error, tuple(climb.steps), tuple(climb.attempts)))
+        raise
+    yield Do(Finish(answer, None, answer.steps, answer.attempts))
+    return answer
+
+
+class _Climb:
+    """The state of one call while it climbs."""
+
+    def __init__(self, plan: Plan, request: Request) -> None:
+        self.plan = plan
+        self.request = request
+        self.steps: list[Step] = []
+        self.attempts: list[Attempt] = []
+        self.elapsed_s = 0.0
+        self.held: _Draft | None = None
+        self.input_bound = input_tokens_bound(request.messages)
+
+    def run(self) -> Flow:
+        yield from self._check_input()
+        for index, rung in enumerate(self.plan.rungs):
+            call = self._call(rung)
+            if (yield from self._too_long(call, rung.context_tokens)):
+                self._step(index, "skip", f"the prompt is longer than its {rung.context_tokens} tokens of context")
+                continue
+            if self._out_of_time():
+                return self._kept(index, "the deadline passed") or self._raise_deadline()
+            upper = self._upper(rung)
+            attempts = self._affordable(upper)
+            if attempts == 0:
+                return self._kept(index, "the cost limit leaves no room for it") or self._raise_cost_limit(upper)
+            asked: Asked = yield Ask(index, call, attempts, rung.price, upper)
+            self.attempts += asked.attempts
+            self.elapsed_s = asked.elapsed_s
+            if isinstance(asked.outcome, Failure):
+                self._failed(index, asked.outcome, asked.attempts)
+                continue
+            draft = self._judge(index, asked.outcome, asked.attempts)
+            if draft.step.action == "accept":
+                return self._answer(draft)
+            if draft.verdict.valid:
+                self.held = draft
+        return self._kept(None, "") or self._raise_exhausted()
+
+    def _check_input(self) -> Generator[Effect, Any, None]:
+        limit = self.plan.task.max_input_tokens
+        if (yield from self._too_long(self._call(self.plan.rungs[0]), limit)):
+            raise InvalidCall(
+                f"prompt: is longer than the {limit} tokens that task {self.plan.task_name!r} takes; "
+                "shorten it, or raise max_input_tokens",
+                argument="prompt",
+            )
+
+    def _too_long(self, call: Call, limit: int | None) -> Generator[Effect, Any, bool]:
+        if limit is None or (self.input_bound is not None and self.input_bound <= limit):
+            return False
+        counted: int = yield Do(CountTokens(call))
+        return counted > limit
+
+    def _call(self, rung: Rung) -> Call:
+        task, model = self.plan.task, rung.model
+        params = {**task.params, **self.request.params, **model.params}
+        return Call(rung.name, model, self.request.messages, params, self._output_limit())
+
+    def _output_limit(self) -> int | None:
+        return _smallest(self.plan.task.max_output_tokens, self.request.max_output_tokens)
+
+    def _upper(self, rung: Rung) -> int | None:
+        output = _smallest(self._output_limit(), rung.max_output_tokens)
+        return upper_bound_nusd(rung.price, self.input_bound, output, self.request.deadline_s)
+
+    def _out_of_time(self) -> bool:
+        return self.request.deadline_s is not None and self.elapsed_s >= self.request.deadline_s
+
+    def _affordable(self, upper: int | None) -> int:
+        """Attempts that the cost limit leaves room for; an unknown bound leaves none."""
+        allowed = self.plan.task.retry.attempts
+        if self.request.max_cost_nusd is None:
+            return allowed
+        spent = self._spent_upper()
+        if upper is None or spent is None:
+            return 0
+        room = self.request.max_cost_nusd - spent
+        return min(allowed, room // upper) if upper else allowed
+
+    def _spent_upper(self) -> int | None:
+        return costs(self.attempts).upper_nusd
+
+    def _step(
+        self, rung: int, action: Literal["skip", "fail"], reason: str, attempts: tuple[Attempt, ...] = ()
+    ) -> None:
+        name, cost = self.plan.rungs[rung].name, costs(attempts).nusd
+        self.steps.append(Step(rung, name, action, reason, cost_nusd=cost, attempts=len(attempts)))
+
+    def _failed(self, index: int, failure: Failure, attempts: tuple[Attempt, ...]) -> None:
+        tries = f" after {len(attempts)} attempts" if len(attempts) > 1 else ""
+        status = f" (HTTP {failure.status})" if failure.status else ""
+        why = failure.detail or FAULTS[failure.fault].why
+        self._step(index, "fail", f"{failure.fault}{status}{tries}: {why}", attempts)
+        then = FAULTS[failure.fault].then
+        if then == "on_filter":
+            then = self.plan.task.on_filter
+        if then == "raise":
+            self._raise_failure(failure)
+
+    def _judge(self, index: int, reply: Reply, attempts: tuple[Attempt, ...]) -> _Draft:
+        rung = self.plan.rungs[index]
+        verdict = self.plan.check(reply.text)
+        signals = read_signals(self.request.input_chars, reply, verdict)
+        p, fitted = confidence(rung.calibrators, signals)
+        if rung.threshold is None:
+            action, reason = "accept", "last rung" + ("" if verdict.valid else f"; the answer {verdict.problem}")
+        elif not verdict.valid:
+            action, reason = "escalate", f"the draft {verdict.problem}"
+        elif p >= rung.threshold:
+            action, reason = "accept", f"confidence {p:.3f} is at or above {rung.threshold:.3f}"
+        else:
+            action, reason = "escalate", f"confidence {p:.3f} is below {rung.threshold:.3f}"
+        step = Step(
+            index,
+            rung.name,
+            "accept" if action == "accept" else "escalate",
+            reason,
+            p,
+            "prior" if fitted is None else rung.confidence_source,
+            rung.threshold,
+            costs(attempts).nusd,
+            len(attempts),
+            signals,
+        )
+        self.steps.append(step)
+        return _Draft(index, reply, verdict, step)
+
+    def _kept(self, blocked: int | None, why: str) -> Answer | None:
+        """The best usable draft so far, when nothing above it can be had."""
+        if self.held is None:
+            return None
+        reason = f"no rung above gave an answer: {why}" if why else "no rung above gave an answer"
+        if blocked is not None:
+            self._step(blocked, "skip", why)
+        step = replace(self.held.step, action="keep", reason=reason, cost_nusd=0, attempts=0, signals={})
+        self.steps.append(step)
+        return self._answer(self.held)
+
+    def _answer(self, draft: _Draft) -> Answer:
+        spent = costs(self.attempts)
+        baseline, source = self._baseline(draft)
+        answering = next(a for a in reversed(self.attempts) if a.rung == draft.rung)
+        return Answer(
+            text=draft.reply.text,
+            parsed=draft.verdict.value if draft.verdict.valid else None,
+            model=self.plan.rungs[draft.rung].name,
+            rung=draft.rung,
+            confidence=draft.step.confidence or 0.0,
+            confidence_source=draft.step.confidence_source or "prior",
+            escalated=climbed(self.attempts),
+            task=self.plan.task_name,
+            route_id=self.request.route_id,
+            steps=tuple(self.steps),
+            attempts=tuple(self.attempts),
+            finish_reason=draft.reply.finish_reason,
+            usage=answering.usage,
+            cost_nusd=spent.nusd,
+            cost_upper_nusd=spent.upper_nusd,
+            marginal_cost_nusd=spent.marginal_nusd,
+            baseline_cost_nusd=baseline,
+            baseline_source=source,
+            latency_ms=self.elapsed_s * 1000,
+            response=draft.reply.response,
+        )
+
+    def _baseline(self, draft: _Draft) -> tuple[int | None, Literal["known", "estimated", "unknown"]]:
+        """What the top rung alone costs: known where it answered, else its price for the draft's tokens."""
+        top = len(self.plan.rungs) - 1
+        if draft.rung == top:
+            cost = draft.step.cost_nusd
+            return cost, "unknown" if cost is None else "known"
+        price, usage = self.plan.rungs[top].price, draft.reply.usage or Usage()
+        if price.gpu_second_usd is not None or draft.reply.usage is None:
+            return None, "unknown"
+        # The top rung's prompt cache is not the draft's, so all input counts as plain input.
+        plain = Usage(input_tokens=usage.all_input_tokens, output_tokens=usage.all_output_tokens)
+        cost = cost_nusd(plain, price)
+        return cost, "unknown" if cost is None else "estimated"
+
+    def _raise_failure(self, failure: Failure) -> NoReturn:
+        fields = self._error_fields()
+        task, reason = self.plan.task_name, self.steps[-1].reason
+        if failure.fault is Fault.CONTENT_FILTER:
+            raise ContentFiltered(
+                f"task {task!r}: {reason}; set `on_filter: climb` to ask the next rung instead", **fields
+            )
+        raise RequestRefused(
+            f"task {task!r}: model {self.steps[-1].model!r} refused the request: {reason}; "
+            "the error's provider_message has the provider's own words",
+            status=failure.status,
+            provider_message=failure.provider_message,
+            **fields,
+        )
+
+    def _raise_deadline(self) -> NoReturn:
+        raise DeadlineExceeded(
+            f"task {self.plan.task_name!r}: no usable answer within {self.request.deadline_s} s"
+            f"{self._history()}; raise deadline_s, or put a faster model first",
+            deadline_s=self.request.deadline_s,
+            **self._error_fields(),
+        )
+
+    def _raise_cost_limit(self, upper: int | None) -> NoReturn:
+        limit, spent = usd(self.request.max_cost_nusd) or 0.0, usd(self._spent_upper()) or 0.0
+        needed = usd(upper)
+        remedy = (
+            "its price or longest output is unknown: give the model a `price:` and the task a `max_output_tokens:`"
+            if needed is None
+            else f"one more request can cost {needed:.6f} USD; raise the limit or lower max_output_tokens"
+        )
+        raise CostLimitExceeded(
+            f"task {self.plan.task_name!r}: {spent:.6f} of {limit:.6f} USD may be spent already, and {remedy}",
+            limit_usd=limit,
+            spent_usd=spent,
+            needed_usd=needed,
+            **self._error_fields(),
+        )
+
+    def _raise_exhausted(self) -> NoReturn:
+        if self._out_of_time():
+            self._raise_deadline()
+        if not self.attempts:
+            raise InvalidCall(
+                f"prompt: is longer than any model of task {self.plan.task_name!r} takes; shorten it", argument="prompt"
+            )
+        raise LadderExhausted(
+            f"task {self.plan.task_name!r}: no rung gave a usable answer{self._history()}", **self._error_fields()
+        )
+
+    def _history(self) -> str:
+        tried = "; ".join(f"{step.model}: {step.reason}" for step in self.steps)
+        return f" ({tried})" if tried else ""
+
+    def _error_fields(self) -> dict[str, Any]:
+        return {
+            "route_id": self.request.route_id,
+            "task": self.plan.task_name,
+            "attempts": tuple(self.attempts),
+        }
+
+
+def _smallest(*limits: int | None) -> int | None:
+    return min((limit for limit in limits if limit is not None), default=None)

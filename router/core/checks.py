@@ -1,0 +1,145 @@
+"""Kinds of answer: find the answer in a draft and say whether it is usable."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from router.core.policy import AnswerKind, NumberAnswer, TextAnswer
+
+
+class Verdict(NamedTuple):
+    """Whether a draft is usable, the value found in it, and why not."""
+
+    valid: bool
+    value: Any = None
+    problem: str = ""
+
+
+Check = Callable[[str], Verdict]
+
+# Marks that models wrap around a label: quotes, brackets, emphasis, a full stop.
+_WRAPPING = " \t\r\n\"'`*_.:;,!()[]{}<>“”‘’"
+_STATED = re.compile(r"(?:answer|label|category|choice|option)\s*(?:is|:|=)?\s*[:=]?\s*(.+)", re.IGNORECASE)
+# Thousands separators only between groups of three digits, so that "1, 2" is two numbers.
+_NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|(?<=\d))(?:[eE][-+]?\d+)?")
+_FENCE = re.compile(r"```[\w-]*\s*\n(.*?)```", re.DOTALL)
+
+
+def build_check(
+    kind: AnswerKind,
+    *,
+    schema: Callable[[Any], str] | None = None,
+    own: Callable[[Any], bool] | None = None,
+) -> Check:
+    """The check of one task, built once when its policy is loaded.
+
+    Parameters
+    ----------
+    kind
+        What the policy says a usable answer looks like.
+    schema
+        Says what is wrong with a value, or "": the policy's JSON Schema, which needs a library this module may not use.
+    own
+        The user's function: takes the value found and says whether it is usable.
+    """
+    check = _kind_check(kind, schema)
+    if own is None:
+        return check
+
+    def with_own(text: str) -> Verdict:
+        verdict = check(text)
+        if verdict.valid and not own(verdict.value):
+            return Verdict(False, verdict.value, "the task's own check says no")
+        return verdict
+
+    return with_own
+
+
+def _kind_check(kind: AnswerKind, schema: Callable[[Any], str] | None) -> Check:
+    if kind.choice is not None:
+        labels = kind.choice
+        folded = {label.casefold(): label for label in labels}
+        return lambda text: _choice(text, folded)
+    if kind.number is not None:
+        bounds = kind.number
+        return lambda text: _number(text, bounds)
+    if kind.json is not None:
+        return lambda text: _json(text, schema)
+    if kind.pattern is not None:
+        pattern = re.compile(kind.pattern, re.DOTALL)
+        return lambda text: _pattern(text, pattern)
+    limits = kind.text or TextAnswer()
+    return lambda text: _text(text, limits)
+
+
+def _choice(text: str, folded: dict[str, str]) -> Verdict:
+    """The one label that the draft gives: alone, after "answer:", or as the only label it mentions."""
+    lines = [line for line in text.splitlines() if line.strip(_WRAPPING)]
+    stated = [match[1] for line in reversed(lines) if (match := _STATED.search(line))]
+    for candidate in (text, *lines[:1], *lines[-1:], *stated[:1]):
+        label = folded.get(candidate.strip(_WRAPPING).casefold())
+        if label is not None:
+            return Verdict(True, label)
+    mentioned = [label for key, label in folded.items() if _mentions(text, key)]
+    if len(mentioned) == 1:
+        return Verdict(True, mentioned[0])
+    return Verdict(False, None, f"names {len(mentioned) or 'none'} of the {len(folded)} labels")
+
+
+def _mentions(text: str, label: str) -> bool:
+    if len(label) == 1:  # "A" is a word of English; as a label it stands before a bracket, a colon or a full stop.
+        return re.search(rf"^\W*{re.escape(label)}\s*[.:)]", text, re.IGNORECASE) is not None
+    return re.search(rf"(?<!\w){re.escape(label)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+def _number(text: str, bounds: NumberAnswer) -> Verdict:
+    """The last number of the draft, where models put their result."""
+    found = [match for match in _NUMBER.findall(text) if any(map(str.isdigit, match))]
+    if not found:
+        return Verdict(False, None, "holds no number")
+    value = float(found[-1].replace(",", "").replace("−", "-"))
+    if (bounds.min is not None and value < bounds.min) or (bounds.max is not None and value > bounds.max):
+        return Verdict(False, value, "is out of range")
+    return Verdict(value not in (float("inf"), float("-inf")), value, "")
+
+
+def _json(text: str, schema: Callable[[Any], str] | None) -> Verdict:
+    """The JSON of the draft: all of it, its fenced block, or its first object or array."""
+    for candidate in (text, *_FENCE.findall(text)):
+        try:
+            return _fits(json.loads(candidate, parse_constant=_no_constant), schema)
+        except (ValueError, RecursionError):
+            continue
+    start = min((at for at in (text.find("{"), text.find("[")) if at >= 0), default=-1)
+    if start >= 0:
+        try:
+            return _fits(json.JSONDecoder(parse_constant=_no_constant).raw_decode(text, start)[0], schema)
+        except (ValueError, RecursionError):
+            pass
+    return Verdict(False, None, "is no JSON")
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _fits(value: Any, schema: Callable[[Any], str] | None) -> Verdict:
+    problem = schema(value) if schema else ""
+    return Verdict(not problem, value, problem)
+
+
+def _pattern(text: str, pattern: re.Pattern[str]) -> Verdict:
+    match = pattern.fullmatch(text.strip())
+    return Verdict(True, match[0]) if match else Verdict(False, None, "does not match the pattern")
+
+
+def _text(text: str, limits: TextAnswer) -> Verdict:
+    size = len(text.strip())
+    if size < (limits.min_chars or 1):
+        return Verdict(False, text, "is too short" if size else "is empty")
+    if limits.max_chars is not None and size > limits.max_chars:
+        return Verdict(False, text, "is too long")
+    return Verdict(True, text)

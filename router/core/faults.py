@@ -1,0 +1,65 @@
+"""The fault table: every way a request can fail, whether it is tried again, and what follows when it is not.
+
+This is the only place that decides. `router.models.litellm` turns exceptions and statuses into a `Fault`; the
+retry loop and the flow read the table.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal, NamedTuple
+
+
+class Fault(StrEnum):
+    """One way a request can fail."""
+
+    BAD_REQUEST = "bad_request"
+    CONTENT_FILTER = "content_filter"
+    AUTH = "auth"
+    PAYMENT = "payment"
+    FORBIDDEN = "forbidden"
+    NOT_FOUND = "not_found"
+    CONTEXT_TOO_LONG = "context_too_long"
+    UNSUPPORTED = "unsupported"
+    RATE_LIMITED = "rate_limited"
+    TIMEOUT = "timeout"
+    SERVER_ERROR = "server_error"
+    CONNECTION = "connection"
+    EMPTY = "empty"
+    MALFORMED = "malformed"
+    CANCELLED = "cancelled"
+    CRASHED = "crashed"
+    NOT_SENT = "not_sent"
+
+
+class Rule(NamedTuple):
+    """What one fault leads to."""
+
+    retry: bool
+    """Worth another attempt at the same rung."""
+    then: Literal["climb", "raise", "on_filter"]
+    """What follows when it is not retried, or not any more."""
+    billed: Literal["no", "maybe"]
+    """Whether the provider may charge for it. A reported usage is always charged."""
+    why: str
+
+
+FAULTS: dict[Fault, Rule] = {
+    Fault.BAD_REQUEST: Rule(False, "raise", "no", "the request itself is wrong; every model would refuse it"),
+    Fault.CONTENT_FILTER: Rule(False, "on_filter", "maybe", "the policy says whether another vendor may be asked"),
+    Fault.AUTH: Rule(False, "climb", "no", "the key is missing or wrong; another rung has another key"),
+    Fault.PAYMENT: Rule(False, "climb", "no", "this account is out of credit"),
+    Fault.FORBIDDEN: Rule(False, "climb", "no", "this key may not use this model"),
+    Fault.NOT_FOUND: Rule(False, "climb", "no", "the model was retired or renamed"),
+    Fault.CONTEXT_TOO_LONG: Rule(False, "climb", "maybe", "a later rung may take a longer input; one host bills it"),
+    Fault.UNSUPPORTED: Rule(False, "climb", "no", "the model lacks a capability that the call needs"),
+    Fault.RATE_LIMITED: Rule(True, "climb", "no", "passes; the provider says when"),
+    Fault.TIMEOUT: Rule(True, "climb", "maybe", "the work may have been done after we stopped waiting"),
+    Fault.SERVER_ERROR: Rule(True, "climb", "maybe", "mostly unbilled, but no provider promises it"),
+    Fault.CONNECTION: Rule(True, "climb", "maybe", "the request may have arrived before the connection broke"),
+    Fault.EMPTY: Rule(True, "climb", "maybe", "an answer without content is no answer, but it was produced"),
+    Fault.MALFORMED: Rule(True, "climb", "maybe", "a page of a proxy, or half a body, in place of an answer"),
+    Fault.CANCELLED: Rule(False, "raise", "maybe", "the caller left while the request was on its way"),
+    Fault.CRASHED: Rule(False, "raise", "maybe", "the backend raised something that it should not have"),
+    Fault.NOT_SENT: Rule(False, "raise", "no", "the backend refused before anything left"),
+}

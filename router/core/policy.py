@@ -1,0 +1,331 @@
+"""The policy: which models a task may use, in which order, and within which limits.
+
+These frozen dataclasses are the one definition of every field. `router.spec` validates YAML straight into them
+and generates the JSON Schema and the reference page from them, so each field's docstring is its documentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+# Read by pydantic when `router.spec` validates; plain data here, so that this module needs nothing but Python.
+STRICT = {
+    "extra": "forbid",
+    "strict": True,
+    "allow_inf_nan": False,
+    "use_attribute_docstrings": True,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A bound on a value, enforced at load and shown in the JSON Schema: numbers, string lengths, list lengths."""
+
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    min_length: int | None = None
+    max_length: int | None = None
+    pattern: str | None = None
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        bounds = {name: getattr(self, name) for name in self.__slots__ if getattr(self, name) is not None}
+        return {**handler(source), **bounds}
+
+
+class Unbuilt:
+    """Marks a field that the grammar has but the library does not act on yet; using it is refused."""
+
+
+Name = Annotated[str, Limit(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}$")]
+Share = Annotated[float, Limit(ge=0.0, le=1.0)]
+Seconds = Annotated[float, Limit(gt=0.0)]
+Count = Annotated[int, Limit(ge=1)]
+Usd = Annotated[Decimal, Limit(ge=0)]
+Text = Annotated[str, Limit(min_length=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What one model costs, in US dollars. A part that is missing is taken from the price map; `0` means free."""
+
+    __pydantic_config__ = STRICT
+
+    input_usd_per_mtok: Usd | None = None
+    """Per million input tokens that were neither read from nor written to a prompt cache."""
+    cached_read_usd_per_mtok: Usd | None = None
+    """Per million input tokens read from the provider's prompt cache."""
+    cache_write_usd_per_mtok: Usd | None = None
+    """Per million input tokens written to the provider's prompt cache with its default lifetime."""
+    cache_write_1h_usd_per_mtok: Usd | None = None
+    """Per million input tokens written to the provider's prompt cache for one hour."""
+    output_usd_per_mtok: Usd | None = None
+    """Per million output tokens."""
+    reasoning_usd_per_mtok: Usd | None = None
+    """Per million reasoning tokens; the output price when missing, which is how providers bill them."""
+    request_usd: Usd | None = None
+    """Per request, whatever its size."""
+    gpu_second_usd: Usd | None = None
+    """Per second that a self-hosted model works on the request; replaces the price map, tokens are then free."""
+    up_to_input_tokens: Count | None = None
+    """Longest input that these prices hold for; a longer one has another price, so its cost is unknown."""
+
+
+Capability = Literal["images", "json_schema", "logprobs", "reasoning", "system", "tools"]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One callable model: its litellm name, the parameters it is always called with, and its price."""
+
+    __pydantic_config__ = STRICT
+
+    litellm: Text
+    """The name litellm knows it by, with the provider's prefix: `anthropic/claude-haiku-4-5`."""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """Parameters sent with every request, such as `temperature`, `reasoning_effort` or `logprobs`."""
+    api_base: str | None = None
+    """Address of a self-hosted or proxied endpoint, such as `http://localhost:8000/v1`."""
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the key; the provider's usual one when missing."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """HTTP headers sent with every request. Never a key: use `api_key_env`."""
+    context_tokens: Count | None = None
+    """Largest input the model takes, in tokens; litellm's figure when missing."""
+    max_output_tokens: Count | None = None
+    """Largest output the model can give, in tokens; litellm's figure when missing. Bounds costs, truncates nothing."""
+    capabilities: Annotated[tuple[Capability, ...] | None, Unbuilt] = None
+    """What the model can do where litellm does not know."""
+    price: Price = field(default_factory=Price)
+    """What the model costs; every part that is given here wins over litellm's price map."""
+
+
+@dataclass(frozen=True, slots=True)
+class PanelRung:
+    """A rung of several cheap models, asked one after the other until enough of them agree."""
+
+    __pydantic_config__ = STRICT
+
+    panel: Annotated[tuple[Name, ...], Limit(min_length=2)]
+    """Models of the panel, in the order in which they are asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class FallbackRung:
+    """A rung of one model with substitutes that are asked only when it is down."""
+
+    __pydantic_config__ = STRICT
+
+    fallback: Annotated[tuple[Name, ...], Limit(min_length=2)]
+    """Models in the order in which they are tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class NumberAnswer:
+    """Bounds of a numeric answer."""
+
+    __pydantic_config__ = STRICT
+
+    min: float | None = None
+    """Smallest allowed value."""
+    max: float | None = None
+    """Largest allowed value."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextAnswer:
+    """Bounds of a free-text answer."""
+
+    __pydantic_config__ = STRICT
+
+    min_chars: Count | None = None
+    """Fewest characters of a usable answer."""
+    max_chars: Count | None = None
+    """Most characters of a usable answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerKind:
+    """What a usable answer looks like: exactly one of the kinds. A draft that does not fit climbs."""
+
+    __pydantic_config__ = STRICT
+
+    choice: Annotated[tuple[Text, ...], Limit(min_length=2)] | None = None
+    """One of these labels."""
+    number: NumberAnswer | None = None
+    """A number; `{}` for any."""
+    json: Mapping[str, Any] | None = None
+    """JSON that fits this JSON Schema; `{}` for any JSON."""
+    pattern: Text | None = None
+    """Text that this regular expression matches from end to end."""
+    text: TextAnswer | None = None
+    """Free text; `{}` for any that is not empty."""
+
+    def __post_init__(self) -> None:
+        given = [name for name in self.__slots__ if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"name exactly one kind of {', '.join(self.__slots__)}; found {given or 'none'}")
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How often one rung is asked again after a passing fault."""
+
+    __pydantic_config__ = STRICT
+
+    attempts: Annotated[int, Limit(ge=1, le=10)] = 3
+    """Requests to one rung at the most, the first included."""
+    max_wait_s: Annotated[float, Limit(ge=0.0)] = 8.0
+    """Longest pause before another attempt. A provider that asks for a longer one is not waited for: the call climbs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a tuned plan must hold."""
+
+    __pydantic_config__ = STRICT
+
+    max_quality_loss: Share
+    """Largest loss of quality against the top rung, as a share: `0.02` is two points of accuracy."""
+    at_confidence: Share = 0.95
+    """How sure the certificate must be."""
+    never_worse: bool = False
+    """Count every call that the cascade answers worse, with no credit for those it answers better."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """Keeping whole answers for identical calls."""
+
+    __pydantic_config__ = STRICT
+
+    ttl_s: Seconds
+    """How long an answer is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Limits on what a task may spend."""
+
+    __pydantic_config__ = STRICT
+
+    usd_per_call: Usd | None = None
+    """Limit of one call, all rungs and retries included; `route(max_cost_usd=...)` may lower it."""
+    usd_per_day: Annotated[Usd | None, Unbuilt] = None
+    """Limit of all calls of one day."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slo:
+    """Objectives that `router slo` watches."""
+
+    __pydantic_config__ = STRICT
+
+    usd_per_call: Usd | None = None
+    """Mean cost of a call."""
+    usd_per_accepted: Usd | None = None
+    """Mean cost of an accepted answer."""
+    escalation_rate: Share | None = None
+    """Share of calls that climb."""
+    p95_latency_ms: Seconds | None = None
+    """Latency that 95 of 100 calls stay under."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One type of work: its ladder, when to climb, what an answer looks like, and its limits."""
+
+    __pydantic_config__ = STRICT
+
+    ladder: Annotated[tuple[Name | PanelRung | FallbackRung, ...], Limit(min_length=1, max_length=8)]
+    """Models of `models:`, cheapest first. A rung may also be `{panel: [a, b]}` or `{fallback: [a, b]}`."""
+    threshold: Share | Annotated[tuple[Share, ...], Limit(min_length=1)] = 0.8
+    """Accept a draft whose confidence is at or above this; one number, or one for each rung but the last."""
+    answer: AnswerKind = field(default_factory=lambda: AnswerKind(text=TextAnswer()))
+    """What a usable answer looks like."""
+    system: str | None = None
+    """System text put before the prompt, unless the caller's messages bring their own."""
+    template_version: str | None = None
+    """Version of the prompt template where the caller builds the prompt; changing it makes a certificate stale."""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """Parameters sent with every request of the task; a model's own win."""
+    max_input_tokens: Count | None = None
+    """Longest prompt the task takes; a longer one is refused before anything is sent."""
+    max_output_tokens: Count | None = None
+    """Longest answer a model may give; not sent when missing, so that nothing is cut by default."""
+    deadline_s: Seconds | None = None
+    """Seconds for the whole call: all rungs, retries and pauses."""
+    retry: Retry = field(default_factory=Retry)
+    """Retries of one rung."""
+    on_filter: Literal["raise", "climb"] = "raise"
+    """What a provider's content filter leads to."""
+    budget: Budget = field(default_factory=Budget)
+    """Limits on spending."""
+    target: Annotated[Target | None, Unbuilt] = None
+    """What tuning has to hold."""
+    cache: Annotated[Cache | None, Unbuilt] = None
+    """Keep answers of identical calls."""
+    prompt_cache: Annotated[Literal["off", "system"] | None, Unbuilt] = None
+    """Which part of the prompt is marked for the provider's prompt cache."""
+    slo: Annotated[Slo | None, Unbuilt] = None
+    """Service-level objectives."""
+    shadow_rate: Annotated[Share | None, Unbuilt] = None
+    """Share of accepted calls that also ask the top rung, off the caller's path."""
+    cluster: Annotated[Text | None, Unbuilt] = None
+    """Metadata key whose equal values are kept on one side of a split."""
+    group: Annotated[Text | None, Unbuilt] = None
+    """Metadata key whose values are certified one by one."""
+    on_stale: Annotated[Literal["top", "keep", "refuse"] | None, Unbuilt] = None
+    """What to do when a certificate no longer matches the policy."""
+    on_expired: Annotated[Literal["keep", "top"] | None, Unbuilt] = None
+    """What to do when a certificate is past its date."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.threshold, tuple) and len(self.threshold) != len(self.ladder) - 1:
+            raise ValueError(
+                f"threshold lists {len(self.threshold)} numbers for {len(self.ladder)} rungs; "
+                "give one number, or one for each rung but the last"
+            )
+
+    def thresholds(self) -> tuple[float, ...]:
+        """The threshold of each rung but the last."""
+        if isinstance(self.threshold, tuple):
+            return self.threshold
+        return (self.threshold,) * (len(self.ladder) - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """How the record of calls is kept."""
+
+    __pydantic_config__ = STRICT
+
+    on_failure: Literal["allow", "refuse"] = "allow"
+    """When the ledger cannot be written: go on with one alarm, or refuse calls."""
+    sync: Literal["normal", "full"] = "normal"
+    """`full` also waits for the disk after every row, for power loss; `normal` survives a killed process."""
+    store_content: Annotated[bool | None, Unbuilt] = None
+    """Keep prompts and answers, which are otherwise never stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A whole policy: the models and the tasks that use them."""
+
+    __pydantic_config__ = STRICT
+
+    version: Literal[1]
+    """Version of this grammar."""
+    models: Mapping[Name, Model] = field(default_factory=dict)
+    """Models by the name that ladders use."""
+    tasks: Mapping[Name, Task] = field(default_factory=dict)
+    """Tasks by the name that callers use."""
+    ledger: Ledger = field(default_factory=Ledger)
+    """The record of calls."""
+    budgets: Annotated[Mapping[Text, Any] | None, Unbuilt] = None
+    """Shared limits by task, feature, user and tenant."""
+    environment: Name | None = None
+    """Makes this file an overlay: it is merged over the others when `ROUTER_ENV` names the same environment."""

@@ -1,0 +1,67 @@
+"""Free signals: numbers read off a prompt and its draft, with no further request.
+
+A signal that cannot be read is absent from the mapping; it is never 0. Every value is finite.
+"""
+
+from __future__ import annotations
+
+import re
+
+from router.core.call import Reply
+from router.core.checks import Verdict
+
+# The name of every free signal and what it means; the docs table is made from it.
+FREE_SIGNALS: dict[str, str] = {
+    "invalid": "1 when the draft does not fit the task's answer kind or fails the task's own check, else 0",
+    "empty": "1 when the draft has no visible character, else 0",
+    "truncated": "1 when the model stopped at its output limit, else 0",
+    "refusal": "1 when the draft opens with the words of a refusal, else 0",
+    "repetition": "share of the draft's word triples that occur more than once, 0 to 1",
+    "input_chars": "characters of the prompt",
+    "output_chars": "characters of the draft",
+    "output_tokens": "output tokens that the provider counted, reasoning excluded",
+    "lp_mean": "mean log-probability of the draft's tokens, in nats, -20 to 0",
+    "lp_min": "smallest log-probability of any token of the draft, in nats, -20 to 0",
+    "lp_first": "log-probability of the draft's first token, in nats, -20 to 0",
+}
+
+# A token below e^-20 (2e-9) is as unlikely as evidence gets, and providers write -inf or -9999 for it.
+LP_FLOOR = -20.0
+
+# Openings only: the same words later in a text are mostly about its subject.
+_REFUSAL = re.compile(
+    r"\s*(?:i['’]?m (?:very |really |so )?sorry|sorry,|i apologi[sz]e|i (?:cannot|can['’]?t|can not|am unable|am not able"
+    r"|['’]?m unable|['’]?m not able|won['’]?t)|i['’]m (?:unable|not able)|as an ai|unfortunately,? i (?:cannot|can['’]?t))\b",
+    re.IGNORECASE,
+)
+
+
+def read_signals(input_chars: int, reply: Reply, verdict: Verdict) -> dict[str, float]:
+    """Every free signal that this draft has, by name."""
+    text = reply.text
+    signals = {
+        "invalid": float(not verdict.valid),
+        "empty": float(not text.strip()),
+        "truncated": float(reply.finish_reason == "length"),
+        "refusal": float(_REFUSAL.match(text) is not None),
+        "repetition": repetition(text),
+        "input_chars": float(input_chars),
+        "output_chars": float(len(text)),
+    }
+    if reply.usage is not None:
+        signals["output_tokens"] = float(reply.usage.output_tokens)
+    if reply.logprobs:
+        floored = [max(LP_FLOOR, min(0.0, lp)) for lp in reply.logprobs]
+        signals["lp_mean"] = sum(floored) / len(floored)
+        signals["lp_min"] = min(floored)
+        signals["lp_first"] = floored[0]
+    return signals
+
+
+def repetition(text: str) -> float:
+    """The share of word triples that occur more than once: near 1 for a model that loops, 0 for a short text."""
+    words = text.split()
+    triples = len(words) - 2
+    if triples < 4:  # Two or three triples repeat by chance ("a b a b").
+        return 0.0
+    return 1.0 - len(set(zip(words, words[1:], words[2:], strict=False))) / triples

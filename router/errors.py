@@ -1,0 +1,152 @@
+"""What can go wrong, as one small tree: catch `RouterError` for everything, or a branch for one cause.
+
+    RouterError
+    ├── PolicyError (also ValueError)
+    ├── UnknownTask (also LookupError)
+    ├── InvalidCall (also ValueError)
+    ├── NoAnswer
+    │   ├── RequestRefused
+    │   ├── ContentFiltered
+    │   ├── DeadlineExceeded
+    │   ├── CostLimitExceeded
+    │   └── LadderExhausted
+    ├── LedgerError
+    ├── RecordingError (also ValueError)
+    │   └── ReplayMiss (also LookupError)
+    └── NetworkForbidden
+    RouterWarning (a UserWarning)
+
+Low confidence is not an error: it is an `Answer` that says so. Errors are for "no answer".
+Every error keeps its fields as attributes, survives pickling, and says what is wrong, where, and what to do.
+No message carries a prompt, a key or a provider's own words.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from router.core.answer import Attempt
+
+
+class RouterError(Exception):
+    """Anything this library raises on purpose."""
+
+    def __init__(self, message: str, **fields: Any) -> None:
+        super().__init__(message)
+        self._fields = fields
+        for name, value in fields.items():
+            setattr(self, name, value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Keyword fields are not in `args`, so the default reduction would lose them between processes.
+        return (_rebuild, (type(self), self.args[0], self._fields))
+
+
+def _rebuild(kind: type[RouterError], message: str, fields: dict[str, Any]) -> RouterError:
+    error = kind.__new__(kind)
+    RouterError.__init__(error, message, **fields)
+    return error
+
+
+class PolicyError(RouterError, ValueError):
+    """A policy or tuned file cannot be used; `path`, `line` and `where` locate the fault."""
+
+    path: str | None
+    line: int | None
+    where: str
+    others: tuple[str, ...]
+    """Further faults that were found, each a whole message."""
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        path: str | None = None,
+        line: int | None = None,
+        where: str = "",
+        others: tuple[str, ...] = (),
+    ) -> None:
+        place = ":".join(str(part) for part in (path, line) if part is not None)
+        message = ": ".join(part for part in (place, where, problem) if part)
+        super().__init__("\n".join((message, *others)), path=path, line=line, where=where, others=others)
+
+
+class UnknownTask(RouterError, LookupError):
+    """The policies name no such task; `task` is what was asked and `known` what there is."""
+
+    task: str
+    known: tuple[str, ...]
+
+
+class InvalidCall(RouterError, ValueError):
+    """An argument of `route` cannot be used; `argument` names it. Nothing was sent."""
+
+    argument: str
+
+
+class NoAnswer(RouterError):
+    """The call ended without an answer; `attempts` holds what was tried and what it cost."""
+
+    route_id: str
+    task: str
+    attempts: tuple[Attempt, ...]
+
+
+class RequestRefused(NoAnswer):
+    """A provider called the request itself invalid (400 or 422), so no other model was asked.
+
+    `provider_message` holds the provider's own words. They may repeat the prompt, so they are never logged or printed.
+    """
+
+    status: int | None
+    provider_message: str
+
+
+class ContentFiltered(NoAnswer):
+    """A provider's content filter stopped the request and the task says `on_filter: raise`."""
+
+
+class DeadlineExceeded(NoAnswer):
+    """The call's deadline passed before any usable answer; `deadline_s` is what it was."""
+
+    deadline_s: float
+
+
+class CostLimitExceeded(NoAnswer):
+    """The next request could cost more than the call may; `limit_usd`, `spent_usd` and `needed_usd` say how much."""
+
+    limit_usd: float
+    spent_usd: float
+    needed_usd: float | None
+
+
+class LadderExhausted(NoAnswer):
+    """Every rung of the ladder failed; `attempts` says how."""
+
+
+class LedgerError(RouterError):
+    """The ledger cannot be written or read; `path` is the file."""
+
+    path: str
+
+
+class RecordingError(RouterError, ValueError):
+    """A recording cannot be read; `path` and `line` locate the fault."""
+
+    path: str
+    line: int | None
+
+
+class ReplayMiss(RecordingError, LookupError):
+    """The recording holds no answer of `model` to this prompt."""
+
+    model: str
+
+
+class NetworkForbidden(RouterError):
+    """A real model was about to be asked inside `router.testing.no_network()`."""
+
+
+class RouterWarning(UserWarning):
+    """Something works but is not as it should be: a rung that fails, a ledger that cannot be written."""

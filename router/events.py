@@ -1,0 +1,83 @@
+"""The only door to structlog: one event per call, and one sink that keeps every field on one clean line.
+
+Where the application has configured structlog, events go through its processors. Elsewhere they are JSON lines on
+the standard logger `router`, silent until that logger is set to INFO.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+
+Event = dict[str, Any]
+Listener = Callable[[Event], None]
+
+_MAX_FIELD_CHARS = 4096
+# C0 and C1 controls, bidirectional overrides and lone surrogates: what could forge a line or a terminal's colours.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+_plain_logger = logging.getLogger("router")
+_plain_logger.addHandler(logging.NullHandler())
+
+# Listeners of `router.testing.capture`, replaced whole on every change so that readers need no lock.
+listeners: tuple[Listener, ...] = ()
+
+
+def emit(name: str, fields: Mapping[str, Any], *, level: int = logging.INFO) -> None:
+    """Send one event, unless nobody listens."""
+    configured = structlog.is_configured()
+    if not listeners and not configured and not _plain_logger.isEnabledFor(level):
+        return
+    event = {key: clean(value) for key, value in fields.items()}
+    for listener in listeners:
+        listener({"event": name, **event})
+    if configured:
+        structlog.get_logger("router").log(level, name, **event)
+    elif _plain_logger.isEnabledFor(level):
+        _json_logger.log(level, name, **event)
+
+
+def clean(value: Any) -> Any:
+    """A value that fits one line of strict JSON: text without control characters, numbers that are finite."""
+    if isinstance(value, str):
+        if len(value) > _MAX_FIELD_CHARS:
+            value = value[:_MAX_FIELD_CHARS] + "…"
+        return _UNSAFE.sub("\ufffd", value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {clean(str(key)): clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [clean(item) for item in value]
+    return value if value is None or isinstance(value, bool | int) else clean(str(value))
+
+
+def guarded(hook: Callable[[Any], Any], default: Any) -> Callable[[Any], Any]:
+    """A user's function whose exceptions become `default` and one event: it must not take a paid answer down."""
+
+    def call(value: Any) -> Any:
+        try:
+            return hook(value)
+        except Exception as error:  # noqa: BLE001 - the one place that isolates a user's function
+            # The class only: the text of an exception may hold the prompt.
+            name = getattr(hook, "__qualname__", "hook")
+            emit("router.hook_failed", {"hook": name, "error": type(error).__name__}, level=logging.ERROR)
+            return default
+
+    return call
+
+
+_json_logger = structlog.wrap_logger(
+    _plain_logger,
+    processors=[
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso"),
+        structlog.processors.JSONRenderer(allow_nan=False),
+    ],
+    wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
+)

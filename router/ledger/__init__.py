@@ -1,0 +1,8 @@
+"""The record of every request and decision: segments that only grow, folded into one read model."""
+
+from router.ledger.fold import FoldReport, fold
+from router.ledger.rows import SCHEMA_VERSION, Trace
+from router.ledger.secret import Fingerprints, load_secret
+from router.ledger.segments import LedgerWriter
+
+__all__ = ["SCHEMA_VERSION", "Fingerprints", "FoldReport", "LedgerWriter", "Trace", "fold", "load_secret"]

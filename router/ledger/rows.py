@@ -1,0 +1,135 @@
+"""The rows of the ledger: an intent before each request, a settle after it, one route row at the end of a call.
+
+Amounts are integer nano-US-dollars, written as strings so that no JSON reader rounds them. A value that is not
+known is `null`, never 0. `docs/ledger.md` describes every field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from router.core.answer import Attempt, climbed, costs
+from router.core.call import Usage
+from router.core.cascade import Ask, Finish
+
+SCHEMA_VERSION = 1
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Who and what a call belongs to; user, session and prompt are keyed fingerprints."""
+
+    route_id: str
+    task: str
+    policy_hash: str
+    plan_hash: str
+    prompt: str
+    prefixes: tuple[str, ...]
+    feature: str | None = None
+    user: str | None = None
+    tenant: str | None = None
+    session: str | None = None
+    metadata: Mapping[str, Any] | None = None
+
+    def fields(self) -> Row:
+        """What every row of the call carries."""
+        return {
+            "route_id": self.route_id,
+            "task": self.task,
+            "feature": self.feature,
+            "user": self.user,
+            "tenant": self.tenant,
+            "session": self.session,
+            "policy_hash": self.policy_hash,
+            "plan_hash": self.plan_hash,
+            "prompt_fp": self.prompt,
+            "prefix_fps": self.prefixes,
+        }
+
+
+def intent_row(trace: Trace, ask: Ask, attempt_id: str, number: int, time_s: float) -> Row:
+    """A request is about to leave; it can cost at most `upper_nusd`."""
+    return {
+        "v": SCHEMA_VERSION,
+        "kind": "intent",
+        "time_s": time_s,
+        "attempt_id": attempt_id,
+        **trace.fields(),
+        "rung": ask.rung,
+        "number": number,
+        "model": ask.call.name,
+        "model_asked": ask.call.model.litellm,
+        "upper_nusd": _text(ask.upper_nusd),
+    }
+
+
+def settle_row(attempt: Attempt, time_s: float) -> Row:
+    """How a request ended and what it cost."""
+    usage = attempt.usage or Usage()
+    return {
+        "v": SCHEMA_VERSION,
+        "kind": "settle",
+        "time_s": time_s,
+        "attempt_id": attempt.attempt_id,
+        "model_served": attempt.model_served,
+        "fault": attempt.fault,
+        "status": attempt.status,
+        "state": attempt.amount.state,
+        "cost_nusd": _text(attempt.amount.nusd),
+        "upper_nusd": _text(attempt.amount.upper_nusd),
+        "cost_source": attempt.amount.source,
+        "usage_source": attempt.usage_source,
+        **{name: getattr(usage, name) for name in Usage.__slots__},
+        "latency_ms": round(attempt.latency_ms, 3),
+    }
+
+
+def route_row(trace: Trace, finish: Finish, time_s: float, latency_ms: float) -> Row:
+    """How a call ended: every step with its reason, and the answer's cost where there is one."""
+    answer = finish.answer
+    spent = costs(finish.attempts)
+    return {
+        "v": SCHEMA_VERSION,
+        "kind": "route",
+        "time_s": time_s,
+        **trace.fields(),
+        "outcome": "answered" if answer else type(finish.error).__name__ if finish.error else "aborted",
+        "model": answer.model if answer else None,
+        "rung": answer.rung if answer else None,
+        "escalated": climbed(finish.attempts),
+        "confidence": answer.confidence if answer else None,
+        "confidence_source": answer.confidence_source if answer else None,
+        "cost_nusd": _text(spent.nusd),
+        "upper_nusd": _text(spent.upper_nusd),
+        "marginal_nusd": _text(spent.marginal_nusd),
+        "baseline_nusd": _text(answer.baseline_cost_nusd) if answer else None,
+        "baseline_source": answer.baseline_source if answer else "unknown",
+        "latency_ms": round(latency_ms, 3),
+        "reason": finish.steps[-1].reason if finish.steps else None,
+        # The probability with which this rung was chosen; below 1 only where exploration draws at random.
+        "propensity": 1.0,
+        "metadata": trace.metadata,
+        "steps": [
+            {
+                "rung": step.rung,
+                "model": step.model,
+                "action": step.action,
+                "reason": step.reason,
+                "confidence": step.confidence,
+                "confidence_source": step.confidence_source,
+                "threshold": step.threshold,
+                "cost_nusd": _text(step.cost_nusd),
+                "attempts": step.attempts,
+                "signals": dict(step.signals),
+            }
+            for step in finish.steps
+        ],
+    }
+
+
+def _text(nusd: int | None) -> str | None:
+    return None if nusd is None else str(nusd)

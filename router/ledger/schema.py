@@ -1,0 +1,234 @@
+"""The tables of the read model, each defined once: its columns, and how rows get in and out."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from router.core.call import Usage
+
+_TOKENS = {name: "INTEGER" for name in Usage.__slots__}
+_ATTRIBUTION = {"task": "TEXT", "feature": "TEXT", "user": "TEXT", "tenant": "TEXT"}
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table: its columns in order, the first `keys` of them its primary key."""
+
+    name: str
+    columns: Mapping[str, str]
+    keys: int = 1
+
+    def sql(self) -> str:
+        """The statement that makes it."""
+        columns = ", ".join(f'"{name}" {kind}' for name, kind in self.columns.items())
+        keys = ", ".join(f'"{name}"' for name in list(self.columns)[: self.keys])
+        return f'CREATE TABLE IF NOT EXISTS "{self.name}" ({columns}, PRIMARY KEY ({keys})) WITHOUT ROWID'
+
+    def insert(self, database: sqlite3.Connection, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add rows; one that is there already stays as it is, so that reading a segment twice changes nothing."""
+        marks = ", ".join("?" * len(self.columns))
+        database.executemany(
+            f'INSERT OR IGNORE INTO "{self.name}" VALUES ({marks})',  # noqa: S608 - names are this module's own
+            ([_plain(row.get(name)) for name in self.columns] for row in rows),
+        )
+
+    def update(self, database: sqlite3.Connection, row: Mapping[str, Any]) -> None:
+        """Set the columns that the row has, where the first key matches."""
+        key = next(iter(self.columns))
+        names = [name for name in self.columns if name in row and name not in (key, "time_s")]
+        changes = ", ".join(f'"{name}" = ?' for name in names)
+        database.execute(
+            f'UPDATE "{self.name}" SET {changes} WHERE "{key}" = ?',  # noqa: S608
+            [*(_plain(row[name]) for name in names), row[key]],
+        )
+
+    def all(self, database: sqlite3.Connection, where: str = "1", *values: Any) -> list[dict[str, Any]]:
+        """The rows that fulfil a condition of this package's own writing."""
+        found = database.execute(f'SELECT * FROM "{self.name}" WHERE {where}', values)  # noqa: S608
+        return [dict(zip(self.columns, row, strict=True)) for row in found]
+
+    def get(self, database: sqlite3.Connection, where: str, *values: Any) -> dict[str, Any] | None:
+        """The first row that fulfils a condition."""
+        return next(iter(self.all(database, where, *values)), None)
+
+    def rollup(self) -> Rollup:
+        """An empty set of sums for this table."""
+        return Rollup(self)
+
+
+class Rollup:
+    """Sums by hour and attribution, gathered in memory and added to their table at once."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._names = list(table.columns)[: table.keys]
+        self._sums: dict[tuple[Any, ...], defaultdict[str, float]] = {}
+
+    def add(self, row: Mapping[str, Any], amounts: Mapping[str, float]) -> None:
+        """Add amounts to the sums that a row belongs to."""
+        hour = int(row["time_s"]) // 3600 * 3600
+        # A key column cannot be NULL, so "not given" is the empty text.
+        key = tuple(hour if name == "hour" else "" if row.get(name) is None else row[name] for name in self._names)
+        sums = self._sums.setdefault(key, defaultdict(int))
+        for name, amount in amounts.items():
+            sums[name] += amount
+
+    def store(self, database: sqlite3.Connection) -> None:
+        """Add the sums to the table."""
+        table = self._table
+        amounts = list(table.columns)[table.keys :]
+        keys = ", ".join(f'"{name}"' for name in self._names)
+        changes = ", ".join(f'"{name}" = "{name}" + excluded."{name}"' for name in amounts)
+        marks = ", ".join("?" * len(table.columns))
+        database.executemany(
+            f'INSERT INTO "{table.name}" VALUES ({marks}) ON CONFLICT ({keys}) DO UPDATE SET {changes}',  # noqa: S608
+            (
+                [*key, *(_number(sums[name], table.columns[name]) for name in amounts)]
+                for key, sums in self._sums.items()
+            ),
+        )
+
+
+def _number(amount: float, kind: str) -> float:
+    return int(amount) if kind == "INTEGER" else amount
+
+
+def _plain(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def _sums(*names: str) -> dict[str, str]:
+    return dict.fromkeys(names, "INTEGER NOT NULL")
+
+
+ATTEMPTS = Table(
+    "attempts",
+    {
+        "attempt_id": "TEXT",
+        "route_id": "TEXT",
+        "segment": "TEXT",
+        "time_s": "REAL",
+        **_ATTRIBUTION,
+        "session": "TEXT",
+        "policy_hash": "TEXT",
+        "plan_hash": "TEXT",
+        "prompt_fp": "TEXT",
+        "prefix_fps": "TEXT",
+        "rung": "INTEGER",
+        "number": "INTEGER",
+        "model": "TEXT",
+        "model_asked": "TEXT",
+        "model_served": "TEXT",
+        "state": "TEXT",
+        "fault": "TEXT",
+        "status": "INTEGER",
+        "cost_nusd": "INTEGER",
+        "upper_nusd": "INTEGER",
+        "cost_source": "TEXT",
+        "usage_source": "TEXT",
+        **_TOKENS,
+        "latency_ms": "REAL",
+    },
+)
+ROUTES = Table(
+    "routes",
+    {
+        "route_id": "TEXT",
+        "time_s": "REAL",
+        **_ATTRIBUTION,
+        "session": "TEXT",
+        "policy_hash": "TEXT",
+        "plan_hash": "TEXT",
+        "prompt_fp": "TEXT",
+        "outcome": "TEXT",
+        "model": "TEXT",
+        "rung": "INTEGER",
+        "escalated": "INTEGER",
+        "confidence": "REAL",
+        "confidence_source": "TEXT",
+        "cost_nusd": "INTEGER",
+        "upper_nusd": "INTEGER",
+        "marginal_nusd": "INTEGER",
+        "baseline_nusd": "INTEGER",
+        "baseline_source": "TEXT",
+        "latency_ms": "REAL",
+        "reason": "TEXT",
+        "propensity": "REAL",
+        "metadata": "TEXT",
+    },
+)
+STEPS = Table(
+    "steps",
+    {
+        "route_id": "TEXT",
+        "position": "INTEGER",
+        "rung": "INTEGER",
+        "model": "TEXT",
+        "action": "TEXT",
+        "reason": "TEXT",
+        "confidence": "REAL",
+        "confidence_source": "TEXT",
+        "threshold": "REAL",
+        "cost_nusd": "INTEGER",
+        "attempts": "INTEGER",
+        "signals": "TEXT",
+    },
+    keys=2,
+)
+_HOUR = {"hour": "INTEGER", **_ATTRIBUTION}
+HOURLY_ATTEMPTS = Table(
+    "hourly_attempts",
+    {
+        **_HOUR,
+        "model": "TEXT",
+        "rung": "INTEGER",
+        **_sums("requests", "retries", "failures", "cost_nusd", "uncertain", "uncertain_nusd", "unbounded"),
+        **_sums(*_TOKENS),
+        "latency_ms": "REAL NOT NULL",
+    },
+    keys=7,
+)
+HOURLY_ROUTES = Table(
+    "hourly_routes",
+    {
+        **_HOUR,
+        "model": "TEXT",
+        **_sums("calls", "answered", "escalated", "cost_nusd", "unpriced", "marginal_nusd"),
+        **_sums("compared", "compared_cost_nusd", "baseline_nusd"),
+        "latency_ms": "REAL NOT NULL",
+    },
+    keys=6,
+)
+HOURLY_STEPS = Table(
+    "hourly_steps",
+    {
+        **_HOUR,
+        "model": "TEXT",
+        "rung": "INTEGER",
+        **_sums("reached", "asked", "accepted", "escalated", "failed", "skipped", "climbs"),
+        **_sums("cost_nusd", "climb_nusd", "unpriced"),
+    },
+    keys=7,
+)
+_TABLES = (ATTEMPTS, ROUTES, STEPS, HOURLY_ATTEMPTS, HOURLY_ROUTES, HOURLY_STEPS)
+
+
+def create(database: sqlite3.Connection, version: int) -> int:
+    """Make the tables where they are missing; returns the schema version that the database has."""
+    found: int = database.execute("PRAGMA user_version").fetchone()[0]
+    if found:
+        return found
+    database.execute(
+        "CREATE TABLE IF NOT EXISTS segments (name TEXT PRIMARY KEY, offset INTEGER, closed INTEGER, broken INTEGER)"
+    )
+    for table in _TABLES:
+        database.execute(table.sql())
+    database.execute("CREATE INDEX IF NOT EXISTS attempts_open ON attempts (segment) WHERE state = 'open'")
+    database.execute("CREATE INDEX IF NOT EXISTS routes_time ON routes (time_s)")
+    database.execute(f"PRAGMA user_version = {int(version)}")
+    return version

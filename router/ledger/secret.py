@@ -1,0 +1,74 @@
+"""Fingerprints: keyed hashes that tell equal prompts and users apart without keeping either."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+
+from router.core.call import Message
+from router.world import World
+
+# 64 bits: among ten million prompts two share one with a chance of 3 in a million.
+_HEX_DIGITS = 16
+# Longer conversations keep their earliest boundaries, where a prompt cache can match.
+_MAX_PREFIXES = 16
+
+
+class Fingerprints:
+    """Keyed fingerprints of one installation: equal inputs give equal ones, nothing else can be read off them."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._key = hmac.new(secret, digestmod=sha256)
+
+    def name(self, kind: str, value: str | None) -> str | None:
+        """Of a user or session id; `None` stays `None`."""
+        if value is None:
+            return None
+        mac = self._key.copy()
+        mac.update(f"{kind}\0{value}".encode("utf-8", "surrogatepass"))
+        return mac.hexdigest()[:_HEX_DIGITS]
+
+    def prompt(self, messages: Sequence[Message]) -> tuple[str, tuple[str, ...]]:
+        """Of all messages, and of each beginning that ends at a message boundary, shortest first."""
+        mac = self._key.copy()
+        prefixes: list[str] = []
+        for message in messages:
+            content = message.get("content")
+            text = content if isinstance(content, str) else json.dumps(content, sort_keys=True, default=str)
+            mac.update(f"{message['role']}\0{text}\1".encode("utf-8", "surrogatepass"))
+            prefixes.append(mac.hexdigest()[:_HEX_DIGITS])
+        return prefixes[-1], tuple(prefixes[:-1][:_MAX_PREFIXES])
+
+
+def load_secret(home: Path, world: World) -> bytes:
+    """The installation's secret: `ROUTER_SECRET`, else a file of its own, made on first use and readable by its owner only.
+
+    When the file can be neither read nor made, a secret of this process: fingerprints then match only within it.
+    """
+    if configured := os.environ.get("ROUTER_SECRET"):
+        return configured.encode()
+    path = home / "secret"
+    try:
+        return path.read_bytes()
+    except OSError:
+        pass
+    secret = f"{world.random.getrandbits(256):064x}".encode()
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        draft = home / f".secret-{world.new_id()}"
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secret)
+        try:
+            os.link(draft, path)  # Fails when another process was first, so all processes agree on one.
+        except FileExistsError:
+            return path.read_bytes()
+        finally:
+            draft.unlink()
+    except OSError:
+        pass
+    return secret

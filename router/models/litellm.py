@@ -1,0 +1,332 @@
+"""The only door to litellm: provider translation, usage and price data. Never its retries, budgets, cache or costs.
+
+litellm is imported on first use, with its network fetch at import and its own retries switched off. What it
+raises becomes a `Failure`, what it returns becomes a `Reply`, and the odd success (no choices, no content, no
+usage) is recognised here.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from router.core.call import Call, Failure, FinishReason, Outcome, Reply, Usage
+from router.core.faults import Fault
+from router.core.policy import Model, Price
+from router.core.pricing import NUSD_PER_USD
+from router.errors import NetworkForbidden
+from router.models import Facts
+
+# Set before litellm is imported, unless the operator has set them: without these it fetches its price map from the
+# network and loads the nearest `.env` file while being imported.
+_ENVIRONMENT = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOG": "ERROR"}
+
+# litellm's exception classes. A fault means the class decides; `None` means the HTTP status does, because litellm
+# uses the class for several causes. A test fails when litellm has a class that is not listed.
+EXCEPTIONS: dict[str, Fault | None] = {
+    "APIConnectionError": Fault.CONNECTION,
+    "APIError": None,
+    "APIResponseValidationError": Fault.MALFORMED,
+    "AuthenticationError": Fault.AUTH,
+    "BadGatewayError": None,
+    "BadRequestError": None,
+    "BlockedPiiEntityError": Fault.CONTENT_FILTER,
+    "BudgetExceededError": Fault.PAYMENT,
+    "ContentPolicyViolationError": Fault.CONTENT_FILTER,
+    "ContextWindowExceededError": Fault.CONTEXT_TOO_LONG,
+    "GuardrailRaisedException": Fault.CONTENT_FILTER,
+    "ImageFetchError": Fault.BAD_REQUEST,
+    "InternalServerError": None,
+    "InvalidRequestError": Fault.BAD_REQUEST,
+    "JSONSchemaValidationError": Fault.MALFORMED,
+    "LiteLLMUnknownProvider": Fault.NOT_FOUND,
+    "MidStreamFallbackError": Fault.CONNECTION,
+    "MockException": None,
+    "ModelNotMappedError": Fault.NOT_FOUND,
+    "ModifyResponseException": Fault.CONTENT_FILTER,
+    "NotFoundError": Fault.NOT_FOUND,
+    "OpenAIError": None,
+    "PaymentRequiredError": Fault.PAYMENT,
+    "PermissionDeniedError": Fault.FORBIDDEN,
+    "RateLimitError": Fault.RATE_LIMITED,
+    "RejectedRequestError": Fault.CONTENT_FILTER,
+    "SensitiveDataRouteException": Fault.CONTENT_FILTER,
+    "ServiceUnavailableError": None,
+    "Timeout": Fault.TIMEOUT,
+    "UnprocessableEntityError": Fault.BAD_REQUEST,
+    "UnsupportedParamsError": Fault.UNSUPPORTED,
+    "VectorStoreSearchError": Fault.BAD_REQUEST,
+}
+
+STATUSES: dict[int, Fault] = {
+    400: Fault.BAD_REQUEST,
+    401: Fault.AUTH,
+    402: Fault.PAYMENT,
+    403: Fault.FORBIDDEN,
+    404: Fault.NOT_FOUND,
+    408: Fault.TIMEOUT,
+    409: Fault.SERVER_ERROR,
+    410: Fault.NOT_FOUND,
+    413: Fault.CONTEXT_TOO_LONG,
+    422: Fault.BAD_REQUEST,
+    425: Fault.SERVER_ERROR,
+    429: Fault.RATE_LIMITED,
+    504: Fault.TIMEOUT,
+}
+
+_FINISH: dict[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "content_filter": "content_filter",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+}
+
+# No provider works longer than this on one request; litellm's own default is 6,000 s.
+_LONGEST_REQUEST_S = 600.0
+
+# Set by `router.testing.no_network`.
+network_forbidden = False
+
+
+@functools.cache
+def _litellm() -> Any:
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import litellm
+
+    # Otherwise litellm prints advice to standard output on every error.
+    litellm.suppress_debug_info = True
+    # Counting tokens would otherwise download a tokenizer for some model names.
+    litellm.disable_hf_tokenizer_download = True
+    os.register_at_fork(after_in_child=_forget_clients)
+    return litellm
+
+
+class LiteLLM:
+    """A backend for every real model."""
+
+    def facts(self, model: Model) -> Facts:
+        """Price and limits from litellm's map; exact names only, because it invents prices for similar ones."""
+        entry = _entry(_litellm().model_cost, model.litellm)
+        if entry is None:
+            return Facts()
+        return Facts(_price(entry), _tokens(entry, "max_input_tokens"), _tokens(entry, "max_output_tokens"))
+
+    def count_tokens(self, call: Call) -> int:
+        """What litellm's tokenizer for the model counts."""
+        return int(_litellm().token_counter(model=call.model.litellm, messages=list(call.messages)))
+
+    def send(self, call: Call, timeout_s: float | None) -> Outcome:
+        """One request over the network."""
+        litellm = _litellm()
+        try:
+            arguments = _arguments(call, timeout_s)
+            return _reply(litellm.completion(**arguments))
+        except _MissingKey as missing:
+            return Failure(Fault.AUTH, detail=str(missing))
+        except _raised(litellm) as error:
+            return _failure(litellm, error, call)
+
+    async def asend(self, call: Call, timeout_s: float | None) -> Outcome:
+        """One request over the network, without blocking."""
+        litellm = _litellm()
+        try:
+            arguments = _arguments(call, timeout_s)
+            return _reply(await litellm.acompletion(**arguments))
+        except _MissingKey as missing:
+            return Failure(Fault.AUTH, detail=str(missing))
+        except _raised(litellm) as error:
+            return _failure(litellm, error, call)
+
+
+class _MissingKey(Exception):
+    """The environment variable that should hold the key is not set."""
+
+
+def _arguments(call: Call, timeout_s: float | None) -> dict[str, Any]:
+    if network_forbidden:
+        raise NetworkForbidden(
+            f"model {call.name!r} ({call.model.litellm}) was about to be asked inside no_network(); "
+            "give the Router scripted models: Router(backend=router.testing.ScriptedModels(...))"
+        )
+    model = call.model
+    arguments: dict[str, Any] = {
+        **call.params,
+        "model": model.litellm,
+        "messages": list(call.messages),
+        "timeout": min(timeout_s or _LONGEST_REQUEST_S, _LONGEST_REQUEST_S),
+        # litellm and the SDKs below it would otherwise send each request up to three times.
+        "max_retries": 0,
+    }
+    if call.max_output_tokens is not None:
+        arguments["max_tokens"] = call.max_output_tokens
+    if model.api_base:
+        arguments["api_base"] = model.api_base
+    if model.headers:
+        arguments["extra_headers"] = dict(model.headers)
+    if model.api_key_env:
+        key = os.environ.get(model.api_key_env)
+        if not key:
+            raise _MissingKey(f"environment variable {model.api_key_env} is not set")
+        arguments["api_key"] = key
+    return arguments
+
+
+@functools.cache
+def _raised(litellm: Any) -> tuple[type[Exception], ...]:
+    """What litellm raises: most of it derives from the OpenAI SDK's base class, the rest is listed."""
+    listed = (getattr(litellm.exceptions, name, None) for name in EXCEPTIONS)
+    return tuple(kind for kind in listed if kind is not None)
+
+
+def _failure(litellm: Any, error: Exception, call: Call) -> Failure:
+    status = getattr(error, "status_code", None)
+    status = status if isinstance(status, int) else None
+    fault = classify(error, status)
+    detail = _missing_keys(litellm, call) if fault is Fault.AUTH else ""
+    return Failure(
+        fault,
+        status=status,
+        retry_after_s=_retry_after_s(error),
+        detail=detail,
+        provider_message=str(getattr(error, "message", ""))[:2000],
+    )
+
+
+def classify(error: Exception, status: int | None) -> Fault:
+    """The fault of an exception: the nearest listed class decides, else the status, else it is the server's."""
+    for kind in type(error).__mro__:
+        if kind.__name__ in EXCEPTIONS:
+            fault = EXCEPTIONS[kind.__name__]
+            if fault is not None:
+                return fault
+            break
+    return STATUSES.get(status or 500, Fault.SERVER_ERROR if (status or 500) >= 500 else Fault.BAD_REQUEST)
+
+
+def _missing_keys(litellm: Any, call: Call) -> str:
+    if call.model.api_key_env:
+        return f"the key in {call.model.api_key_env} was refused"
+    missing = litellm.validate_environment(call.model.litellm).get("missing_keys") or []
+    return f"environment variable {' and '.join(missing)} is not set" if missing else "the key was refused"
+
+
+def _retry_after_s(error: Exception) -> float | None:
+    headers = getattr(error, "litellm_response_headers", None) or {}
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers.get(name, "")) * unit
+        except ValueError:  # Absent, or a date, which providers of models do not send.
+            continue
+        if math.isfinite(seconds) and seconds >= 0:
+            return seconds
+    return None
+
+
+def _reply(response: Any) -> Outcome:
+    usage = _usage(getattr(response, "usage", None))
+    served = getattr(response, "model", None)
+    choices = getattr(response, "choices", None)
+    if not choices:
+        return Failure(Fault.EMPTY, usage=usage, detail="the reply has no choices", model_served=served)
+    choice = choices[0]
+    finish = _FINISH.get(choice.finish_reason or "stop", "unknown")
+    content = choice.message.content
+    if finish == "content_filter":
+        return Failure(Fault.CONTENT_FILTER, usage=usage, detail="the reply was filtered", model_served=served)
+    if not content and finish not in ("length", "tool_calls"):
+        return Failure(Fault.EMPTY, usage=usage, detail="the reply has no content", model_served=served)
+    return Reply(
+        text=content or "",
+        usage=usage,
+        finish_reason=finish,
+        model_served=served,
+        logprobs=_logprobs(choice),
+        reported_cost_nusd=_reported_cost(response),
+        response=response,
+    )
+
+
+def _usage(reported: Any) -> Usage | None:
+    """The provider's counts in disjoint buckets; `None` when it reported none, or counts that cannot be.
+
+    litellm includes cache reads and writes in `prompt_tokens`, and reasoning in `completion_tokens`, for every
+    provider; it reports zeros where there was no usage at all.
+    """
+    prompt, completion = _count(reported, "prompt_tokens"), _count(reported, "completion_tokens")
+    if prompt == 0 and completion == 0:
+        return None
+    inputs = getattr(reported, "prompt_tokens_details", None)
+    read, written = _count(inputs, "cached_tokens"), _count(inputs, "cache_creation_tokens")
+    written_1h = _count(getattr(inputs, "cache_creation_token_details", None), "ephemeral_1h_input_tokens")
+    reasoning = _count(getattr(reported, "completion_tokens_details", None), "reasoning_tokens")
+    buckets = (prompt - read - written, read, written - written_1h, written_1h, completion - reasoning, reasoning)
+    return Usage(*buckets) if min(buckets) >= 0 else None
+
+
+def _count(holder: Any, name: str) -> int:
+    value = getattr(holder, name, None)
+    return value if isinstance(value, int) else 0
+
+
+def _reported_cost(response: Any) -> int | None:
+    cost = getattr(getattr(response, "usage", None), "cost", None)
+    if not isinstance(cost, int | float) or not math.isfinite(cost) or cost < 0:
+        return None
+    return round(Decimal(repr(cost)) * NUSD_PER_USD)
+
+
+def _logprobs(choice: Any) -> tuple[float, ...] | None:
+    content = getattr(getattr(choice, "logprobs", None), "content", None)
+    if not content:
+        return None
+    return tuple(token.logprob if hasattr(token, "logprob") else token["logprob"] for token in content)
+
+
+def _entry(prices: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    """The price map's own entry for a model, with or without the provider's prefix."""
+    if name in prices:
+        found: Mapping[str, Any] = prices[name]
+        return found
+    provider, _, rest = name.partition("/")
+    entry = prices.get(rest)
+    return entry if entry is not None and str(entry.get("litellm_provider", "")).startswith(provider) else None
+
+
+def _price(entry: Mapping[str, Any]) -> Price | None:
+    """The entry's prices; `None` when it lists none or only zeros, which stand for "unknown" there."""
+    fields = {
+        "input_usd_per_mtok": "input_cost_per_token",
+        "cached_read_usd_per_mtok": "cache_read_input_token_cost",
+        "cache_write_usd_per_mtok": "cache_creation_input_token_cost",
+        "cache_write_1h_usd_per_mtok": "cache_creation_input_token_cost_above_1hr",
+        "output_usd_per_mtok": "output_cost_per_token",
+        "reasoning_usd_per_mtok": "output_cost_per_reasoning_token",
+    }
+    found = {ours: Decimal(repr(entry[theirs])) * 1_000_000 for ours, theirs in fields.items() if entry.get(theirs)}
+    tiers = (re.search(r"_above_(\d+)k_tokens$", name) for name in entry)
+    limits = [int(tier[1]) * 1000 for tier in tiers if tier]
+    return Price(**found, up_to_input_tokens=min(limits, default=None)) if found else None
+
+
+def _tokens(entry: Mapping[str, Any], name: str) -> int | None:
+    value = entry.get(name)
+    return value if isinstance(value, int) else None
+
+
+# Clients of the parent process, kept so that a child never closes a connection that the parent still uses.
+_parents_clients: list[Any] = []
+
+
+def _forget_clients() -> None:
+    """In a forked child: let it open connections of its own, because two processes cannot share one."""
+    litellm = _litellm()
+    cache = litellm.in_memory_llm_clients_cache
+    _parents_clients.append(cache.cache_dict)
+    cache.cache_dict = {}

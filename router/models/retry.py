@@ -1,0 +1,82 @@
+"""The only door to tenacity: ask one rung again after a passing fault, within attempts, deadline and `Retry-After`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_result
+
+from router.core.call import Failure, Outcome
+from router.core.faults import FAULTS
+from router.world import World
+
+# First pause of the exponential backoff with full jitter; chosen, not measured.
+_BASE_WAIT_S = 0.5
+
+
+class Limits(NamedTuple):
+    """What bounds the retries of one rung."""
+
+    attempts: int
+    max_wait_s: float
+    remaining_s: Callable[[], float | None]
+    """Seconds left of the call's deadline; `None` without one."""
+
+
+def ask(send: Callable[[], Outcome], limits: Limits, world: World) -> Outcome:
+    """Send until an answer, a lasting fault or a limit; returns the last outcome."""
+    if limits.attempts == 1:
+        return send()
+    rule = _Rule(limits, world)
+    retrying = Retrying(
+        retry=_passing, stop=rule.stop, wait=rule.wait, sleep=world.clock.sleep, retry_error_callback=_outcome
+    )
+    return retrying(send)
+
+
+async def aask(send: Callable[[], Awaitable[Outcome]], limits: Limits, world: World) -> Outcome:
+    """The same without blocking."""
+    if limits.attempts == 1:
+        return await send()
+    rule = _Rule(limits, world)
+    retrying = AsyncRetrying(
+        retry=_passing, stop=rule.stop, wait=rule.wait, sleep=world.clock.asleep, retry_error_callback=_outcome
+    )
+    return await retrying(send)
+
+
+class _Rule:
+    """When to stop and how long to wait."""
+
+    def __init__(self, limits: Limits, world: World) -> None:
+        self._limits = limits
+        self._world = world
+
+    def wait(self, state: RetryCallState) -> float:
+        """What the provider asked for, else a random part of a pause that doubles."""
+        failure = _outcome(state)
+        if isinstance(failure, Failure) and failure.retry_after_s is not None:
+            return failure.retry_after_s
+        pause = min(self._limits.max_wait_s, _BASE_WAIT_S * 2.0 ** (state.attempt_number - 1))
+        return self._world.random.random() * pause
+
+    def stop(self, state: RetryCallState) -> bool:
+        """After the last attempt, or when the next pause is longer than allowed or than the time that is left."""
+        if state.attempt_number >= self._limits.attempts or state.upcoming_sleep > self._limits.max_wait_s:
+            return True
+        remaining = self._limits.remaining_s()
+        return remaining is not None and state.upcoming_sleep >= remaining
+
+
+def _is_passing(outcome: Outcome) -> bool:
+    return isinstance(outcome, Failure) and FAULTS[outcome.fault].retry
+
+
+_passing = retry_if_result(_is_passing)
+
+
+def _outcome(state: RetryCallState) -> Outcome:
+    assert state.outcome is not None
+    outcome: Outcome = state.outcome.result()
+    return outcome

@@ -1,0 +1,20 @@
+"""From files to policies: the only door to pydantic, ruamel.yaml and jsonschema."""
+
+from router.spec.artefact import Tuned, load_tuned
+from router.spec.load import Loaded, adopt, load, load_policy, suggestion
+from router.spec.schema import json_validator, policy_schema
+from router.spec.templates import TEMPLATES, template_text
+
+__all__ = [
+    "TEMPLATES",
+    "Loaded",
+    "Tuned",
+    "json_validator",
+    "adopt",
+    "load",
+    "load_policy",
+    "load_tuned",
+    "policy_schema",
+    "suggestion",
+    "template_text",
+]

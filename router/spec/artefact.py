@@ -1,0 +1,116 @@
+"""Tuned artefacts, `policies/tuned/<task>.json`: calibrators as plain numbers, never a pickle."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from router.core.calibration import Calibrator
+from router.core.policy import STRICT, Limit, Name, Policy, Text, Unbuilt
+from router.core.signals import FREE_SIGNALS
+from router.errors import PolicyError
+from router.spec.document import MAX_BYTES, dotted
+from router.spec.load import suggestion
+
+_MAX_BYTES = 4 * MAX_BYTES  # An isotonic curve may have thousands of knots.
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCalibrators:
+    """The calibrators of one model of the ladder."""
+
+    __pydantic_config__ = STRICT
+
+    model: Name
+    """The model's name in the policy."""
+    litellm: Text
+    """What the name stood for when it was fitted; another model needs another calibrator."""
+    calibrators: Annotated[tuple[Calibrator, ...], Limit(min_length=1, max_length=16)]
+    """One for each set of signals that may be known, the best first; the first that has all its signals is used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Artefact:
+    """What tuning found for one task."""
+
+    __pydantic_config__ = STRICT
+
+    version: Literal[1]
+    """Version of this format."""
+    task: Name
+    """The task it belongs to."""
+    models: tuple[ModelCalibrators, ...]
+    """Calibrators by model."""
+    plan: Annotated[Mapping[str, Any] | None, Unbuilt] = None
+    """The chosen plan with its thresholds."""
+    certificate: Annotated[Mapping[str, Any] | None, Unbuilt] = None
+    """The statement behind the plan."""
+    provenance: Mapping[str, Any] | None = None
+    """Where the numbers come from: run, date, rows, versions. Not used, only kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """An artefact in force."""
+
+    calibrators: Mapping[str, tuple[Calibrator, ...]]
+    """By model name."""
+    source: str
+    """What an answer names as the source of its confidence."""
+
+
+def load_tuned(folder: Path, task: str, policy: Policy) -> Tuned | None:
+    """The artefact of a task, or `None` when it has not been tuned.
+
+    Raises
+    ------
+    PolicyError
+        The file cannot be used: broken JSON, a number that is not finite, an unknown signal, or another model.
+    """
+    path = folder / "tuned" / f"{task}.json"
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise PolicyError(f"cannot be read ({error.strerror})", path=str(path)) from error
+    if len(raw) > _MAX_BYTES:
+        raise PolicyError(f"is larger than {_MAX_BYTES:,} bytes; it was not written by the tuner", path=str(path))
+    try:
+        artefact = TypeAdapter(Artefact).validate_json(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        problem = str(first["msg"]).removeprefix("Value error, ")
+        raise PolicyError(problem, path=str(path), where=dotted(first["loc"])) from None
+    _check(artefact, path, task, policy)
+    calibrators = {entry.model: entry.calibrators for entry in artefact.models}
+    return Tuned(calibrators, f"tuned:{hashlib.sha256(raw).hexdigest()[:12]}")
+
+
+def _check(artefact: Artefact, path: Path, task: str, policy: Policy) -> None:
+    def refuse(problem: str, where: str) -> PolicyError:
+        return PolicyError(problem, path=str(path), where=where)
+
+    if artefact.task != task:
+        raise refuse(f"belongs to task {artefact.task!r}, not to {task!r}; tune that task", "task")
+    for part in ("plan", "certificate"):
+        if getattr(artefact, part) is not None:
+            raise refuse("is part of the format but not built yet; remove it", part)
+    for index, entry in enumerate(artefact.models):
+        model = policy.models.get(entry.model)
+        if model is None:
+            raise refuse(f"unknown model {entry.model!r}; {suggestion(entry.model, policy.models)}", f"models.{index}")
+        if model.litellm != entry.litellm:
+            raise refuse(
+                f"was fitted on {entry.litellm!r}, but {entry.model!r} is now {model.litellm!r}; tune the task again",
+                f"models.{index}",
+            )
+        unknown = {name for one in entry.calibrators for name in one.signals} - set(FREE_SIGNALS)
+        if unknown:
+            name = min(unknown)
+            raise refuse(f"unknown signal {name!r}; {suggestion(name, FREE_SIGNALS)}", f"models.{index}")

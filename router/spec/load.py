@@ -1,0 +1,256 @@
+"""Find policy files, merge them, validate them into a `Policy`, and say where each fault stands."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from router.core.params import RESERVED_PARAMS
+from router.core.policy import AnswerKind, Policy
+from router.errors import PolicyError
+from router.spec.document import Document, Path_, dotted, merge, read_document
+from router.spec.schema import allowed_keys, schema_problem, unbuilt_fields
+
+ENVIRONMENT_VARIABLE = "ROUTER_ENV"
+POLICIES_VARIABLE = "ROUTER_POLICIES"
+DEFAULT_FOLDER = "policies"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A policy and where it comes from."""
+
+    policy: Policy
+    policy_hash: str
+    """Changes whenever any value of the policy changes."""
+    files: tuple[Path, ...]
+    folder: Path | None
+    """Where `tuned/` stands; `None` for a policy that was built in Python."""
+    document: Document
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    where: Path_
+    text: str
+
+
+def load_policy(source: str | Path | None = None, *, environment: str | None = None) -> Policy:
+    """The policy of a file or folder, checked in full.
+
+    Parameters
+    ----------
+    source
+        A YAML file or a folder of them; `ROUTER_POLICIES`, else `./policies`, when missing.
+    environment
+        Name of the overlay to apply; `ROUTER_ENV` when missing.
+
+    Raises
+    ------
+    PolicyError
+        There is no policy, or it has a fault: names file, line, path and remedy.
+    """
+    return load(source, environment=environment).policy
+
+
+def load(source: str | Path | None = None, *, environment: str | None = None) -> Loaded:
+    """The same, with its hash and its files."""
+    root = Path(source or os.environ.get(POLICIES_VARIABLE) or DEFAULT_FOLDER)
+    environment = environment or os.environ.get(ENVIRONMENT_VARIABLE) or None
+    document, used = _merge_files(_files(root), environment)
+    return _loaded(document, used, root if root.is_dir() else root.parent)
+
+
+def adopt(policy: Policy) -> Loaded:
+    """A policy that was built in Python, checked like one that was read."""
+    document = Document(TypeAdapter(Policy).dump_python(policy, mode="json", exclude_none=True))
+    return _loaded(document, (), None)
+
+
+def _loaded(document: Document, files: tuple[Path, ...], folder: Path | None) -> Loaded:
+    policy = _validate(document)
+    canonical = json.dumps(document.data, sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return Loaded(policy, digest, files, folder, document)
+
+
+def _files(root: Path) -> list[Path]:
+    if root.is_file():
+        return [root]
+    files = sorted(path for path in root.glob("*.y*ml") if path.suffix in (".yml", ".yaml")) if root.is_dir() else []
+    if not files:
+        what = "holds no policy (*.yml)" if root.is_dir() else "is not there"
+        raise PolicyError(
+            f"{what}; run `router init` to write one from a template, or set {POLICIES_VARIABLE}", path=str(root)
+        )
+    return files
+
+
+def _merge_files(files: list[Path], environment: str | None) -> tuple[Document, tuple[Path, ...]]:
+    documents = {path: read_document(path) for path in files}
+    overlays = {path: d for path, d in documents.items() if isinstance(d.data.get("environment"), str)}
+    merged = Document(marks={(): (str(files[0]), 1)})
+    used: list[Path] = []
+    for path, document in documents.items():
+        if path not in overlays:
+            _refuse_twice(merged, document)
+            merged = merge(merged, document)
+            used.append(path)
+    chosen = [path for path, document in overlays.items() if document.data["environment"] == environment]
+    if environment and not chosen:
+        known = sorted({document.data["environment"] for document in overlays.values()})
+        raise PolicyError(
+            f"no file says `environment: {environment}`; there is {', '.join(known) or 'no overlay'}",
+            path=str(files[0].parent),
+        )
+    for path in chosen:
+        merged = merge(merged, documents[path])
+        used.append(path)
+    return merged, tuple(used)
+
+
+def _refuse_twice(merged: Document, document: Document) -> None:
+    """Two base files may not define the same name: which one counts would hang on the file's name."""
+    for part, entries in document.data.items():
+        known = merged.data.get(part)
+        if part == "version":
+            continue
+        twice = (
+            [part] if not isinstance(known, dict) or not isinstance(entries, dict) else sorted({*known} & {*entries})
+        )
+        if known is not None and twice:
+            where: Path_ = (part,) if twice == [part] else (part, twice[0])
+            path, line = document.locate(where)
+            other, other_line = merged.locate(where)
+            raise PolicyError(
+                f"is defined in {other}:{other_line} too; keep one, or mark this file as an overlay with `environment:`",
+                path=path,
+                line=line,
+                where=dotted(where),
+            )
+
+
+def _validate(document: Document) -> Policy:
+    try:
+        text = json.dumps(document.data)
+        policy = TypeAdapter(Policy).validate_json(text.encode("utf-8", "surrogatepass"))
+    except ValidationError as error:
+        raise _policy_error(document, list(_explain(document.data, error))) from None
+    if problems := list(_cross_check(policy)):
+        raise _policy_error(document, problems)
+    return policy
+
+
+def _policy_error(document: Document, problems: list[_Problem]) -> PolicyError:
+    """One error for all problems, in the order of the files."""
+    located = [(*document.locate(problem.where), problem) for problem in problems]
+    placed = sorted(located, key=lambda place: (place[0] or "", place[1] or 0))
+    errors = [
+        PolicyError(problem.text, path=path, line=line, where=dotted(problem.where)) for path, line, problem in placed
+    ]
+    path, line, first = placed[0]
+    others = tuple(str(error) for error in errors[1:])
+    return PolicyError(first.text, path=path, line=line, where=dotted(first.where), others=others)
+
+
+def _explain(data: Any, error: ValidationError) -> Iterator[_Problem]:
+    """Pydantic's findings in our words, without those of union branches that were never meant."""
+    found: dict[Path_, list[tuple[str, str]]] = {}
+    for entry in error.errors(include_url=False):
+        where, value = _data_path(data, entry["loc"])
+        if len(where) == 4 and where[2] == "ladder" and not isinstance(value, str):
+            text = "a rung is the name of a model; panels and fallbacks are part of the grammar but not built yet"
+            found[where] = [("rung", text)]
+            continue
+        found.setdefault(where, []).append((entry["type"], _text(entry, where, value)))
+    for where, entries in found.items():
+        # A branch for another type only says that the value has not its type.
+        telling = [text for kind, text in entries if not kind.endswith("_type")] or [text for _, text in entries]
+        yield _Problem(where, telling[0])
+
+
+def _data_path(data: Any, loc: tuple[str | int, ...]) -> tuple[Path_, Any]:
+    """The part of pydantic's location that exists in the data; the rest names types."""
+    where: list[str | int] = []
+    for part in loc:
+        if isinstance(data, dict) and part in data:
+            data = data[part]
+        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+            data = data[part]
+        else:
+            continue
+        where.append(part)
+    return tuple(where), data
+
+
+def _text(entry: Mapping[str, Any], where: Path_, value: Any) -> str:
+    kind = entry["type"]
+    name = str(entry["loc"][-1])
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        keys = allowed_keys(where[:-1])
+        return f"unknown key {name!r}; {suggestion(name, keys)}"
+    if kind in ("missing", "missing_argument"):
+        return f"{name!r} is missing"
+    message = str(entry["msg"]).removeprefix("Value error, ").replace("Input should", "should")
+    if isinstance(value, str | int | float | bool) and kind != "value_error" and "headers" not in where:
+        return f"{message}, found {value if not isinstance(value, str) else repr(value[:60])}"
+    return message
+
+
+def suggestion(name: str, known: Any) -> str:
+    """The nearest known names, or all of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"did you mean {near[0]!r}?" if near else f"there is {', '.join(map(repr, known)) or 'none'}"
+
+
+def _cross_check(policy: Policy) -> Iterator[_Problem]:
+    """What the types alone cannot say."""
+    for where, name in unbuilt_fields(policy):
+        yield _Problem((*where, name), "is part of the grammar but not built yet; remove it")
+    for name, model in policy.models.items():
+        yield from _reserved(("models", name, "params"), model.params)
+    for name, task in policy.tasks.items():
+        here: Path_ = ("tasks", name)
+        yield from _reserved((*here, "params"), task.params)
+        yield from _answer_problems((*here, "answer"), task.answer)
+        yield from _ladder_problems((*here, "ladder"), task.ladder, policy)
+
+
+def _ladder_problems(here: Path_, ladder: tuple[Any, ...], policy: Policy) -> Iterator[_Problem]:
+    for index, rung in enumerate(ladder):
+        if not isinstance(rung, str):
+            yield _Problem(
+                (*here, index), "panels and fallbacks are part of the grammar but not built yet; name one model"
+            )
+        elif rung not in policy.models:
+            yield _Problem((*here, index), f"unknown model {rung!r}; {suggestion(rung, policy.models)}")
+        elif rung in ladder[:index]:
+            yield _Problem((*here, index), f"model {rung!r} stands twice in the ladder; name each rung once")
+
+
+def _reserved(here: Path_, params: Mapping[str, Any]) -> Iterator[_Problem]:
+    for name in params:
+        if name in RESERVED_PARAMS:
+            yield _Problem((*here, name), f"{name!r} cannot be a parameter: {RESERVED_PARAMS[name]}")
+
+
+def _answer_problems(here: Path_, answer: AnswerKind) -> Iterator[_Problem]:
+    if answer.choice is not None and len({label.casefold().strip() for label in answer.choice}) != len(answer.choice):
+        yield _Problem((*here, "choice"), "two labels are the same but for upper and lower case; keep one")
+    if answer.pattern is not None:
+        try:
+            re.compile(answer.pattern)
+        except re.error as error:
+            yield _Problem((*here, "pattern"), f"is no regular expression: {error}")
+    if answer.json is not None and (problem := schema_problem(answer.json)):
+        yield _Problem((*here, "json"), f"is no JSON Schema: {problem}")

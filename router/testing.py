@@ -1,0 +1,216 @@
+"""For tests of code that calls `router`, and for its own: scripted models, no network, captured events, a simulated world.
+
+>>> from router import Router
+>>> from router.testing import ScriptedModels
+>>> models = ScriptedModels({"small": "billing"})
+>>> router = Router("policies", backend=models)  # doctest: +SKIP
+>>> router.route("classification", "I was charged twice").text  # doctest: +SKIP
+'billing'
+>>> [call.name for call in models.history]
+[]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from router import events
+from router.core.call import Call, Failure, Outcome, Reply, Usage, input_tokens_estimate, output_tokens_estimate
+from router.core.faults import Fault
+from router.core.policy import Model
+from router.errors import RouterError
+from router.models import Facts
+from router.models import litellm as _litellm_door
+from router.world import AppendFile, Clock, SystemClock, World
+
+Scripted = str | Reply | Failure | Exception
+Script = Scripted | Sequence[Scripted] | Callable[[Call], Scripted]
+
+
+class ScriptExhausted(RouterError):
+    """A scripted model was asked more often than its script has replies."""
+
+    model: str
+
+
+class ScriptedModels:
+    """A backend whose models say what they are told, and that remembers what they were asked.
+
+    Parameters
+    ----------
+    scripts
+        By the model's name in the policy: one reply for every request, a list with one for each, or a function of the
+        `Call`. A reply is text, a `Reply`, a `Failure`, or an exception to raise.
+    latency_s
+        How long each model takes, by name; a request that takes longer than its time limit fails as a timeout.
+    clock
+        Where latencies pass; give a `SimulatedWorld`'s clock for tests that take no time.
+    facts
+        Prices and limits by model name, for policies that name none.
+    """
+
+    def __init__(
+        self,
+        scripts: Mapping[str, Script],
+        *,
+        latency_s: Mapping[str, float] | None = None,
+        clock: Clock | None = None,
+        facts: Mapping[str, Facts] | None = None,
+    ) -> None:
+        self._scripts = {name: _said(script) for name, script in scripts.items()}
+        self._latency_s = dict(latency_s or {})
+        self._clock = clock or SystemClock()
+        self._facts = dict(facts or {})
+        self.history: list[Call] = []
+        """Every request, in the order in which they came."""
+
+    def facts(self, model: Model) -> Facts:
+        return self._facts.get(model.litellm, Facts())
+
+    def count_tokens(self, call: Call) -> int:
+        return input_tokens_estimate(call.messages)
+
+    def send(self, call: Call, timeout_s: float | None) -> Outcome:
+        latency_s = self._latency_s.get(call.name, 0.0)
+        if timeout_s is not None and latency_s > timeout_s:
+            self._clock.sleep(timeout_s)
+            self.history.append(call)
+            return Failure(Fault.TIMEOUT)
+        if latency_s:
+            self._clock.sleep(latency_s)
+        return self._next(call)
+
+    async def asend(self, call: Call, timeout_s: float | None) -> Outcome:
+        latency_s = self._latency_s.get(call.name, 0.0)
+        if timeout_s is not None and latency_s > timeout_s:
+            await self._clock.asleep(timeout_s)
+            self.history.append(call)
+            return Failure(Fault.TIMEOUT)
+        if latency_s:
+            await self._clock.asleep(latency_s)
+        return self._next(call)
+
+    def _next(self, call: Call) -> Outcome:
+        self.history.append(call)
+        if call.name not in self._scripts:
+            raise ScriptExhausted(
+                f"no script for model {call.name!r}; there is {', '.join(self._scripts) or 'none'}", model=call.name
+            )
+        said = self._scripts[call.name](call)
+        if said is None:
+            raise ScriptExhausted(f"the script of model {call.name!r} has no reply left; add one", model=call.name)
+        if isinstance(said, Exception):
+            raise said
+        return reply(said, call) if isinstance(said, str) else said
+
+
+def _said(script: Script) -> Callable[[Call], Scripted | None]:
+    """A script of any form as a function of the call; `None` when it has run out."""
+    if isinstance(script, str | Reply | Failure | Exception):
+        return lambda _: script
+    if callable(script):
+        return script
+    replies = iter(script)
+    return lambda _: next(replies, None)
+
+
+def reply(text: str, call: Call) -> Reply:
+    """A plain reply to a call, with about the usage that a provider would report."""
+    usage = Usage(input_tokens=input_tokens_estimate(call.messages), output_tokens=output_tokens_estimate(text))
+    return Reply(text, usage, model_served=call.model.litellm)
+
+
+@contextmanager
+def no_network() -> Iterator[None]:
+    """Within this block asking a real model raises `NetworkForbidden`, before anything is sent."""
+    before = _litellm_door.network_forbidden
+    _litellm_door.network_forbidden = True
+    try:
+        yield
+    finally:
+        _litellm_door.network_forbidden = before
+
+
+@contextmanager
+def capture() -> Iterator[list[events.Event]]:
+    """The events of every router in this process, as they come: one `route` for each call."""
+    captured: list[events.Event] = []
+    events.listeners = (*events.listeners, captured.append)
+    try:
+        yield captured
+    finally:
+        events.listeners = tuple(one for one in events.listeners if one != captured.append)
+
+
+class SimulatedClock:
+    """Time that passes only when somebody sleeps."""
+
+    def __init__(self, start_s: float = 1_700_000_000.0) -> None:
+        self._start_s = start_s
+        self._passed_s = 0.0
+
+    def time(self) -> float:
+        return self._start_s + self._passed_s
+
+    def monotonic(self) -> float:
+        return self._passed_s
+
+    def sleep(self, seconds: float) -> None:
+        self._passed_s += seconds
+
+    async def asleep(self, seconds: float) -> None:
+        self._passed_s += seconds
+        await asyncio.sleep(0)
+
+
+@dataclass(slots=True)
+class SimulatedDisk:
+    """A disk in memory that can be full or broken."""
+
+    files: dict[Path, bytearray] = field(default_factory=dict)
+    free_bytes: int | None = None
+    """Bytes until the disk is full; a row that does not fit is cut short, as a real disk does."""
+    error: OSError | None = None
+    """Raised by every operation while it is set."""
+
+    def append(self, path: Path) -> AppendFile:
+        if self.error:
+            raise self.error
+        return _SimulatedFile(self, self.files.setdefault(path, bytearray()))
+
+
+class _SimulatedFile:
+    def __init__(self, disk: SimulatedDisk, content: bytearray) -> None:
+        self._disk = disk
+        self._content = content
+
+    def write(self, data: bytes) -> int:
+        disk = self._disk
+        if disk.error:
+            raise disk.error
+        fits = len(data) if disk.free_bytes is None else min(len(data), disk.free_bytes)
+        if disk.free_bytes is not None:
+            disk.free_bytes -= fits
+        self._content += data[:fits]
+        return fits
+
+    def sync(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class SimulatedWorld(World):
+    """A world made from a seed: the same seed and the same calls give the same ids, pauses and ledger bytes."""
+
+    clock: SimulatedClock
+    disk: SimulatedDisk
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__(SimulatedClock(), random.Random(seed), SimulatedDisk())

@@ -1,0 +1,116 @@
+"""Everything the library takes from outside: time, randomness and the ledger's disk.
+
+Handed in as one `World`, so that a test can replace it and a seed becomes a history.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Where time comes from."""
+
+    def time(self) -> float:
+        """Seconds since 1970, for people and periods; may jump."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds since some moment, for durations; never goes back."""
+        ...
+
+    def sleep(self, seconds: float) -> None: ...
+
+    async def asleep(self, seconds: float) -> None: ...
+
+
+class AppendFile(Protocol):
+    """A file that only grows and that one process writes."""
+
+    def write(self, data: bytes) -> int:
+        """Append with one system call; returns the bytes written, which a full disk may cut short."""
+        ...
+
+    def sync(self) -> None:
+        """Wait until what was written survives a power loss."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Disk(Protocol):
+    """Where the ledger's segments are."""
+
+    def append(self, path: Path) -> AppendFile:
+        """Create a file and hold it as its only writer until it is closed or the process ends."""
+        ...
+
+
+class Random(Protocol):
+    """Where randomness comes from."""
+
+    def random(self) -> float: ...
+
+    def getrandbits(self, bits: int, /) -> int: ...
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def time(self) -> float:
+        return time.time()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    async def asleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+class _SystemFile:
+    def __init__(self, path: Path) -> None:
+        import fcntl
+
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        # The lock says "my writer lives": the kernel drops it when the process dies, however it dies.
+        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def write(self, data: bytes) -> int:
+        return os.write(self._fd, data)
+
+    def sync(self) -> None:
+        os.fsync(self._fd)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class SystemDisk:
+    """The machine's file system."""
+
+    def append(self, path: Path) -> AppendFile:
+        return _SystemFile(path)
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Time, randomness and disk."""
+
+    clock: Clock = field(default_factory=SystemClock)
+    # The operating system's generator keeps no state, so a forked child cannot repeat its parent's ids.
+    random: Random = field(default_factory=random.SystemRandom)
+    disk: Disk = field(default_factory=SystemDisk)
+
+    def new_id(self) -> str:
+        """A new identifier of 32 hexadecimal digits: milliseconds since 1970, then 80 random bits. Sorts by time."""
+        return f"{int(self.clock.time() * 1000) & 0xFFFFFFFFFFFF:012x}{self.random.getrandbits(80):020x}"
