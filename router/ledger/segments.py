@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import threading
 import warnings
 import weakref
 import zlib
@@ -61,6 +62,8 @@ class LedgerWriter:
         self._file: AppendFile | None = None
         self._torn = False
         self._lost = 0
+        # Two threads with a first row each must not open two segments: an intent and its settle belong in one.
+        self._opening = threading.Lock()
         forked = weakref.WeakMethod(self._forked)
         os.register_at_fork(after_in_child=lambda: (method := forked()) and method())
 
@@ -91,38 +94,41 @@ class LedgerWriter:
 
     def _forked(self) -> None:
         # The child's copy of the descriptor shares the parent's lock and must not outlive the parent's.
+        self._opening = threading.Lock()
         self.close()
-        self._torn = False
         self._lost = 0
 
     def _write(self, row: Row) -> bool:
         try:
-            if self._file is None:
-                self._file = self._open()
+            file = self._file or self._open()
             if self._lost:
-                self._put({"v": SCHEMA_VERSION, "kind": "gap", "time_s": self._world.clock.time(), "lost": self._lost})
+                gap = {"v": SCHEMA_VERSION, "kind": "gap", "time_s": self._world.clock.time(), "lost": self._lost}
+                self._put(file, gap)
                 self._lost = 0
-            self._put(row)
+            self._put(file, row)
         except OSError as error:
             self._failed(error)
             return False
         return True
 
-    def _put(self, row: Row) -> None:
-        assert self._file is not None
+    def _put(self, file: AppendFile, row: Row) -> None:
         data = frame(row)
         if self._torn:  # Close the half line first, so that it costs only itself.
             data = b"\n" + data
-        written = self._file.write(data)
+        written = file.write(data)
         self._torn = written < len(data)
         if self._torn:
             raise OSError("the disk took only a part of the row")
         if self._sync:
-            self._file.sync()
+            file.sync()
 
     def _open(self) -> AppendFile:
-        self._torn = False
-        return self._world.disk.append(self._folder / f"{self._world.new_id()}-{os.getpid()}.seg")
+        with self._opening:
+            if self._file is None:
+                self._torn = False
+                path = self._folder / f"{self._world.new_id()}-{os.getpid()}.seg"
+                self._file = self._world.disk.append(path)
+            return self._file
 
     def _failed(self, error: OSError) -> None:
         self._lost += 1

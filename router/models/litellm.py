@@ -11,7 +11,9 @@ import functools
 import math
 import os
 import re
+import sys
 from collections.abc import Mapping
+from contextvars import ContextVar
 from decimal import Decimal
 from typing import Any
 
@@ -104,8 +106,32 @@ def _litellm() -> Any:
     litellm.suppress_debug_info = True
     # Counting tokens would otherwise download a tokenizer for some model names.
     litellm.disable_hf_tokenizer_download = True
+    _send_once()
     os.register_at_fork(after_in_child=_forget_clients)
     return litellm
+
+
+# True while this module awaits litellm, so that the rest of the process keeps litellm as it is.
+_ours: ContextVar[bool] = ContextVar("router_is_sending", default=False)
+
+
+def _send_once() -> None:
+    """Keep litellm's async HTTP client from sending a request again when its connection breaks.
+
+    It does so below `max_retries`, for every provider that does not use the OpenAI SDK. Both requests may be
+    billed and only one would be on record; our own retry sees the failure instead.
+    """
+    from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
+
+    resend = AsyncHTTPHandler.single_connection_post_request
+
+    async def once(handler: Any, *args: Any, **kwargs: Any) -> Any:
+        broken = sys.exception()
+        if _ours.get() and broken is not None:
+            raise broken
+        return await resend(handler, *args, **kwargs)
+
+    AsyncHTTPHandler.single_connection_post_request = once
 
 
 class LiteLLM:
@@ -134,15 +160,18 @@ class LiteLLM:
             return _failure(litellm, error, call)
 
     async def asend(self, call: Call, timeout_s: float | None) -> Outcome:
-        """One request over the network, without blocking."""
+        """One request over the network, without blocking; the caller's cancelling is what ends it in time."""
         litellm = _litellm()
+        ours = _ours.set(True)
         try:
-            arguments = _arguments(call, timeout_s)
+            arguments = _arguments(call, None)
             return _reply(await litellm.acompletion(**arguments))
         except _MissingKey as missing:
             return Failure(Fault.AUTH, detail=str(missing))
         except _raised(litellm) as error:
             return _failure(litellm, error, call)
+        finally:
+            _ours.reset(ours)
 
 
 class _MissingKey(Exception):
@@ -160,7 +189,7 @@ def _arguments(call: Call, timeout_s: float | None) -> dict[str, Any]:
         **call.params,
         "model": model.litellm,
         "messages": list(call.messages),
-        "timeout": min(timeout_s or _LONGEST_REQUEST_S, _LONGEST_REQUEST_S),
+        "timeout": _rounded_up(min(timeout_s or _LONGEST_REQUEST_S, _LONGEST_REQUEST_S)),
         # litellm and the SDKs below it would otherwise send each request up to three times.
         "max_retries": 0,
     }
@@ -178,6 +207,12 @@ def _arguments(call: Call, timeout_s: float | None) -> dict[str, Any]:
     return arguments
 
 
+def _rounded_up(timeout_s: float) -> float:
+    """The time to two significant digits: litellm opens a new connection for every timeout it has not seen before."""
+    unit = 10.0 ** (math.floor(math.log10(max(timeout_s, 0.001))) - 1)
+    return round(math.ceil(timeout_s / unit - 1e-9) * unit, 6)
+
+
 @functools.cache
 def _raised(litellm: Any) -> tuple[type[Exception], ...]:
     """What litellm raises: most of it derives from the OpenAI SDK's base class, the rest is listed."""
@@ -189,6 +224,9 @@ def _failure(litellm: Any, error: Exception, call: Call) -> Failure:
     status = getattr(error, "status_code", None)
     status = status if isinstance(status, int) else None
     fault = classify(error, status)
+    if fault in (Fault.SERVER_ERROR, Fault.TIMEOUT) and getattr(error, "litellm_response_headers", None) is None:
+        # litellm invents a status where no response arrived; without headers there was none.
+        fault, status = Fault.CONNECTION if fault is Fault.SERVER_ERROR else fault, None
     detail = _missing_keys(litellm, call) if fault is Fault.AUTH else ""
     return Failure(
         fault,
@@ -207,7 +245,9 @@ def classify(error: Exception, status: int | None) -> Fault:
             if fault is not None:
                 return fault
             break
-    return STATUSES.get(status or 500, Fault.SERVER_ERROR if (status or 500) >= 500 else Fault.BAD_REQUEST)
+    if status is None or status >= 500:
+        return STATUSES.get(status or 500, Fault.SERVER_ERROR)
+    return STATUSES.get(status, Fault.BAD_REQUEST if status >= 400 else Fault.MALFORMED)
 
 
 def _missing_keys(litellm: Any, call: Call) -> str:
@@ -320,13 +360,13 @@ def _tokens(entry: Mapping[str, Any], name: str) -> int | None:
     return value if isinstance(value, int) else None
 
 
-# Clients of the parent process, kept so that a child never closes a connection that the parent still uses.
+# Clients of the parent process. They are kept, because closing one in a child takes the parent's sockets with it.
 _parents_clients: list[Any] = []
 
 
 def _forget_clients() -> None:
-    """In a forked child: let it open connections of its own, because two processes cannot share one."""
+    """In a forked child: open connections of its own, because answers on a shared one go to either process."""
     litellm = _litellm()
-    cache = litellm.in_memory_llm_clients_cache
-    _parents_clients.append(cache.cache_dict)
-    cache.cache_dict = {}
+    clients = litellm.in_memory_llm_clients_cache
+    _parents_clients.append(clients)
+    litellm.in_memory_llm_clients_cache = type(clients)()

@@ -14,7 +14,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def template_text(name: str) -> str:
-    """The YAML of a template."""
+    """The YAML of a template, or of `models`, the file that all of them share."""
     return (_folder() / f"{name}.yml").read_text(encoding="utf-8")
 
 

@@ -1,0 +1,1 @@
+"""Evaluations: runners that put recorded answers of real models through the library. Nothing imports them."""

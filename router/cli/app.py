@@ -1,0 +1,45 @@
+"""The `router` command: its subcommands, and how every error becomes a message and an exit code.
+
+Exit codes: 0 fine, 1 a finding or a call without an answer, 2 a wrong call of the command.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from router.cli import audit, check, init, route
+from router.errors import InvalidCall, PolicyError, RouterError, UnknownTask
+
+app = typer.Typer(
+    name="router",
+    help="Answer each LLM call with the smallest competent model, and know what every escalation cost.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("init")(init.init)
+app.command("check")(check.check)
+app.command("route")(route.route)
+app.command("audit")(audit.audit)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: bool = typer.Option(False, "--version", help="Show the version and exit.")) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"cascade-router {installed('cascade-router')}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command; errors of ours are messages on standard error, never tracebacks."""
+    try:
+        app()
+    except RouterError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2 if isinstance(error, PolicyError | UnknownTask | InvalidCall) else 1)

@@ -1,0 +1,108 @@
+"""`router audit`: escalations with their marginal cost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from router.cli.common import AsJson, Home, dollars, percent, print_json, print_table
+
+if TYPE_CHECKING:
+    from router.audit.escalations import AuditReport, AuditRow, Dimension
+
+
+def audit(
+    by: Annotated[str, typer.Option(help="task, model, feature, user, tenant, day or hour.")] = "task",
+    since: Annotated[str | None, typer.Option(help="From here on: 24h, 7d, or a date like 2026-11-20.")] = None,
+    until: Annotated[str | None, typer.Option(help="Up to here, not included; same forms.")] = None,
+    task: Annotated[str | None, typer.Option(help="Only this task.")] = None,
+    feature: Annotated[str | None, typer.Option(help="Only this feature.")] = None,
+    user: Annotated[str | None, typer.Option(help="Only this user: the id, as the application knows it.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant.")] = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show calls, escalations and what climbing added, from the ledger."""
+    from router.api import state_home
+    from router.audit import DIMENSIONS, Filters
+    from router.audit import audit as run
+    from router.ledger import Fingerprints, load_secret
+    from router.world import World
+
+    if by not in DIMENSIONS:
+        raise typer.BadParameter(f"{by!r} is none of {', '.join(DIMENSIONS)}", param_hint="--by")
+    place, world = state_home(home), World()
+    now_s = world.clock.time()
+    user_fp = Fingerprints(load_secret(place, world)).name("user", user) if user else None
+    filters = Filters(
+        since_s=_moment(since, now_s, "--since"),
+        until_s=_moment(until, now_s, "--until"),
+        task=task,
+        feature=feature,
+        user=user_fp,
+        tenant=tenant,
+    )
+    report = run(place, by=cast("Dimension", by), filters=filters)
+    if as_json:
+        print_json(report.as_json())
+    else:
+        _print(report)
+
+
+def _print(report: AuditReport) -> None:
+    if not report.total.calls and not report.rows:
+        typer.echo("the ledger holds no calls here; ROUTER_HOME or --home names its folder")
+        return
+    columns = [report.by, "calls", "escalated", "rate", "failed", "cost", "for climbing"]
+    rows = [_cells(row) for row in report.rows]
+    total = _cells(report.total)
+    if report.by != "model":
+        columns.append("saved")
+        rows = [[*cells, _saved(row)] for cells, row in zip(rows, report.rows, strict=True)]
+        total.append(_saved(report.total))
+    print_table(columns, rows, footer=total)
+    if report.total.unpriced:
+        typer.echo(f"{report.total.unpriced} calls are not in the costs: a model's price is unknown")
+    if report.uncertain:
+        more = f", {report.unbounded} of them without a bound" if report.unbounded else ""
+        typer.echo(
+            f"{report.uncertain} requests are not settled; they may add up to {dollars(report.uncertain_nusd)}{more}"
+        )
+    for problem, items in (("torn last line", report.fold.torn), ("changed line", report.fold.corrupt)):
+        for item in items:
+            typer.echo(f"ledger: {problem} in {item}; nothing else of it is lost")
+
+
+def _cells(row: AuditRow) -> list[str]:
+    return [
+        row.key,
+        f"{row.calls:,}",
+        f"{row.escalated:,}",
+        percent(row.escalation_rate),
+        f"{row.failed:,}",
+        dollars(row.cost_nusd),
+        dollars(row.marginal_nusd),
+    ]
+
+
+def _saved(row: AuditRow) -> str:
+    return "unknown" if row.saved_nusd is None else dollars(row.saved_nusd)
+
+
+def _moment(text: str | None, now_s: float, option: str) -> float | None:
+    """A moment from `24h`, `7d` or a date, in UTC."""
+    from datetime import UTC, datetime
+
+    if text is None:
+        return None
+    unit = {"h": 3600, "d": 86400}.get(text[-1:])
+    if unit and text[:-1].isdigit():
+        return now_s - int(text[:-1]) * unit
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is no moment; give 24h, 7d, or a date like 2026-11-20", param_hint=option
+        ) from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

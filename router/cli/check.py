@@ -1,0 +1,69 @@
+"""`router check`: are the policies sound, and what is in force?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from router.cli.common import AsJson, Environment, Policies, percent, print_json, print_table
+
+
+def check(policies: Policies = None, environment: Environment = None, as_json: AsJson = False) -> None:
+    """Check the policies and show each task's ladder, thresholds and where its confidence comes from.
+
+    Exits 1 with a finding (a model without a price, a rung without a calibrator is none), 2 when a policy has a fault.
+    """
+    from router.api import Router
+    from router.core.policy import Price
+    from router.spec import load
+
+    loaded = load(policies, environment=environment)
+    router = Router(policies, environment=environment)
+    tasks: list[dict[str, Any]] = []
+    findings: list[str] = []
+    for name in loaded.policy.tasks:
+        plan = router.plan(name)
+        rungs = [
+            {
+                "model": rung.name,
+                "litellm": rung.model.litellm,
+                "threshold": rung.threshold,
+                "confidence_source": rung.confidence_source if rung.calibrators else "prior",
+                "priced": rung.price != Price(),
+            }
+            for rung in plan.rungs
+        ]
+        findings += [
+            f"task {name!r}: model {rung['model']!r} has no known price, so its costs are unknown; give it a `price:`"
+            for rung in rungs
+            if not rung["priced"]
+        ]
+        tasks.append({"task": name, "plan_hash": plan.plan_hash, "rungs": rungs})
+    if as_json:
+        files = [str(path) for path in loaded.files]
+        print_json({"policy_hash": loaded.policy_hash, "files": files, "tasks": tasks, "findings": findings})
+    else:
+        _print(tasks, findings, loaded.policy_hash, len(loaded.files))
+    raise typer.Exit(1 if findings else 0)
+
+
+def _print(tasks: list[dict[str, Any]], findings: list[str], policy_hash: str, files: int) -> None:
+    typer.echo(f"policy {policy_hash}: {files} file{'s' * (files != 1)}, {len(tasks)} task{'s' * (len(tasks) != 1)}")
+    rows = [
+        [
+            task["task"] if position == 0 else "",
+            rung["model"],
+            rung["litellm"],
+            "last rung" if rung["threshold"] is None else percent(rung["threshold"]),
+            "uncalibrated prior" if rung["confidence_source"] == "prior" else rung["confidence_source"],
+        ]
+        for task in tasks
+        for position, rung in enumerate(task["rungs"])
+    ]
+    if rows:
+        print_table(["task", "rung", "model", "accept at", "confidence"], rows)
+    for finding in findings:
+        typer.echo(f"finding: {finding}")
+    if not findings:
+        typer.echo("no findings")

@@ -1,0 +1,42 @@
+"""`router init`: write a first policy from a template."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from router.cli.common import AsJson, print_json
+
+
+def init(
+    template: Annotated[
+        str, typer.Argument(help="classification, extraction, text, or all.", show_default=True)
+    ] = "all",
+    folder: Annotated[Path, typer.Option("--folder", help="Where the policies go.")] = Path("policies"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files that are there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write policies to start from: a file of models, a task for each template, and the JSON Schema for editors."""
+    from router.spec.templates import TEMPLATES, packaged_schema_text, template_text
+
+    names = list(TEMPLATES) if template == "all" else [template]
+    if unknown := [name for name in names if name not in TEMPLATES]:
+        typer.echo(f"error: unknown template {unknown[0]!r}; there is {', '.join(TEMPLATES)}, or all", err=True)
+        raise typer.Exit(2)
+    contents = {folder / f"{name}.yml": template_text(name) for name in ["models", *names]}
+    contents[folder / "policy.schema.json"] = packaged_schema_text()
+    there = [path for path, text in contents.items() if path.exists() and path.read_text(encoding="utf-8") != text]
+    if there and not force:
+        typer.echo(f"error: {there[0]} is there already; nothing was written. Use --force to overwrite", err=True)
+        raise typer.Exit(1)
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, text in contents.items():
+        path.write_text(text, encoding="utf-8")
+    if as_json:
+        print_json({"written": [str(path) for path in contents]})
+        return
+    for path in contents:
+        typer.echo(f"wrote {path}")
+    typer.echo(f"next: edit {folder}/{names[0]}.yml, then run `router check`")

@@ -1,0 +1,48 @@
+"""What several tests share: a policy for the upstream, and the ledger as plain rows."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from router.core.policy import Policy
+from router.ledger import fold
+
+# The upstream's own prices, in dollars: 100, 25 and 400 nano-dollars a token, and 2,000, 500 and 8,000.
+PRICES: dict[str, dict[str, float]] = {
+    "small": {"input_usd_per_mtok": 0.1, "cached_read_usd_per_mtok": 0.025, "output_usd_per_mtok": 0.4},
+    "large": {"input_usd_per_mtok": 2.0, "cached_read_usd_per_mtok": 0.5, "output_usd_per_mtok": 8.0},
+}
+
+
+def make_policy(
+    task: Mapping[str, Any] | None = None,
+    *,
+    api_base: str | None = None,
+    provider: str = "openai",
+    ledger: Mapping[str, Any] | None = None,
+) -> Policy:
+    """A policy of one task `t` on a small and a large model with known prices."""
+    models = {
+        name: {"litellm": f"{provider}/{name}", "price": price, **({"api_base": api_base} if api_base else {})}
+        for name, price in PRICES.items()
+    }
+    settings = {"ladder": ["small", "large"], "max_output_tokens": 40, "retry": {"attempts": 2, "max_wait_s": 0.2}}
+    data = {"version": 1, "models": models, "tasks": {"t": {**settings, **(task or {})}}, "ledger": dict(ledger or {})}
+    policy: Policy = TypeAdapter(Policy).validate_json(TypeAdapter(Any).dump_json(data))
+    return policy
+
+
+def read_table(home: Path, table: str) -> list[dict[str, Any]]:
+    """All rows of a table of the read model, after a fold, in order of time."""
+    fold(home)
+    with sqlite3.connect(home / "ledger.db") as database:
+        database.row_factory = sqlite3.Row
+        order = "time_s" if table in ("attempts", "routes") else "rowid" if table == "segments" else "1"
+        rows = [dict(row) for row in database.execute(f"SELECT * FROM {table} ORDER BY {order}")]
+    database.close()
+    return rows
