@@ -43,7 +43,11 @@ async def aask(send: Callable[[], Awaitable[Outcome]], limits: Limits, world: Wo
     retrying = AsyncRetrying(
         retry=_passing, stop=rule.stop, wait=rule.wait, sleep=world.clock.asleep, retry_error_callback=_outcome
     )
-    return await retrying(send)
+
+    async def once() -> Outcome:  # tenacity awaits only what is declared as a coroutine function.
+        return await send()
+
+    return await retrying(once)
 
 
 class _Rule:

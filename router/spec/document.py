@@ -29,6 +29,9 @@ MAX_BYTES = 256_000
 MAX_VALUES = 20_000
 MAX_DEPTH = 32
 MAX_ALIASES = 100
+_MAX_INT_BITS = 64
+_TAG = "tag:yaml.org,2002:"
+_SCALAR_TAGS = frozenset(_TAG + name for name in ("null", "bool", "int", "float", "str", "timestamp"))
 
 Path_ = tuple[str | int, ...]
 
@@ -76,6 +79,7 @@ class _Reader:
     def __init__(self, path: Path) -> None:
         self._path = str(path)
         self._yaml = YAML(typ="safe", pure=True)
+        self._yaml.composer.warn_double_anchors = False  # YAML 1.2 allows an anchor to be set again.
         self._values = 0
         self._document = Document()
 
@@ -85,8 +89,14 @@ class _Reader:
             root = self._yaml.compose(text)
         except YAMLError as error:
             mark = getattr(error, "problem_mark", None)
-            problem = getattr(error, "problem", None) or "is no YAML"
-            raise PolicyError(str(problem), path=self._path, line=mark.line + 1 if mark else None) from error
+            told = [getattr(error, name, None) for name in ("context", "problem")]
+            problem = ", ".join(str(part) for part in told if part) or "it holds a character that YAML does not allow"
+            remedy = "; indent with spaces" if r"'\t'" in problem else ""
+            line = mark.line + 1 if mark else None
+            raise PolicyError(f"is no YAML: {problem}{remedy}", path=self._path, line=line) from error
+        except (ValueError, OverflowError, AssertionError) as error:
+            # ruamel.yaml lets these through for an escape beyond Unicode and for a %YAML version it does not know.
+            raise PolicyError("is no YAML: it has an escape or a %YAML line that cannot be read", path=self._path) from error
         self._document.marks[()] = (self._path, 1)
         data = {} if root is None else self._value(root, ())
         if not isinstance(data, dict):
@@ -112,8 +122,10 @@ class _Reader:
             raise self._error(f"grows beyond {MAX_VALUES:,} values; write its aliases out", node)
         self._document.marks.setdefault(where, (self._path, node.start_mark.line + 1))
         if isinstance(node, MappingNode):
+            self._refuse_tag(node, where, f"{_TAG}map")
             return self._mapping(node, where)
         if isinstance(node, SequenceNode):
+            self._refuse_tag(node, where, f"{_TAG}seq")
             return [self._value(item, (*where, index)) for index, item in enumerate(node.value)]
         assert isinstance(node, ScalarNode)
         return self._scalar(node, where)
@@ -122,21 +134,31 @@ class _Reader:
         data: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key = key_node.value if isinstance(key_node, ScalarNode) else None
-            if key is None:
+            if key is None or _has_surrogate(key):
                 raise self._error("a key must be plain text", key_node, where)
+            self._refuse_tag(key_node, where, *_SCALAR_TAGS, f"{_TAG}merge", f"{_TAG}value")
             if key in data:
                 raise self._error(f"the key {key!r} stands twice; keep one", key_node, where)
             self._document.marks[(*where, key)] = (self._path, key_node.start_mark.line + 1)
             data[key] = self._value(value_node, (*where, key))
         return data
 
+    def _refuse_tag(self, node: Node, where: Path_, *allowed: str) -> None:
+        if node.tag not in allowed:
+            raise self._error(f"the tag {node.tag!r} is not one that a policy may use; remove it", node, where)
+
     def _scalar(self, node: ScalarNode, where: Path_) -> Any:
+        self._refuse_tag(node, where, *_SCALAR_TAGS)
         try:
             value = self._yaml.constructor.construct_object(node)
-        except (YAMLError, ValueError) as error:
+        except (YAMLError, ValueError, LookupError) as error:  # LookupError: `!!bool x`, `!!int ""`.
             raise self._error(
-                f"the value {node.value[:40]!r} has a tag or form that a policy may not use", node, where
+                f"the value {node.value[:40]!r} has a form that a policy may not use; put it in quotes", node, where
             ) from error
+        if isinstance(value, str) and _has_surrogate(value):
+            raise self._error("holds half of a surrogate pair, which is no character; remove it", node, where)
+        if isinstance(value, int) and value.bit_length() > _MAX_INT_BITS:
+            raise self._error("is too large a number; give a smaller one", node, where)
         if isinstance(value, float) and not math.isfinite(value):
             raise self._error(f"{node.value} is no number that a policy may use; give a finite one", node, where)
         if value is not None and not isinstance(value, str | int | float | bool):
@@ -146,6 +168,11 @@ class _Reader:
     def _error(self, problem: str, node: Any, where: Path_ = ()) -> PolicyError:
         line = node.start_mark.line + 1 if node is not None else None
         return PolicyError(problem, path=self._path, line=line, where=dotted(where))
+
+
+def _has_surrogate(text: str) -> bool:
+    """Whether a text holds half a character (`"\\ud800"`), which neither JSON nor a provider takes."""
+    return any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def dotted(where: Path_) -> str:
