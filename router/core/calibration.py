@@ -65,6 +65,8 @@ class Calibrator:
             if value is None:
                 return None
             logit += weight * ((value - center) / scale)
+        if math.isnan(logit):  # Infinity less infinity, from weights that no fit would give.
+            return None
         p = sigmoid(logit)
         return interpolate(p, self.knots_x, self.knots_y) if self.knots_x else p
 

@@ -11,6 +11,8 @@ from router.core.policy import Model
 
 Message = Mapping[str, Any]
 
+# Keys of a message that `input_tokens_bound` can count; tool calls and the like are rendered in unknown ways.
+_COUNTED_KEYS = frozenset({"role", "content", "name", "tool_call_id", "cache_control"})
 # A chat template adds a few tokens around each message (role, separators); no known template adds more than this.
 TEMPLATE_TOKENS = 16
 # English text has about four bytes a token; only used for estimates, never for bounds.
@@ -150,8 +152,9 @@ def input_tokens_bound(messages: Sequence[Message]) -> int | None:
     for message in messages:
         content = message.get("content")
         parts = [content] if isinstance(content, str) else content
-        if not isinstance(parts, Sequence):
+        if not isinstance(parts, Sequence) or not message.keys() <= _COUNTED_KEYS:
             return None
+        parts = [*parts, *(message[key] for key in ("name", "tool_call_id") if key in message)]
         for part in parts:
             text = part.get("text") if isinstance(part, Mapping) else part
             if not isinstance(text, str):

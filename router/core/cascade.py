@@ -228,7 +228,8 @@ class _Climb:
         if upper is None or spent is None:
             return 0
         room = self.request.max_cost_nusd - spent
-        return min(allowed, room // upper) if upper else allowed
+        # A provider can bill more than the bound said, so that less than no room is left.
+        return max(0, min(allowed, room // upper)) if upper else allowed
 
     def _spent_upper(self) -> int | None:
         return costs(self.attempts).upper_nusd
@@ -354,15 +355,15 @@ class _Climb:
         )
 
     def _raise_cost_limit(self, upper: int | None) -> NoReturn:
-        limit, spent = usd(self.request.max_cost_nusd) or 0.0, usd(self._spent_upper()) or 0.0
-        needed = usd(upper)
+        limit, spent, needed = usd(self.request.max_cost_nusd) or 0.0, usd(self._spent_upper()), usd(upper)
+        already = "an unknown part" if spent is None else f"{spent:.6f}"
         remedy = (
             "its price or longest output is unknown: give the model a `price:` and the task a `max_output_tokens:`"
-            if needed is None
+            if needed is None or spent is None
             else f"one more request can cost {needed:.6f} USD; raise the limit or lower max_output_tokens"
         )
         raise CostLimitExceeded(
-            f"task {self.plan.task_name!r}: {spent:.6f} of {limit:.6f} USD may be spent already, and {remedy}",
+            f"task {self.plan.task_name!r}: {already} of {limit:.6f} USD may be spent already, and {remedy}",
             limit_usd=limit,
             spent_usd=spent,
             needed_usd=needed,

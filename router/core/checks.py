@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ Check = Callable[[str], Verdict]
 _WRAPPING = " \t\r\n\"'`*_.:;,!()[]{}<>“”‘’"
 _STATED = re.compile(r"(?:answer|label|category|choice|option)\s*(?:is|:|=)?\s*[:=]?\s*(.+)", re.IGNORECASE)
 # Thousands separators only between groups of three digits, so that "1, 2" is two numbers.
-_NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|(?<=\d))(?:[eE][-+]?\d+)?")
+_NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:\.\d+|(?<=\d))(?:[eE][-+]?\d+)?")
 _FENCE = re.compile(r"```[\w-]*\s*\n(.*?)```", re.DOTALL)
 
 
@@ -60,9 +61,9 @@ def build_check(
 
 def _kind_check(kind: AnswerKind, schema: Callable[[Any], str] | None) -> Check:
     if kind.choice is not None:
-        labels = kind.choice
-        folded = {label.casefold(): label for label in labels}
-        return lambda text: _choice(text, folded)
+        folded = {label.casefold().strip(): label for label in kind.choice}
+        bare = _bare(folded)
+        return lambda text: _choice(text, folded, bare)
     if kind.number is not None:
         bounds = kind.number
         return lambda text: _number(text, bounds)
@@ -75,15 +76,23 @@ def _kind_check(kind: AnswerKind, schema: Callable[[Any], str] | None) -> Check:
     return lambda text: _text(text, limits)
 
 
-def _choice(text: str, folded: dict[str, str]) -> Verdict:
+def _bare(folded: dict[str, str]) -> dict[str, str]:
+    """The labels by their text without wrapping, where that is one label's alone."""
+    keys = [key.strip(_WRAPPING) for key in folded]
+    return {key: label for key, label in zip(keys, folded.values(), strict=True) if key and keys.count(key) == 1}
+
+
+def _choice(text: str, folded: dict[str, str], bare: dict[str, str]) -> Verdict:
     """The one label that the draft gives: alone, after "answer:", or as the only label it mentions."""
     lines = [line for line in text.splitlines() if line.strip(_WRAPPING)]
     stated = [match[1] for line in reversed(lines) if (match := _STATED.search(line))]
     for candidate in (text, *lines[:1], *lines[-1:], *stated[:1]):
-        label = folded.get(candidate.strip(_WRAPPING).casefold())
+        key = candidate.casefold()
+        label = folded.get(key.strip()) or bare.get(key.strip(_WRAPPING))
         if label is not None:
             return Verdict(True, label)
-    mentioned = [label for key, label in folded.items() if _mentions(text, key)]
+    low = text.casefold()
+    mentioned = [label for key, label in folded.items() if _mentions(low, key)]
     if len(mentioned) == 1:
         return Verdict(True, mentioned[0])
     return Verdict(False, None, f"names {len(mentioned) or 'none'} of the {len(folded)} labels")
@@ -91,8 +100,8 @@ def _choice(text: str, folded: dict[str, str]) -> Verdict:
 
 def _mentions(text: str, label: str) -> bool:
     if len(label) == 1:  # "A" is a word of English; as a label it stands before a bracket, a colon or a full stop.
-        return re.search(rf"^\W*{re.escape(label)}\s*[.:)]", text, re.IGNORECASE) is not None
-    return re.search(rf"(?<!\w){re.escape(label)}(?!\w)", text, re.IGNORECASE) is not None
+        return re.search(rf"^\W*{re.escape(label)}\s*[.:)]", text) is not None
+    return re.search(rf"(?<!\w){re.escape(label)}(?!\w)", text) is not None
 
 
 def _number(text: str, bounds: NumberAnswer) -> Verdict:
@@ -101,22 +110,24 @@ def _number(text: str, bounds: NumberAnswer) -> Verdict:
     if not found:
         return Verdict(False, None, "holds no number")
     value = float(found[-1].replace(",", "").replace("−", "-"))
+    if not math.isfinite(value):
+        return Verdict(False, None, "holds a number that is too large")
     if (bounds.min is not None and value < bounds.min) or (bounds.max is not None and value > bounds.max):
         return Verdict(False, value, "is out of range")
-    return Verdict(value not in (float("inf"), float("-inf")), value, "")
+    return Verdict(True, value)
 
 
 def _json(text: str, schema: Callable[[Any], str] | None) -> Verdict:
     """The JSON of the draft: all of it, its fenced block, or its first object or array."""
     for candidate in (text, *_FENCE.findall(text)):
         try:
-            return _fits(json.loads(candidate, parse_constant=_no_constant), schema)
+            return _fits(_DECODER.decode(candidate), schema)
         except (ValueError, RecursionError):
             continue
     start = min((at for at in (text.find("{"), text.find("[")) if at >= 0), default=-1)
     if start >= 0:
         try:
-            return _fits(json.JSONDecoder(parse_constant=_no_constant).raw_decode(text, start)[0], schema)
+            return _fits(_DECODER.raw_decode(text, start)[0], schema)
         except (ValueError, RecursionError):
             pass
     return Verdict(False, None, "is no JSON")
@@ -126,8 +137,20 @@ def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is no JSON")
 
 
+def _finite(digits: str) -> float:
+    value = float(digits)
+    return value if math.isfinite(value) else _no_constant(digits)
+
+
+# JSON has no NaN and no infinity, and "1e999" would become one.
+_DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_no_constant)
+
+
 def _fits(value: Any, schema: Callable[[Any], str] | None) -> Verdict:
-    problem = schema(value) if schema else ""
+    try:
+        problem = schema(value) if schema else ""
+    except (OverflowError, RecursionError):
+        problem = "is too large or too deep to compare with the JSON Schema"
     return Verdict(not problem, value, problem)
 
 

@@ -44,7 +44,7 @@ Name = Annotated[str, Limit(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}$")]
 Share = Annotated[float, Limit(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Limit(gt=0.0)]
 Count = Annotated[int, Limit(ge=1)]
-Usd = Annotated[Decimal, Limit(ge=0)]
+Usd = Annotated[Decimal, Limit(ge=0, le=1_000_000_000)]
 Text = Annotated[str, Limit(min_length=1)]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from typing import Literal
 
 from router.core.call import Failure, Outcome, Reply, Usage
@@ -16,6 +16,8 @@ from router.core.policy import Price
 
 NUSD_PER_USD = 1_000_000_000
 _NUSD_PER_USD_PER_MTOK = Decimal(1000)  # 1e9 nano-dollars a dollar / 1e6 tokens
+# The program around us may have set a coarse decimal context for its own sums.
+_EXACT = Context(prec=60, rounding=ROUND_HALF_EVEN)
 
 Settled = Literal["settled", "estimated", "maybe_billed", "unknown"]
 
@@ -64,6 +66,11 @@ def cost_nusd(usage: Usage, price: Price, seconds: float = 0.0) -> int | None:
 
     `seconds` is the time the request took; it only counts for a model that is priced by the second.
     """
+    with localcontext(_EXACT):
+        return _cost_nusd(usage, price, seconds)
+
+
+def _cost_nusd(usage: Usage, price: Price, seconds: float) -> int | None:
     total = (price.request_usd or Decimal(0)) * NUSD_PER_USD
     if price.gpu_second_usd is not None:
         total += price.gpu_second_usd * NUSD_PER_USD * Decimal(repr(seconds))

@@ -5,6 +5,7 @@ A signal that cannot be read is absent from the mapping; it is never 0. Every va
 
 from __future__ import annotations
 
+import math
 import re
 
 from router.core.call import Reply
@@ -50,7 +51,7 @@ def read_signals(input_chars: int, reply: Reply, verdict: Verdict) -> dict[str, 
     }
     if reply.usage is not None:
         signals["output_tokens"] = float(reply.usage.output_tokens)
-    if reply.logprobs:
+    if reply.logprobs and not any(map(math.isnan, reply.logprobs)):
         floored = [max(LP_FLOOR, min(0.0, lp)) for lp in reply.logprobs]
         signals["lp_mean"] = sum(floored) / len(floored)
         signals["lp_min"] = min(floored)

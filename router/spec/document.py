@@ -31,7 +31,7 @@ MAX_DEPTH = 32
 MAX_ALIASES = 100
 _MAX_INT_BITS = 64
 _TAG = "tag:yaml.org,2002:"
-_SCALAR_TAGS = frozenset(_TAG + name for name in ("null", "bool", "int", "float", "str", "timestamp"))
+_SCALAR_TAGS = frozenset(_TAG + name for name in ("null", "bool", "int", "float", "str", "timestamp", "merge", "value"))
 
 Path_ = tuple[str | int, ...]
 
@@ -94,9 +94,12 @@ class _Reader:
             remedy = "; indent with spaces" if r"'\t'" in problem else ""
             line = mark.line + 1 if mark else None
             raise PolicyError(f"is no YAML: {problem}{remedy}", path=self._path, line=line) from error
+        except PolicyError:
+            raise
         except (ValueError, OverflowError, AssertionError) as error:
             # ruamel.yaml lets these through for an escape beyond Unicode and for a %YAML version it does not know.
-            raise PolicyError("is no YAML: it has an escape or a %YAML line that cannot be read", path=self._path) from error
+            problem = "is no YAML: it has an escape or a %YAML line that cannot be read; write the character itself"
+            raise PolicyError(problem, path=self._path) from error
         self._document.marks[()] = (self._path, 1)
         data = {} if root is None else self._value(root, ())
         if not isinstance(data, dict):
@@ -136,7 +139,7 @@ class _Reader:
             key = key_node.value if isinstance(key_node, ScalarNode) else None
             if key is None or _has_surrogate(key):
                 raise self._error("a key must be plain text", key_node, where)
-            self._refuse_tag(key_node, where, *_SCALAR_TAGS, f"{_TAG}merge", f"{_TAG}value")
+            self._refuse_tag(key_node, where, *_SCALAR_TAGS)
             if key in data:
                 raise self._error(f"the key {key!r} stands twice; keep one", key_node, where)
             self._document.marks[(*where, key)] = (self._path, key_node.start_mark.line + 1)
@@ -171,7 +174,7 @@ class _Reader:
 
 
 def _has_surrogate(text: str) -> bool:
-    """Whether a text holds half a character (`"\\ud800"`), which neither JSON nor a provider takes."""
+    """Whether a text holds half of a surrogate pair, which neither JSON nor a provider takes."""
     return any("\ud800" <= char <= "\udfff" for char in text)
 
 
@@ -184,7 +187,7 @@ def merge(base: Document, over: Document) -> Document:
     """One document over another: mappings merge key by key, everything else (lists too) is replaced."""
     merged = Document(_merged(base.data, over.data), dict(base.marks))
     for where in over.marks:  # A replaced value's own marks would point into the wrong file.
-        if not _is_mapping(over.data, where):
+        if where in merged.marks and not _is_mapping(over.data, where):
             for stale in [known for known in merged.marks if known[: len(where)] == where]:
                 del merged.marks[stale]
     merged.marks.update({where: mark for where, mark in over.marks.items() if where})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import json
 import os
@@ -72,7 +73,7 @@ def load(source: str | Path | None = None, *, environment: str | None = None) ->
 
 def adopt(policy: Policy) -> Loaded:
     """A policy that was built in Python, checked like one that was read."""
-    document = Document(TypeAdapter(Policy).dump_python(policy, mode="json", exclude_none=True))
+    document = Document(_adapter().dump_python(policy, mode="json", exclude_none=True))
     return _loaded(document, (), None)
 
 
@@ -101,6 +102,7 @@ def _merge_files(files: list[Path], environment: str | None) -> tuple[Document, 
     merged = Document(marks={(): (str(files[0]), 1)})
     used: list[Path] = []
     for path, document in documents.items():
+        _refuse_version(document)
         if path not in overlays:
             _refuse_twice(merged, document)
             merged = merge(merged, document)
@@ -115,7 +117,21 @@ def _merge_files(files: list[Path], environment: str | None) -> tuple[Document, 
     for path in chosen:
         merged = merge(merged, documents[path])
         used.append(path)
+    if not used:
+        raise PolicyError(
+            f"is an overlay for environment {documents[files[0]].data['environment']!r}; "
+            "give the folder that has the file it changes, too",
+            path=str(files[0]),
+        )
     return merged, tuple(used)
+
+
+def _refuse_version(document: Document) -> None:
+    """Each file by itself: after the merge, only the last file's version would be seen, and `true` equals 1."""
+    version = document.data.get("version", 1)
+    if type(version) is not int or version != 1:
+        path, line = document.locate(("version",))
+        raise PolicyError(f"should be 1, found {version!r:.60}", path=path, line=line, where="version")
 
 
 def _refuse_twice(merged: Document, document: Document) -> None:
@@ -139,10 +155,16 @@ def _refuse_twice(merged: Document, document: Document) -> None:
             )
 
 
+@functools.cache
+def _adapter() -> TypeAdapter[Policy]:
+    """Built once: that takes longer than a load."""
+    return TypeAdapter(Policy)
+
+
 def _validate(document: Document) -> Policy:
     try:
         text = json.dumps(document.data)
-        policy = TypeAdapter(Policy).validate_json(text.encode("utf-8", "surrogatepass"))
+        policy = _adapter().validate_json(text.encode("utf-8", "surrogatepass"))
     except ValidationError as error:
         raise _policy_error(document, list(_explain(document.data, error))) from None
     if problems := list(_cross_check(policy)):
@@ -167,15 +189,17 @@ def _explain(data: Any, error: ValidationError) -> Iterator[_Problem]:
     found: dict[Path_, list[tuple[str, str]]] = {}
     for entry in error.errors(include_url=False):
         where, value = _data_path(data, entry["loc"])
-        if len(where) == 4 and where[2] == "ladder" and not isinstance(value, str):
+        if where[:1] == ("tasks",) and where[2:3] == ("ladder",) and len(where) > 3 and not isinstance(value, str):
             text = "a rung is the name of a model; panels and fallbacks are part of the grammar but not built yet"
-            found[where] = [("rung", text)]
+            found[where[:4]] = [("rung", text)]
             continue
         found.setdefault(where, []).append((entry["type"], _text(entry, where, value)))
     for where, entries in found.items():
         # A branch for another type only says that the value has not its type.
-        telling = [text for kind, text in entries if not kind.endswith("_type")] or [text for _, text in entries]
-        yield _Problem(where, telling[0])
+        telling = [(kind, text) for kind, text in entries if not kind.endswith("_type")] or entries
+        # Pydantic counts the good items of a list only, and the bad ones are told by themselves.
+        if telling[0][0] != "too_short" or not any(where == other[:-1] for other in found if other):
+            yield _Problem(where, telling[0][1])
 
 
 def _data_path(data: Any, loc: tuple[str | int, ...]) -> tuple[Path_, Any]:
@@ -199,8 +223,11 @@ def _text(entry: Mapping[str, Any], where: Path_, value: Any) -> str:
         keys = allowed_keys(where[:-1])
         return f"unknown key {name!r}; {suggestion(name, keys)}"
     if kind in ("missing", "missing_argument"):
-        return f"{name!r} is missing"
-    message = str(entry["msg"]).removeprefix("Value error, ").replace("Input should", "should")
+        return f"{name!r} is missing; add it"
+    if kind == "string_pattern_mismatch":
+        return "is no name; use letters, digits and any of ._@+- (a letter or digit first, at most 100 characters)"
+    message = str(entry["msg"]).removeprefix("Value error, ").replace(" after validation", "")
+    message = re.sub(r"^(?:Input|String|Tuple) should", "should", message)
     if isinstance(value, str | int | float | bool) and kind != "value_error" and "headers" not in where:
         return f"{message}, found {value if not isinstance(value, str) else repr(value[:60])}"
     return message
@@ -245,12 +272,22 @@ def _reserved(here: Path_, params: Mapping[str, Any]) -> Iterator[_Problem]:
 
 
 def _answer_problems(here: Path_, answer: AnswerKind) -> Iterator[_Problem]:
-    if answer.choice is not None and len({label.casefold().strip() for label in answer.choice}) != len(answer.choice):
+    if answer.choice is not None and not all(map(str.strip, answer.choice)):
+        yield _Problem((*here, "choice"), "a label is blank, so that no answer can name it; remove it")
+    elif answer.choice is not None and len({label.casefold().strip() for label in answer.choice}) != len(answer.choice):
         yield _Problem((*here, "choice"), "two labels are the same but for upper and lower case; keep one")
     if answer.pattern is not None:
         try:
             re.compile(answer.pattern)
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             yield _Problem((*here, "pattern"), f"is no regular expression: {error}")
+    if answer.number is not None and _is_above(answer.number.min, answer.number.max):
+        yield _Problem((*here, "number"), "min is above max, so that no answer can fit; swap them")
+    if answer.text is not None and _is_above(answer.text.min_chars, answer.text.max_chars):
+        yield _Problem((*here, "text"), "min_chars is above max_chars, so that no answer can fit; swap them")
     if answer.json is not None and (problem := schema_problem(answer.json)):
         yield _Problem((*here, "json"), f"is no JSON Schema: {problem}")
+
+
+def _is_above(low: float | None, high: float | None) -> bool:
+    return low is not None and high is not None and low > high

@@ -110,19 +110,44 @@ def schema_problem(schema: Mapping[str, Any]) -> str:
     """What is wrong with a JSON Schema, or an empty text."""
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import SchemaError
+    from referencing import Registry
+    from referencing.jsonschema import DRAFT202012
 
     try:
         Draft202012Validator.check_schema(dict(schema))
+        root = DRAFT202012.create_resource(dict(schema))
+        resolver = Registry().resolver_with_root(root)
+        return next(_dead_references(root, resolver), "")
     except SchemaError as error:
         return str(error.message)
-    return ""
+    except (OverflowError, RecursionError) as error:  # A `pattern` that Python cannot compile.
+        return str(error)
+
+
+def _dead_references(resource: Any, resolver: Any) -> Iterator[str]:
+    """Every `$ref` that leads nowhere or out of the schema: a check of an answer opens no connection."""
+    from referencing.exceptions import Unresolvable
+
+    contents = resource.contents if isinstance(resource.contents, Mapping) else {}
+    for key in ("$ref", "$dynamicRef"):
+        if key in contents:
+            try:
+                found = resolver.lookup(contents[key]).contents
+            except (Unresolvable, ValueError):  # ValueError: `#/allOf/x`.
+                found = None
+            if not isinstance(found, Mapping | bool):
+                yield f"its {key} {contents[key]!r} is not in the schema; put the definition into `$defs`"
+    for inner in resource.subresources():
+        yield from _dead_references(inner, resolver.in_subresource(inner))
 
 
 def json_validator(schema: Mapping[str, Any]) -> Callable[[Any], str]:
     """A function that says what is wrong with a value, or nothing; built once when the policy is loaded."""
     from jsonschema import Draft202012Validator
+    from referencing import Registry
 
-    validator = Draft202012Validator(dict(schema))
+    # An empty registry: the default one opens a connection for a reference that it does not know.
+    validator = Draft202012Validator(dict(schema), registry=Registry())
 
     def problem(value: Any) -> str:
         error = next(iter(validator.iter_errors(value)), None)
