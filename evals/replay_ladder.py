@@ -142,7 +142,7 @@ def _print(results: list[Result], options: argparse.Namespace, left_out: int) ->
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m evals.replay_ladder", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(prog="python -m evals.replay_ladder", description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of the recorded sets")
     parser.add_argument("--set", required=True, help="name of the set")
     parser.add_argument("--task", help="only this task of the set")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from router import events
-from router.core.answer import Answer
+from router.core.answer import Answer, climbed, costs
 from router.core.call import Message, texts, to_messages
 from router.core.cascade import Finish, Flow, Plan, Request, Rung, cascade
 from router.core.checks import build_check
@@ -331,29 +331,8 @@ class Router:
         return self._fingerprints
 
     def _on_finish(self, trace: Trace, finish: Finish, latency_ms: float) -> None:
-        answer = finish.answer
-        events.emit(
-            "route",
-            {
-                "route_id": trace.route_id,
-                "task": trace.task,
-                "outcome": "answered" if answer else type(finish.error).__name__ if finish.error else "aborted",
-                "model": answer.model if answer else None,
-                "rung": answer.rung if answer else None,
-                "escalated": answer.escalated if answer else None,
-                "confidence": answer.confidence if answer else None,
-                "confidence_source": answer.confidence_source if answer else None,
-                "reason": finish.steps[-1].reason if finish.steps else None,
-                "attempts": len(finish.attempts),
-                "cost_usd": answer.cost_usd if answer else usd(sum(a.amount.nusd or 0 for a in finish.attempts)),
-                "marginal_cost_usd": answer.marginal_cost_usd if answer else None,
-                "baseline_cost_usd": answer.baseline_cost_usd if answer else None,
-                "latency_ms": round(latency_ms, 3),
-                "feature": trace.feature,
-                "tenant": trace.tenant,
-                "user": trace.user,
-            },
-        )
+        if events.wanted():
+            events.emit("route", _event(trace, finish, latency_ms))
         for attempt in finish.attempts:
             if attempt.fault is not None:
                 self._warn_once(trace.task, attempt.model, attempt.fault, attempt.detail)
@@ -368,6 +347,30 @@ class Router:
         problem = f"task {task!r}: rung {model!r} cannot be used ({fault}: {detail or rule.why})"
         events.emit("router.rung_failed", {"task": task, "model": model, "fault": str(fault)}, level=logging.WARNING)
         warnings.warn(f"{problem}; calls climb past it until that is mended", RouterWarning, stacklevel=2)
+
+
+def _event(trace: Trace, finish: Finish, latency_ms: float) -> dict[str, Any]:
+    """The fields of the one event of a call."""
+    answer, spent = finish.answer, costs(finish.attempts)
+    return {
+        "route_id": trace.route_id,
+        "task": trace.task,
+        "outcome": finish.outcome,
+        "model": answer.model if answer else None,
+        "rung": answer.rung if answer else None,
+        "escalated": climbed(finish.attempts),
+        "confidence": answer.confidence if answer else None,
+        "confidence_source": answer.confidence_source if answer else None,
+        "reason": finish.steps[-1].reason if finish.steps else None,
+        "attempts": len(finish.attempts),
+        "cost_usd": usd(spent.nusd),
+        "marginal_cost_usd": usd(spent.marginal_nusd),
+        "baseline_cost_usd": answer.baseline_cost_usd if answer else None,
+        "latency_ms": round(latency_ms, 3),
+        "feature": trace.feature,
+        "tenant": trace.tenant,
+        "user": trace.user,
+    }
 
 
 def _plan_hash(policy: Policy, name: str, confidence_source: str) -> str:

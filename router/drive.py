@@ -156,7 +156,8 @@ class Ride:
 
     def _begin(self, ask: Ask, before: int) -> _Pending:
         number = len(self._attempts) - before + 1
-        pending = _Pending(ask, self._world.new_id(), number, self._world.clock.monotonic())
+        attempt_id = f"{self._trace.route_id}-{len(self._attempts) + 1}"
+        pending = _Pending(ask, attempt_id, number, self._world.clock.monotonic())
         time_s = self._world.clock.time()
         self._ledger.intent(intent_row(self._trace, ask, pending.attempt_id, number, time_s))
         return pending
@@ -207,7 +208,9 @@ def _attempt(pending: _Pending, outcome: Outcome, seconds: float) -> Attempt:
         status=failure.status if failure else None,
         usage=usage,
         usage_source=_usage_source(outcome),
-        amount=settle(outcome, ask.price, upper_nusd=ask.upper_nusd, estimate=estimate or Usage(), seconds=seconds),
+        amount=settle(
+            outcome, ask.rates, upper_nusd=ask.upper_nusd, estimate=estimate or Usage(), seconds=seconds
+        ),
         latency_ms=seconds * 1000,
         detail=failure.detail if failure else "",
     )

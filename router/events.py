@@ -28,15 +28,19 @@ _plain_logger.addHandler(logging.NullHandler())
 listeners: tuple[Listener, ...] = ()
 
 
+def wanted(level: int = logging.INFO) -> bool:
+    """Whether anybody listens: building an event for nobody is waste."""
+    return bool(listeners) or structlog.is_configured() or _plain_logger.isEnabledFor(level)
+
+
 def emit(name: str, fields: Mapping[str, Any], *, level: int = logging.INFO) -> None:
     """Send one event, unless nobody listens."""
-    configured = structlog.is_configured()
-    if not listeners and not configured and not _plain_logger.isEnabledFor(level):
+    if not wanted(level):
         return
     event = {key: clean(value) for key, value in fields.items()}
     for listener in listeners:
         listener({"event": name, **event})
-    if configured:
+    if structlog.is_configured():
         structlog.get_logger("router").log(level, name, **event)
     elif _plain_logger.isEnabledFor(level):
         _json_logger.log(level, name, **event)

@@ -134,11 +134,14 @@ class Costs(NamedTuple):
 
 def costs(attempts: Sequence[Attempt]) -> Costs:
     """Add up the attempts of one call."""
+    if len(attempts) == 1:
+        amount = attempts[0].amount
+        return Costs(amount.nusd, amount.upper_nusd, 0)
     first = attempts[0].rung if attempts else 0
     return Costs(
-        total(attempt.amount.nusd for attempt in attempts),
-        total(attempt.amount.upper_nusd for attempt in attempts),
-        total(attempt.amount.nusd for attempt in attempts if attempt.rung != first),
+        total([attempt.amount.nusd for attempt in attempts]),
+        total([attempt.amount.upper_nusd for attempt in attempts]),
+        total([attempt.amount.nusd for attempt in attempts if attempt.rung != first]),
     )
 
 

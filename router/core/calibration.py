@@ -102,16 +102,21 @@ def confidence(calibrators: tuple[Calibrator, ...], signals: Mapping[str, float]
 # Chosen, not measured: a draft with nothing against it is right in 85 of 100 calls, each mark against it lowers the
 # odds by a factor of about 20 to 150, and a mean log-probability of -0.5 nats a token lowers them by about 3.
 _PRIOR_LOGIT = math.log(0.85 / 0.15)
-_PRIOR_WEIGHTS = {
-    "invalid": -4.0,
-    "empty": -5.0,
-    "refusal": -4.0,
-    "truncated": -3.0,
-    "repetition": -3.0,
-    "lp_mean": 2.35,
-}
+_PRIOR_WEIGHTS = (
+    ("invalid", -4.0),
+    ("empty", -5.0),
+    ("refusal", -4.0),
+    ("truncated", -3.0),
+    ("repetition", -3.0),
+    ("lp_mean", 2.35),
+)
 
 
 def prior(signals: Mapping[str, float]) -> float:
     """The uncalibrated guess that serves until a task is tuned; every answer that used it says so."""
-    return sigmoid(_PRIOR_LOGIT + sum(weight * signals.get(name, 0.0) for name, weight in _PRIOR_WEIGHTS.items()))
+    logit = _PRIOR_LOGIT
+    for name, weight in _PRIOR_WEIGHTS:
+        value = signals.get(name)
+        if value:
+            logit += weight * value
+    return sigmoid(logit)

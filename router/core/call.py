@@ -151,6 +151,9 @@ def input_tokens_bound(messages: Sequence[Message]) -> int | None:
     size = TEMPLATE_TOKENS
     for message in messages:
         content = message.get("content")
+        if isinstance(content, str) and len(message) == 2:  # A role and its text, as nearly all are.
+            size += byte_length(content) + TEMPLATE_TOKENS
+            continue
         parts = [content] if isinstance(content, str) else content
         if not isinstance(parts, Sequence) or not message.keys() <= _COUNTED_KEYS:
             return None
@@ -159,16 +162,21 @@ def input_tokens_bound(messages: Sequence[Message]) -> int | None:
             text = part.get("text") if isinstance(part, Mapping) else part
             if not isinstance(text, str):
                 return None
-            size += len(text.encode("utf-8", "surrogatepass"))
+            size += byte_length(text)
         size += TEMPLATE_TOKENS
     return size
 
 
+def byte_length(text: str) -> int:
+    """Bytes of a text in UTF-8, lone surrogates included."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
 def input_tokens_estimate(messages: Sequence[Message]) -> int:
     """About how many tokens the text of the messages has; at least one."""
-    return max(1, sum(len(text.encode("utf-8", "surrogatepass")) for text in texts(messages)) // BYTES_PER_TOKEN)
+    return max(1, sum(map(byte_length, texts(messages))) // BYTES_PER_TOKEN)
 
 
 def output_tokens_estimate(text: str) -> int:
     """About how many tokens a text has."""
-    return -(-len(text.encode("utf-8", "surrogatepass")) // BYTES_PER_TOKEN)
+    return -(-byte_length(text) // BYTES_PER_TOKEN)

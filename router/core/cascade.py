@@ -21,7 +21,7 @@ from router.core.call import Call, Failure, Message, Outcome, Reply, Usage, inpu
 from router.core.checks import Check, Verdict
 from router.core.faults import FAULTS, Fault
 from router.core.policy import Model, Price, Task
-from router.core.pricing import cost_nusd, upper_bound_nusd, usd
+from router.core.pricing import Rates, total, usd
 from router.core.signals import read_signals
 from router.errors import (
     ContentFiltered,
@@ -48,6 +48,10 @@ class Rung:
     """What stands behind the calibrators."""
     context_tokens: int | None = None
     max_output_tokens: int | None = None
+    rates: Rates = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rates", Rates(self.price))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,7 @@ class Ask:
     rung: int
     call: Call
     attempts: int
-    price: Price
+    rates: Rates
     upper_nusd: int | None
 
 
@@ -110,6 +114,13 @@ class Finish(NamedTuple):
     steps: tuple[Step, ...]
     attempts: tuple[Attempt, ...]
 
+    @property
+    def outcome(self) -> str:
+        """`answered`, the error's class, or `aborted` when the call was cancelled or something broke."""
+        if self.answer is not None:
+            return "answered"
+        return type(self.error).__name__ if self.error else "aborted"
+
 
 @dataclass(frozen=True, slots=True)
 class Do:
@@ -129,6 +140,8 @@ class _Draft(NamedTuple):
     reply: Reply
     verdict: Verdict
     step: Step
+    usage: Usage | None
+    """As recorded: estimated where the provider reported none."""
 
 
 def cascade(plan: Plan, request: Request) -> Flow:
@@ -162,12 +175,15 @@ class _Climb:
         self.elapsed_s = 0.0
         self.held: _Draft | None = None
         self.input_bound = input_tokens_bound(request.messages)
+        self.output_limit = _smaller(plan.task.max_output_tokens, request.max_output_tokens)
 
     def run(self) -> Flow:
-        yield from self._check_input()
+        limit = self.plan.task.max_input_tokens
+        if not self._surely_fits(limit):
+            yield from self._check_input(limit)
         for index, rung in enumerate(self.plan.rungs):
             call = self._call(rung)
-            if (yield from self._too_long(call, rung.context_tokens)):
+            if not self._surely_fits(rung.context_tokens) and (yield from self._too_long(call, rung.context_tokens)):
                 self._step(index, "skip", f"the prompt is longer than its {rung.context_tokens} tokens of context")
                 continue
             if self._out_of_time():
@@ -176,7 +192,7 @@ class _Climb:
             attempts = self._affordable(upper)
             if attempts == 0:
                 return self._kept(index, "the cost limit leaves no room for it") or self._raise_cost_limit(upper)
-            asked: Asked = yield Ask(index, call, attempts, rung.price, upper)
+            asked: Asked = yield Ask(index, call, attempts, rung.rates, upper)
             self.attempts += asked.attempts
             self.elapsed_s = asked.elapsed_s
             if isinstance(asked.outcome, Failure):
@@ -189,8 +205,7 @@ class _Climb:
                 self.held = draft
         return self._kept(None, "") or self._raise_exhausted()
 
-    def _check_input(self) -> Generator[Effect, Any, None]:
-        limit = self.plan.task.max_input_tokens
+    def _check_input(self, limit: int | None) -> Generator[Effect, Any, None]:
         if (yield from self._too_long(self._call(self.plan.rungs[0]), limit)):
             raise InvalidCall(
                 f"prompt: is longer than the {limit} tokens that task {self.plan.task_name!r} takes; "
@@ -198,23 +213,22 @@ class _Climb:
                 argument="prompt",
             )
 
+    def _surely_fits(self, limit: int | None) -> bool:
+        """Whether the prompt is within a limit without counting: counting is slow, and rarely needed."""
+        return limit is None or (self.input_bound is not None and self.input_bound <= limit)
+
     def _too_long(self, call: Call, limit: int | None) -> Generator[Effect, Any, bool]:
-        if limit is None or (self.input_bound is not None and self.input_bound <= limit):
-            return False
         counted: int = yield Do(CountTokens(call))
-        return counted > limit
+        return limit is not None and counted > limit
 
     def _call(self, rung: Rung) -> Call:
         task, model = self.plan.task, rung.model
         params = {**task.params, **self.request.params, **model.params}
-        return Call(rung.name, model, self.request.messages, params, self._output_limit())
-
-    def _output_limit(self) -> int | None:
-        return _smallest(self.plan.task.max_output_tokens, self.request.max_output_tokens)
+        return Call(rung.name, model, self.request.messages, params, self.output_limit)
 
     def _upper(self, rung: Rung) -> int | None:
-        output = _smallest(self._output_limit(), rung.max_output_tokens)
-        return upper_bound_nusd(rung.price, self.input_bound, output, self.request.deadline_s)
+        output = _smaller(self.output_limit, rung.max_output_tokens)
+        return rung.rates.upper_nusd(self.input_bound, output, self.request.deadline_s)
 
     def _out_of_time(self) -> bool:
         return self.request.deadline_s is not None and self.elapsed_s >= self.request.deadline_s
@@ -237,7 +251,7 @@ class _Climb:
     def _step(
         self, rung: int, action: Literal["skip", "fail"], reason: str, attempts: tuple[Attempt, ...] = ()
     ) -> None:
-        name, cost = self.plan.rungs[rung].name, costs(attempts).nusd
+        name, cost = self.plan.rungs[rung].name, total([attempt.amount.nusd for attempt in attempts])
         self.steps.append(Step(rung, name, action, reason, cost_nusd=cost, attempts=len(attempts)))
 
     def _failed(self, index: int, failure: Failure, attempts: tuple[Attempt, ...]) -> None:
@@ -272,12 +286,12 @@ class _Climb:
             p,
             "prior" if fitted is None else rung.confidence_source,
             rung.threshold,
-            costs(attempts).nusd,
+            total([attempt.amount.nusd for attempt in attempts]),
             len(attempts),
             signals,
         )
         self.steps.append(step)
-        return _Draft(index, reply, verdict, step)
+        return _Draft(index, reply, verdict, step, attempts[-1].usage)
 
     def _kept(self, blocked: int | None, why: str) -> Answer | None:
         """The best usable draft so far, when nothing above it can be had."""
@@ -293,7 +307,6 @@ class _Climb:
     def _answer(self, draft: _Draft) -> Answer:
         spent = costs(self.attempts)
         baseline, source = self._baseline(draft)
-        answering = next(a for a in reversed(self.attempts) if a.rung == draft.rung)
         return Answer(
             text=draft.reply.text,
             parsed=draft.verdict.value if draft.verdict.valid else None,
@@ -307,7 +320,7 @@ class _Climb:
             steps=tuple(self.steps),
             attempts=tuple(self.attempts),
             finish_reason=draft.reply.finish_reason,
-            usage=answering.usage,
+            usage=draft.usage,
             cost_nusd=spent.nusd,
             cost_upper_nusd=spent.upper_nusd,
             marginal_cost_nusd=spent.marginal_nusd,
@@ -323,12 +336,12 @@ class _Climb:
         if draft.rung == top:
             cost = draft.step.cost_nusd
             return cost, "unknown" if cost is None else "known"
-        price, usage = self.plan.rungs[top].price, draft.reply.usage or Usage()
-        if price.gpu_second_usd is not None or draft.reply.usage is None:
+        rates, usage = self.plan.rungs[top].rates, draft.reply.usage
+        if rates.by_second or usage is None:
             return None, "unknown"
         # The top rung's prompt cache is not the draft's, so all input counts as plain input.
         plain = Usage(input_tokens=usage.all_input_tokens, output_tokens=usage.all_output_tokens)
-        cost = cost_nusd(plain, price)
+        cost = rates.cost_nusd(plain)
         return cost, "unknown" if cost is None else "estimated"
 
     def _raise_failure(self, failure: Failure) -> NoReturn:
@@ -393,5 +406,7 @@ class _Climb:
         }
 
 
-def _smallest(*limits: int | None) -> int | None:
-    return min((limit for limit in limits if limit is not None), default=None)
+def _smaller(one: int | None, other: int | None) -> int | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)

@@ -5,7 +5,7 @@ An unknown price gives `None`, never 0. An amount that is not settled has a poin
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from typing import Literal
@@ -39,7 +39,7 @@ class Amount:
 FREE = Amount("settled", 0, 0, "none")
 
 
-def settle(outcome: Outcome, price: Price, *, upper_nusd: int | None, estimate: Usage, seconds: float) -> Amount:
+def settle(outcome: Outcome, rates: Rates, *, upper_nusd: int | None, estimate: Usage, seconds: float) -> Amount:
     """What a request cost, from what came back.
 
     The provider's own figure wins; then its usage at our price. `estimate` stands in for a reply without usage,
@@ -50,77 +50,103 @@ def settle(outcome: Outcome, price: Price, *, upper_nusd: int | None, estimate: 
             return Amount("settled", outcome.reported_cost_nusd, outcome.reported_cost_nusd, "provider")
     elif outcome.usage is None and FAULTS[outcome.fault].billed == "no":
         return FREE
-    if outcome.usage is not None or price.gpu_second_usd is not None:
-        exact = cost_nusd(outcome.usage or Usage(), price, seconds)
+    if outcome.usage is not None or rates.by_second:
+        exact = rates.cost_nusd(outcome.usage or Usage(), seconds)
         return Amount("unknown", None, None) if exact is None else Amount("settled", exact, exact)
     if isinstance(outcome, Failure):
         return Amount("maybe_billed", 0, upper_nusd)
-    guess = cost_nusd(estimate, price, seconds)
+    guess = rates.cost_nusd(estimate, seconds)
     if guess is None:
         return Amount("unknown", None, None)
     return Amount("estimated", guess if upper_nusd is None else min(guess, upper_nusd), upper_nusd)
 
 
-def cost_nusd(usage: Usage, price: Price, seconds: float = 0.0) -> int | None:
-    """The exact cost of a request in nano-US-dollars, or `None` when a price that it needs is unknown.
+class Rates:
+    """A price made ready for use: integers, so that a cost takes one microsecond and stays exact.
 
-    `seconds` is the time the request took; it only counts for a model that is priced by the second.
+    Every rate is in nano-dollars a token times `scale`, the power of ten that makes all of them whole.
     """
-    with localcontext(_EXACT):
-        return _cost_nusd(usage, price, seconds)
+
+    __slots__ = ("_buckets", "_limit", "_request", "_scale", "_second", "_worst_input", "_worst_output", "by_second")
+
+    def __init__(self, price: Price) -> None:
+        reasoning = price.output_usd_per_mtok if price.reasoning_usd_per_mtok is None else price.reasoning_usd_per_mtok
+        inputs = (
+            price.input_usd_per_mtok,
+            price.cached_read_usd_per_mtok,
+            price.cache_write_usd_per_mtok,
+            price.cache_write_1h_usd_per_mtok,
+        )
+        rates = [None if usd is None else usd * _NUSD_PER_USD_PER_MTOK for usd in (*inputs, price.output_usd_per_mtok, reasoning)]
+        request = (price.request_usd or Decimal(0)) * NUSD_PER_USD
+        digits = max(0, *(-_exponent(rate) for rate in (*rates, request) if rate is not None))
+        self._scale: int = 10**digits
+        self._buckets = tuple(None if rate is None else int(rate * self._scale) for rate in rates)
+        self._request = int(request * self._scale)
+        self._limit = price.up_to_input_tokens
+        self.by_second = price.gpu_second_usd is not None
+        self._second = (price.gpu_second_usd or Decimal(0)) * NUSD_PER_USD
+        # A cache write costs more than plain input, so the dearest known input price bounds all of them.
+        known = price.input_usd_per_mtok is not None and price.output_usd_per_mtok is not None
+        self._worst_input = max(rate for rate in self._buckets[:4] if rate is not None) if known else None
+        self._worst_output = max(rate for rate in self._buckets[4:] if rate is not None) if known else None
+
+    def cost_nusd(self, usage: Usage, seconds: float = 0.0) -> int | None:
+        """The exact cost of a request in nano-dollars, or `None` when a price that it needs is unknown.
+
+        `seconds` is the time the request took; it only counts for a model that is priced by the second.
+        """
+        if self.by_second:
+            return self._of_seconds(seconds)
+        if self._limit is not None and usage.all_input_tokens > self._limit:
+            return None
+        total = self._request
+        tokens = (
+            usage.input_tokens,
+            usage.cached_read_tokens,
+            usage.cache_write_tokens,
+            usage.cache_write_1h_tokens,
+            usage.output_tokens,
+            usage.reasoning_tokens,
+        )
+        for count, rate in zip(tokens, self._buckets, strict=True):
+            if count:
+                if rate is None:
+                    return None
+                total += count * rate
+        return _half_even(total, self._scale)
+
+    def upper_nusd(self, input_tokens: int | None, output_tokens: int | None, seconds: float | None) -> int | None:
+        """The most a request can cost with at most so many tokens, or `None` when nothing bounds it."""
+        if self.by_second:
+            return None if seconds is None else self._of_seconds(seconds)
+        if self._worst_input is None or self._worst_output is None:
+            return None
+        if self._limit is not None and (input_tokens is None or input_tokens > self._limit):
+            return None
+        total = self._request
+        for count, rate in ((input_tokens, self._worst_input), (output_tokens, self._worst_output)):
+            if rate:
+                if count is None:
+                    return None
+                total += count * rate
+        return -(-total // self._scale)
+
+    def _of_seconds(self, seconds: float) -> int:
+        total = self._second * Decimal(repr(seconds)) + Decimal(self._request) / self._scale
+        return int(total.quantize(Decimal(1), rounding=ROUND_HALF_EVEN))
 
 
-def _cost_nusd(usage: Usage, price: Price, seconds: float) -> int | None:
-    total = (price.request_usd or Decimal(0)) * NUSD_PER_USD
-    if price.gpu_second_usd is not None:
-        total += price.gpu_second_usd * NUSD_PER_USD * Decimal(repr(seconds))
-        return _rounded(total)
-    if price.up_to_input_tokens is not None and usage.all_input_tokens > price.up_to_input_tokens:
-        return None
-    reasoning = price.reasoning_usd_per_mtok
-    for tokens, usd_per_mtok in (
-        (usage.input_tokens, price.input_usd_per_mtok),
-        (usage.cached_read_tokens, price.cached_read_usd_per_mtok),
-        (usage.cache_write_tokens, price.cache_write_usd_per_mtok),
-        (usage.cache_write_1h_tokens, price.cache_write_1h_usd_per_mtok),
-        (usage.output_tokens, price.output_usd_per_mtok),
-        (usage.reasoning_tokens, price.output_usd_per_mtok if reasoning is None else reasoning),
-    ):
-        if tokens:
-            if usd_per_mtok is None:
-                return None
-            total += tokens * usd_per_mtok * _NUSD_PER_USD_PER_MTOK
-    return _rounded(total)
+def cost_nusd(usage: Usage, price: Price, seconds: float = 0.0) -> int | None:
+    """The exact cost of one request at a price; see `Rates.cost_nusd`."""
+    return Rates(price).cost_nusd(usage, seconds)
 
 
 def upper_bound_nusd(
     price: Price, input_tokens: int | None, output_tokens: int | None, seconds: float | None
 ) -> int | None:
-    """The most one request can cost, or `None` when nothing bounds it.
-
-    All input counts at the dearest input price (a cache write costs more than plain input), all output at the
-    dearer of output and reasoning.
-    """
-    if price.gpu_second_usd is not None:
-        return None if seconds is None else cost_nusd(Usage(), price, seconds)
-    dearest_input = _dearest(
-        price.input_usd_per_mtok,
-        price.cached_read_usd_per_mtok,
-        price.cache_write_usd_per_mtok,
-        price.cache_write_1h_usd_per_mtok,
-    )
-    dearest_output = _dearest(price.output_usd_per_mtok, price.reasoning_usd_per_mtok)
-    if price.input_usd_per_mtok is None or price.output_usd_per_mtok is None:
-        return None
-    if (input_tokens is None and dearest_input) or (output_tokens is None and dearest_output):
-        return None
-    bound = Price(
-        input_usd_per_mtok=dearest_input,
-        output_usd_per_mtok=dearest_output,
-        request_usd=price.request_usd,
-        up_to_input_tokens=price.up_to_input_tokens,
-    )
-    return cost_nusd(Usage(input_tokens=input_tokens or 0, output_tokens=output_tokens or 0), bound)
+    """The most one request can cost at a price; see `Rates.upper_nusd`."""
+    return Rates(price).upper_nusd(input_tokens, output_tokens, seconds)
 
 
 def merged(own: Price, listed: Price | None) -> Price:
@@ -136,7 +162,7 @@ def usd(nusd: int | None) -> float | None:
     return None if nusd is None else nusd / NUSD_PER_USD
 
 
-def total(amounts: Iterable[int | None]) -> int | None:
+def total(amounts: Sequence[int | None]) -> int | None:
     """The sum, or `None` when any part is unknown."""
     known = 0
     for amount in amounts:
@@ -146,9 +172,12 @@ def total(amounts: Iterable[int | None]) -> int | None:
     return known
 
 
-def _dearest(*prices: Decimal | None) -> Decimal | None:
-    return max((price for price in prices if price is not None), default=None)
+def _exponent(rate: Decimal) -> int:
+    exponent = rate.normalize().as_tuple().exponent
+    assert isinstance(exponent, int)  # Policies and the price map hold finite prices only.
+    return exponent
 
 
-def _rounded(nusd: Decimal) -> int:
-    return int(nusd.quantize(Decimal(1), rounding=ROUND_HALF_EVEN))
+def _half_even(total: int, scale: int) -> int:
+    whole, rest = divmod(total, scale)
+    return whole + (2 * rest > scale or (2 * rest == scale and whole % 2 == 1))

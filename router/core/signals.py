@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 
 from router.core.call import Reply
 from router.core.checks import Verdict
@@ -51,12 +52,20 @@ def read_signals(input_chars: int, reply: Reply, verdict: Verdict) -> dict[str, 
     }
     if reply.usage is not None:
         signals["output_tokens"] = float(reply.usage.output_tokens)
-    if reply.logprobs and not any(map(math.isnan, reply.logprobs)):
-        floored = [max(LP_FLOOR, min(0.0, lp)) for lp in reply.logprobs]
-        signals["lp_mean"] = sum(floored) / len(floored)
-        signals["lp_min"] = min(floored)
-        signals["lp_first"] = floored[0]
+    if reply.logprobs:
+        signals.update(_logprob_signals(reply.logprobs))
     return signals
+
+
+def _logprob_signals(lps: Sequence[float]) -> dict[str, float]:
+    total = sum(lps)
+    if math.isnan(total):  # A provider that sends NaN has said nothing about its tokens.
+        return {}
+    lowest = min(lps)
+    if lowest < LP_FLOOR or max(lps) > 0.0:
+        lps = [max(LP_FLOOR, min(0.0, lp)) for lp in lps]
+        total, lowest = sum(lps), min(lps)
+    return {"lp_mean": total / len(lps), "lp_min": lowest, "lp_first": lps[0]}
 
 
 def repetition(text: str) -> float:

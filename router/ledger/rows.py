@@ -97,7 +97,7 @@ def route_row(trace: Trace, finish: Finish, time_s: float, latency_ms: float) ->
         "kind": "route",
         "time_s": time_s,
         **trace.fields(),
-        "outcome": "answered" if answer else type(finish.error).__name__ if finish.error else "aborted",
+        "outcome": finish.outcome,
         "model": answer.model if answer else None,
         "rung": answer.rung if answer else None,
         "escalated": climbed(finish.attempts),

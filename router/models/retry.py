@@ -26,26 +26,30 @@ class Limits(NamedTuple):
 
 def ask(send: Callable[[], Outcome], limits: Limits, world: World) -> Outcome:
     """Send until an answer, a lasting fault or a limit; returns the last outcome."""
-    if limits.attempts == 1:
-        return send()
+    first = send()
+    if limits.attempts == 1 or not _is_passing(first):  # The common case needs no loop.
+        return first
+    pending = [first]
     rule = _Rule(limits, world)
     retrying = Retrying(
         retry=_passing, stop=rule.stop, wait=rule.wait, sleep=world.clock.sleep, retry_error_callback=_outcome
     )
-    return retrying(send)
+    return retrying(lambda: pending.pop() if pending else send())
 
 
 async def aask(send: Callable[[], Awaitable[Outcome]], limits: Limits, world: World) -> Outcome:
     """The same without blocking."""
-    if limits.attempts == 1:
-        return await send()
+    first = await send()
+    if limits.attempts == 1 or not _is_passing(first):
+        return first
+    pending = [first]
     rule = _Rule(limits, world)
     retrying = AsyncRetrying(
         retry=_passing, stop=rule.stop, wait=rule.wait, sleep=world.clock.asleep, retry_error_callback=_outcome
     )
 
     async def once() -> Outcome:  # tenacity awaits only what is declared as a coroutine function.
-        return await send()
+        return pending.pop() if pending else await send()
 
     return await retrying(once)
 

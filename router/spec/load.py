@@ -73,8 +73,12 @@ def load(source: str | Path | None = None, *, environment: str | None = None) ->
 
 def adopt(policy: Policy) -> Loaded:
     """A policy that was built in Python, checked like one that was read."""
-    document = Document(_adapter().dump_python(policy, mode="json", exclude_none=True))
-    return _loaded(document, (), None)
+    try:
+        data = _adapter().dump_python(policy, mode="json", exclude_none=True, warnings=False)
+        json.dumps(data)
+    except ValueError as error:
+        raise PolicyError("holds a value that no file could; use text, numbers, lists and mappings") from error
+    return _loaded(Document(data), (), None)
 
 
 def _loaded(document: Document, files: tuple[Path, ...], folder: Path | None) -> Loaded:
@@ -218,7 +222,7 @@ def _data_path(data: Any, loc: tuple[str | int, ...]) -> tuple[Path_, Any]:
 
 def _text(entry: Mapping[str, Any], where: Path_, value: Any) -> str:
     kind = entry["type"]
-    name = str(entry["loc"][-1])
+    name = str(entry["loc"][-1]) if entry["loc"] else ""
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
         keys = allowed_keys(where[:-1])
         return f"unknown key {name!r}; {suggestion(name, keys)}"

@@ -24,6 +24,9 @@ def policy_schema() -> dict[str, Any]:
         for name in _unbuilt_names(definition["title"]):
             field = definition["properties"][name]
             field["description"] = NOT_BUILT + field.get("description", "")
+        for field in definition["properties"].values():
+            if "patternProperties" in field:
+                field["additionalProperties"] = False  # A name that does not match would pass unseen.
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
