@@ -34,7 +34,6 @@ from router.testing import ScriptedModels
 from tests.support import make_policy
 from tests.upstream import Upstream
 
-
 _BLOCK = 25
 
 
@@ -252,7 +251,6 @@ def _wall_ms(command: list[str]) -> float:
 
 def _shown(value: float, unit: str) -> str:
     return f"{value:.3f} x" if unit == "x" else f"{value:.1f} {unit}"
-
 
 
 if __name__ == "__main__":

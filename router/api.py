@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import math
 import os
 import threading
 import warnings
@@ -14,30 +11,29 @@ from pathlib import Path
 from typing import Any, Self
 
 from router import events
-from router.core.answer import Answer, climbed, costs
+from router.core.answer import Answer
 from router.core.call import Message, texts, to_messages
-from router.core.cascade import Finish, Flow, Plan, Request, Rung, cascade
-from router.core.checks import build_check
+from router.core.cascade import Finish, Flow, Request, cascade
 from router.core.faults import FAULTS
-from router.core.params import CALL_PARAMS
+from router.core.params import checked_metadata, checked_params, positive, suggestion
+from router.core.plan import Plan
 from router.core.policy import Policy
-from router.core.pricing import NUSD_PER_USD, merged, usd
+from router.core.pricing import NUSD_PER_USD
 from router.drive import Ride, adrive, drive
-from router.errors import InvalidCall, PolicyError, RouterWarning, UnknownTask
+from router.errors import InvalidCall, RouterWarning, UnknownTask
 from router.ledger import Fingerprints, LedgerWriter, Trace, load_secret
 from router.ledger.fold import SEGMENTS_FOLDER
+from router.ledger.rows import call_summary
 from router.models import Backend
 from router.models.litellm import LiteLLM
-from router.spec import adopt, json_validator, load, load_tuned, suggestion
+from router.resolve import resolve
+from router.spec import adopt, load
 from router.world import World
 
 HOME_VARIABLE = "ROUTER_HOME"
 DEFAULT_HOME = ".router"
 
 Prompt = str | Sequence[Message]
-
-# Of a call's own metadata: enough for a few keys, too little for a prompt.
-_MAX_METADATA_CHARS = 2000
 
 
 def state_home(home: str | Path | None = None) -> Path:
@@ -114,7 +110,8 @@ class Router:
         """
         known = self._plans.get(task)
         if known is None:
-            known = self._plans[task] = self._build_plan(task)
+            self._require_task(task)
+            known = self._plans[task] = resolve(self._loaded, task, self._backend, self._checks.get(task))
         return known
 
     def route(
@@ -244,7 +241,7 @@ class Router:
             fingerprints.name("user", user),
             tenant,
             fingerprints.name("session", session),
-            _checked_metadata(metadata),
+            checked_metadata(metadata),
         )
         ride = Ride(
             trace,
@@ -269,11 +266,11 @@ class Router:
             messages = to_messages(prompt, plan.task.system)
         except ValueError as error:
             raise InvalidCall(f"prompt: {error}", argument="prompt") from None
-        rest, max_output_tokens = _checked_params(params or {})
-        deadline = _positive("deadline_s", deadline_s)
+        rest, max_output_tokens = checked_params(params or {})
+        deadline = positive("deadline_s", deadline_s)
         limits = [
             limit
-            for limit in (plan.task.budget.usd_per_call, _positive("max_cost_usd", max_cost_usd))
+            for limit in (plan.task.budget.usd_per_call, positive("max_cost_usd", max_cost_usd))
             if limit is not None
         ]
         return Request(
@@ -293,46 +290,13 @@ class Router:
                 f"unknown task {task!r}; {suggestion(str(task), tasks)}", task=task, known=tuple(sorted(tasks))
             )
 
-    def _build_plan(self, name: str) -> Plan:
-        self._require_task(name)
-        policy, folder = self._loaded.policy, self._loaded.folder
-        task = policy.tasks[name]
-        tuned = load_tuned(folder, name, policy) if folder else None
-        own = self._checks.get(name)
-        check = build_check(
-            task.answer,
-            schema=json_validator(task.answer.json) if task.answer.json else None,
-            own=events.guarded(own, False) if own else None,
-        )
-        rungs = []
-        thresholds = (*task.thresholds(), None)
-        for rung, threshold in zip(task.ladder, thresholds, strict=True):
-            if not isinstance(rung, str):
-                raise PolicyError("panels and fallbacks are not built yet", where=f"tasks.{name}.ladder")
-            model = policy.models[rung]
-            facts = self._backend.facts(model)
-            rungs.append(
-                Rung(
-                    name=rung,
-                    model=model,
-                    price=merged(model.price, facts.price),
-                    threshold=threshold,
-                    calibrators=tuned.calibrators.get(rung, ()) if tuned else (),
-                    confidence_source=tuned.source if tuned else "prior",
-                    context_tokens=model.context_tokens or facts.context_tokens,
-                    max_output_tokens=model.max_output_tokens or facts.max_output_tokens,
-                )
-            )
-        source = tuned.source if tuned else "prior"
-        return Plan(name, task, tuple(rungs), check, _plan_hash(policy, name, source), self._loaded.policy_hash)
-
     def _load_fingerprints(self) -> Fingerprints:
         self._fingerprints = Fingerprints(load_secret(self._home, self._world))
         return self._fingerprints
 
     def _on_finish(self, trace: Trace, finish: Finish, latency_ms: float) -> None:
         if events.wanted():
-            events.emit("route", _event(trace, finish, latency_ms))
+            events.emit("route", call_summary(trace, finish, latency_ms))
         for attempt in finish.attempts:
             if attempt.fault is not None:
                 self._warn_once(trace.task, attempt.model, attempt.fault, attempt.detail)
@@ -349,85 +313,6 @@ class Router:
         warnings.warn(f"{problem}; calls climb past it until that is mended", RouterWarning, stacklevel=2)
 
 
-def _event(trace: Trace, finish: Finish, latency_ms: float) -> dict[str, Any]:
-    """The fields of the one event of a call."""
-    answer, spent = finish.answer, costs(finish.attempts)
-    return {
-        "route_id": trace.route_id,
-        "task": trace.task,
-        "outcome": finish.outcome,
-        "model": answer.model if answer else None,
-        "rung": answer.rung if answer else None,
-        "escalated": climbed(finish.attempts),
-        "confidence": answer.confidence if answer else None,
-        "confidence_source": answer.confidence_source if answer else None,
-        "reason": finish.steps[-1].reason if finish.steps else None,
-        "attempts": len(finish.attempts),
-        "cost_usd": usd(spent.nusd),
-        "marginal_cost_usd": usd(spent.marginal_nusd),
-        "baseline_cost_usd": answer.baseline_cost_usd if answer else None,
-        "latency_ms": round(latency_ms, 3),
-        "feature": trace.feature,
-        "tenant": trace.tenant,
-        "user": trace.user,
-    }
-
-
-def _plan_hash(policy: Policy, name: str, confidence_source: str) -> str:
-    """Changes with whatever changes answers or decisions, and with nothing else."""
-    task = policy.tasks[name]
-    models = [policy.models[rung] for rung in task.ladder if isinstance(rung, str)]
-    binding = [
-        [[model.litellm, dict(model.params), model.api_base] for model in models],
-        task.thresholds(),
-        dict(task.params),
-        task.system,
-        task.template_version,
-        repr(task.answer),
-        task.max_output_tokens,
-        confidence_source,
-    ]
-    return hashlib.sha256(json.dumps(binding, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def _positive(name: str, value: float | None) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-        raise InvalidCall(f"{name}: is {value!r}; give a number above 0", argument=name)
-    return value
-
-
-def _checked_params(params: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
-    """A call's own parameters, with its output limit apart."""
-    rest = dict(params)
-    if unknown := sorted(set(rest) - CALL_PARAMS):
-        raise InvalidCall(
-            f"params: {unknown[0]!r} cannot be set per call; {suggestion(unknown[0], CALL_PARAMS)}", argument="params"
-        )
-    limits = [rest.pop(name) for name in ("max_tokens", "max_completion_tokens") if name in rest]
-    for limit in limits:
-        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-            raise InvalidCall(f"params: max_tokens is {limit!r}; give a whole number above 0", argument="params")
-    return rest, min(limits, default=None)
-
-
-def _checked_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    if not metadata:
-        return None
-    try:
-        size = len(json.dumps(dict(metadata), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise InvalidCall(
-            "metadata: holds something that is no JSON; give plain values", argument="metadata"
-        ) from error
-    if size > _MAX_METADATA_CHARS:
-        raise InvalidCall(
-            f"metadata: has {size} characters of JSON; give at most {_MAX_METADATA_CHARS}", argument="metadata"
-        )
-    return dict(metadata)
-
-
 _default: Router | None = None
 # Two first calls at once must not make two routers, whose ledgers would be two segments of one process.
 _default_lock = threading.Lock()
@@ -435,7 +320,7 @@ _default_lock = threading.Lock()
 
 def default_router() -> Router:
     """The router that `route` and `aroute` share, made on first use from the environment."""
-    global _default  # noqa: PLW0603
+    global _default
     if _default is None:
         with _default_lock:
             _default = _default or Router()

@@ -208,9 +208,7 @@ def _attempt(pending: _Pending, outcome: Outcome, seconds: float) -> Attempt:
         status=failure.status if failure else None,
         usage=usage,
         usage_source=_usage_source(outcome),
-        amount=settle(
-            outcome, ask.rates, upper_nusd=ask.upper_nusd, estimate=estimate or Usage(), seconds=seconds
-        ),
+        amount=settle(outcome, ask.rates, upper_nusd=ask.upper_nusd, estimate=estimate or Usage(), seconds=seconds),
         latency_ms=seconds * 1000,
         detail=failure.detail if failure else "",
     )

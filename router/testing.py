@@ -1,4 +1,4 @@
-"""For tests of code that calls `router`, and for its own: scripted models, no network, captured events, a simulated world.
+"""Scripted models, no network, captured events and a simulated world: for tests of code that calls `router`.
 
 >>> from router import Router
 >>> from router.testing import ScriptedModels

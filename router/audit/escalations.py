@@ -150,8 +150,7 @@ def audit(home: Path, *, by: Dimension = "task", filters: Filters | None = None,
         rows = _model_rows(database, where, values) if by == "model" else _route_rows(database, by, where, values)
         total = next(iter(_route_rows(database, None, where, values)))
         uncertain, upper, unbounded = database.execute(
-            "SELECT total(uncertain), total(uncertain_nusd), total(unbounded) "
-            f"FROM hourly_attempts WHERE {where}",  # noqa: S608 - column names are this module's own
+            f"SELECT total(uncertain), total(uncertain_nusd), total(unbounded) FROM hourly_attempts WHERE {where}",
             values,
         ).fetchone()
     return AuditReport(by, tuple(rows), total, int(uncertain), int(upper), int(unbounded), report)
@@ -165,10 +164,7 @@ def _route_rows(database: sqlite3.Connection, by: str | None, where: str, values
         f"FROM hourly_routes WHERE {where} GROUP BY k ORDER BY total(cost_nusd) DESC, k",
         values,
     ).fetchall()
-    rows = [
-        _row(_label(by, key), sums, int(saved) if compared else None)
-        for key, *sums, compared, saved in found
-    ]
+    rows = [_row(_label(by, key), sums, int(saved) if compared else None) for key, *sums, compared, saved in found]
     if by in _TIME_FORMATS:
         rows.sort(key=lambda row: row.key)
     return rows or ([AuditRow("total", 0, 0, 0, 0, 0, 0, None)] if by is None else [])

@@ -1,4 +1,4 @@
-"""`router check`: are the policies sound, and what is in force?"""
+"""`router check`: whether the policies are sound, and what is in force."""
 
 from __future__ import annotations
 

@@ -32,9 +32,7 @@ def route(
     text = sys.stdin.read() if prompt == "-" else prompt
     backend = Replay.load(replay) if replay else None
     with Router(policies, environment=environment, home=home, backend=backend) as router:
-        answer = router.route(
-            task, text, feature=feature, user=user, deadline_s=deadline, max_cost_usd=max_cost
-        )
+        answer = router.route(task, text, feature=feature, user=user, deadline_s=deadline, max_cost_usd=max_cost)
     if as_json:
         print_json(as_plain(answer))
         return

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, NoReturn
 
 from router.core.answer import Answer, Attempt, Step, climbed, costs
-from router.core.calibration import Calibrator, confidence
+from router.core.calibration import confidence
 from router.core.call import Call, Failure, Message, Outcome, Reply, Usage, input_tokens_bound
-from router.core.checks import Check, Verdict
+from router.core.checks import Verdict
 from router.core.faults import FAULTS, Fault
-from router.core.policy import Model, Price, Task
+from router.core.plan import Plan, Rung
 from router.core.pricing import Rates, total, usd
 from router.core.signals import read_signals
 from router.errors import (
@@ -32,38 +32,6 @@ from router.errors import (
     RequestRefused,
     RouterError,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Rung:
-    """One rung as a plan uses it: its model, what that costs and takes, and how its drafts are judged."""
-
-    name: str
-    model: Model
-    price: Price
-    threshold: float | None
-    """`None` on the last rung."""
-    calibrators: tuple[Calibrator, ...] = ()
-    confidence_source: str = "prior"
-    """What stands behind the calibrators."""
-    context_tokens: int | None = None
-    max_output_tokens: int | None = None
-    rates: Rates = field(init=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "rates", Rates(self.price))
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A task with everything resolved that a call needs: built once, when its policy is loaded."""
-
-    task_name: str
-    task: Task
-    rungs: tuple[Rung, ...]
-    check: Check
-    plan_hash: str = ""
-    policy_hash: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,14 @@
-"""Parameters of a request: which ones a caller may set, and which ones have a place of their own."""
+"""Arguments of a call: which ones a caller may set, which have a place of their own, and what is wrong with one."""
 
 from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from router.errors import InvalidCall
 
 # What `route(params=...)` takes. Nothing here changes who is asked, how often, or who pays.
 CALL_PARAMS = frozenset(
@@ -42,3 +50,53 @@ RESERVED_PARAMS: dict[str, str] = {
     "stream": "it is the caller's to choose",
     "timeout": "use `deadline_s:` of the task",
 }
+
+# Of a call's own metadata: enough for a few keys, too little for a prompt.
+_MAX_METADATA_CHARS = 2000
+
+
+def positive(name: str, value: float | None) -> float | None:
+    """A limit that a caller gave, which must be a finite number above 0."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+        raise InvalidCall(f"{name}: is {value!r}; give a number above 0", argument=name)
+    return value
+
+
+def checked_params(params: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
+    """A call's own parameters, with its output limit apart."""
+    rest = dict(params)
+    if unknown := sorted(set(rest) - CALL_PARAMS):
+        raise InvalidCall(
+            f"params: {unknown[0]!r} cannot be set per call; {suggestion(unknown[0], CALL_PARAMS)}", argument="params"
+        )
+    limits = [rest.pop(name) for name in ("max_tokens", "max_completion_tokens") if name in rest]
+    for limit in limits:
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+            raise InvalidCall(f"params: max_tokens is {limit!r}; give a whole number above 0", argument="params")
+    return rest, min(limits, default=None)
+
+
+def checked_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A caller's own values for the ledger: plain and small."""
+    if not metadata:
+        return None
+    try:
+        size = len(json.dumps(dict(metadata), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InvalidCall(
+            "metadata: holds something that is no JSON; give plain values", argument="metadata"
+        ) from error
+    if size > _MAX_METADATA_CHARS:
+        raise InvalidCall(
+            f"metadata: has {size} characters of JSON; give at most {_MAX_METADATA_CHARS}", argument="metadata"
+        )
+    return dict(metadata)
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """The nearest known name, or all of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"did you mean {near[0]!r}?" if near else f"there is {', '.join(map(repr, names)) or 'none'}"

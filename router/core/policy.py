@@ -179,7 +179,7 @@ class Retry:
     attempts: Annotated[int, Limit(ge=1, le=10)] = 3
     """Requests to one rung at the most, the first included."""
     max_wait_s: Annotated[float, Limit(ge=0.0)] = 8.0
-    """Longest pause before another attempt. A provider that asks for a longer one is not waited for: the call climbs."""
+    """Longest pause before another attempt. A provider that asks for more is not waited for: the call climbs."""
 
 
 @dataclass(frozen=True, slots=True)

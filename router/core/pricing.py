@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
+from decimal import ROUND_HALF_EVEN, Context, Decimal
 from typing import Literal
 
 from router.core.call import Failure, Outcome, Reply, Usage
@@ -77,7 +77,10 @@ class Rates:
             price.cache_write_usd_per_mtok,
             price.cache_write_1h_usd_per_mtok,
         )
-        rates = [None if usd is None else usd * _NUSD_PER_USD_PER_MTOK for usd in (*inputs, price.output_usd_per_mtok, reasoning)]
+        rates = [
+            None if usd is None else usd * _NUSD_PER_USD_PER_MTOK
+            for usd in (*inputs, price.output_usd_per_mtok, reasoning)
+        ]
         request = (price.request_usd or Decimal(0)) * NUSD_PER_USD
         digits = max(0, *(-_exponent(rate) for rate in (*rates, request) if rate is not None))
         self._scale: int = 10**digits

@@ -32,9 +32,16 @@ LP_FLOOR = -20.0
 
 # Openings only: the same words later in a text are mostly about its subject.
 _REFUSAL = re.compile(
-    r"\s*(?:i['’]?m (?:very |really |so )?sorry|sorry,|i apologi[sz]e|i (?:cannot|can['’]?t|can not|am unable|am not able"
-    r"|['’]?m unable|['’]?m not able|won['’]?t)|i['’]m (?:unable|not able)|as an ai|unfortunately,? i (?:cannot|can['’]?t))\b",
-    re.IGNORECASE,
+    r"""\s*(?:
+        i(?:['’]?m|\ am)\ (?:very\ |really\ |so\ )?sorry
+      | sorry(?=,|\ but\ )
+      | i\ apologi[sz]e
+      | i\ (?:cannot|can['’]?t|can\ not|am\ unable|am\ not\ able|['’]?m\ unable|['’]?m\ not\ able|won['’]?t)
+      | i['’]m\ (?:unable|not\ able)
+      | as\ an\ ai
+      | unfortunately,?\ i\ (?:cannot|can['’]?t)
+    )\b""",
+    re.IGNORECASE | re.VERBOSE,
 )
 
 

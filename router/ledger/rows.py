@@ -13,6 +13,7 @@ from typing import Any
 from router.core.answer import Attempt, climbed, costs
 from router.core.call import Usage
 from router.core.cascade import Ask, Finish
+from router.core.pricing import usd
 
 SCHEMA_VERSION = 1
 
@@ -128,6 +129,30 @@ def route_row(trace: Trace, finish: Finish, time_s: float, latency_ms: float) ->
             }
             for step in finish.steps
         ],
+    }
+
+
+def call_summary(trace: Trace, finish: Finish, latency_ms: float) -> Row:
+    """A call in one flat row with dollars for people: the fields of its one event."""
+    answer, spent = finish.answer, costs(finish.attempts)
+    return {
+        "route_id": trace.route_id,
+        "task": trace.task,
+        "outcome": finish.outcome,
+        "model": answer.model if answer else None,
+        "rung": answer.rung if answer else None,
+        "escalated": climbed(finish.attempts),
+        "confidence": answer.confidence if answer else None,
+        "confidence_source": answer.confidence_source if answer else None,
+        "reason": finish.steps[-1].reason if finish.steps else None,
+        "attempts": len(finish.attempts),
+        "cost_usd": usd(spent.nusd),
+        "marginal_cost_usd": usd(spent.marginal_nusd),
+        "baseline_cost_usd": answer.baseline_cost_usd if answer else None,
+        "latency_ms": round(latency_ms, 3),
+        "feature": trace.feature,
+        "tenant": trace.tenant,
+        "user": trace.user,
     }
 
 

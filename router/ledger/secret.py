@@ -45,7 +45,7 @@ class Fingerprints:
 
 
 def load_secret(home: Path, world: World) -> bytes:
-    """The installation's secret: `ROUTER_SECRET`, else a file of its own, made on first use and readable by its owner only.
+    """The installation's secret: `ROUTER_SECRET`, else a file that only its owner can read, made on first use.
 
     When the file can be neither read nor made, a secret of this process: fingerprints then match only within it.
     """

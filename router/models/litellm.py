@@ -23,63 +23,11 @@ from router.core.policy import Model, Price
 from router.core.pricing import NUSD_PER_USD
 from router.errors import NetworkForbidden
 from router.models import Facts
+from router.models.litellm_faults import EXCEPTIONS, classify
 
 # Set before litellm is imported, unless the operator has set them: without these it fetches its price map from the
 # network and loads the nearest `.env` file while being imported.
 _ENVIRONMENT = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOG": "ERROR"}
-
-# litellm's exception classes. A fault means the class decides; `None` means the HTTP status does, because litellm
-# uses the class for several causes. A test fails when litellm has a class that is not listed.
-EXCEPTIONS: dict[str, Fault | None] = {
-    "APIConnectionError": Fault.CONNECTION,
-    "APIError": None,
-    "APIResponseValidationError": Fault.MALFORMED,
-    "AuthenticationError": Fault.AUTH,
-    "BadGatewayError": None,
-    "BadRequestError": None,
-    "BlockedPiiEntityError": Fault.CONTENT_FILTER,
-    "BudgetExceededError": Fault.PAYMENT,
-    "ContentPolicyViolationError": Fault.CONTENT_FILTER,
-    "ContextWindowExceededError": Fault.CONTEXT_TOO_LONG,
-    "GuardrailRaisedException": Fault.CONTENT_FILTER,
-    "ImageFetchError": Fault.BAD_REQUEST,
-    "InternalServerError": None,
-    "InvalidRequestError": Fault.BAD_REQUEST,
-    "JSONSchemaValidationError": Fault.MALFORMED,
-    "LiteLLMUnknownProvider": Fault.NOT_FOUND,
-    "MidStreamFallbackError": Fault.CONNECTION,
-    "MockException": None,
-    "ModelNotMappedError": Fault.NOT_FOUND,
-    "ModifyResponseException": Fault.CONTENT_FILTER,
-    "NotFoundError": Fault.NOT_FOUND,
-    "OpenAIError": None,
-    "PaymentRequiredError": Fault.PAYMENT,
-    "PermissionDeniedError": Fault.FORBIDDEN,
-    "RateLimitError": Fault.RATE_LIMITED,
-    "RejectedRequestError": Fault.CONTENT_FILTER,
-    "SensitiveDataRouteException": Fault.CONTENT_FILTER,
-    "ServiceUnavailableError": None,
-    "Timeout": Fault.TIMEOUT,
-    "UnprocessableEntityError": Fault.BAD_REQUEST,
-    "UnsupportedParamsError": Fault.UNSUPPORTED,
-    "VectorStoreSearchError": Fault.BAD_REQUEST,
-}
-
-STATUSES: dict[int, Fault] = {
-    400: Fault.BAD_REQUEST,
-    401: Fault.AUTH,
-    402: Fault.PAYMENT,
-    403: Fault.FORBIDDEN,
-    404: Fault.NOT_FOUND,
-    408: Fault.TIMEOUT,
-    409: Fault.SERVER_ERROR,
-    410: Fault.NOT_FOUND,
-    413: Fault.CONTEXT_TOO_LONG,
-    422: Fault.BAD_REQUEST,
-    425: Fault.SERVER_ERROR,
-    429: Fault.RATE_LIMITED,
-    504: Fault.TIMEOUT,
-}
 
 _FINISH: dict[str, FinishReason] = {
     "stop": "stop",
@@ -149,7 +97,7 @@ class _as_ours:  # noqa: N801 - reads as a verb where it is used
 
 @functools.cache
 def _internal_call() -> ContextVar[bool] | None:
-    """litellm's own mark for calls that nobody outside listens to; without it a call is only slower."""
+    """Litellm's own mark for calls that nobody outside listens to; without it a call is only slower."""
     try:
         from litellm._internal_context import is_internal_call
     except ImportError:
@@ -276,19 +224,6 @@ def _failure(litellm: Any, error: Exception, call: Call) -> Failure:
         detail=detail,
         provider_message=str(getattr(error, "message", ""))[:2000],
     )
-
-
-def classify(error: Exception, status: int | None) -> Fault:
-    """The fault of an exception: the nearest listed class decides, else the status, else it is the server's."""
-    for kind in type(error).__mro__:
-        if kind.__name__ in EXCEPTIONS:
-            fault = EXCEPTIONS[kind.__name__]
-            if fault is not None:
-                return fault
-            break
-    if status is None or status >= 500:
-        return STATUSES.get(status or 500, Fault.SERVER_ERROR)
-    return STATUSES.get(status, Fault.BAD_REQUEST if status >= 400 else Fault.MALFORMED)
 
 
 def _missing_keys(litellm: Any, call: Call) -> str:

@@ -1,7 +1,7 @@
 """From files to policies: the only door to pydantic, ruamel.yaml and jsonschema."""
 
 from router.spec.artefact import Tuned, load_tuned
-from router.spec.load import Loaded, adopt, load, load_policy, suggestion
+from router.spec.load import Loaded, adopt, load, load_policy
 from router.spec.schema import json_validator, policy_schema
 from router.spec.templates import TEMPLATES, template_text
 
@@ -9,12 +9,11 @@ __all__ = [
     "TEMPLATES",
     "Loaded",
     "Tuned",
-    "json_validator",
     "adopt",
+    "json_validator",
     "load",
     "load_policy",
     "load_tuned",
     "policy_schema",
-    "suggestion",
     "template_text",
 ]

@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from router.core.calibration import Calibrator
+from router.core.params import suggestion
 from router.core.policy import STRICT, Limit, Name, Policy, Text, Unbuilt
 from router.core.signals import FREE_SIGNALS
 from router.errors import PolicyError
 from router.spec.document import MAX_BYTES, dotted
-from router.spec.load import suggestion
 
 _MAX_BYTES = 4 * MAX_BYTES  # An isotonic curve may have thousands of knots.
 

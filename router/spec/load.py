@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
 import json
@@ -15,7 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from router.core.params import RESERVED_PARAMS
+from router.core.params import RESERVED_PARAMS, suggestion
 from router.core.policy import AnswerKind, Policy
 from router.errors import PolicyError
 from router.spec.document import Document, Path_, dotted, merge, read_document
@@ -210,9 +209,9 @@ def _data_path(data: Any, loc: tuple[str | int, ...]) -> tuple[Path_, Any]:
     """The part of pydantic's location that exists in the data; the rest names types."""
     where: list[str | int] = []
     for part in loc:
-        if isinstance(data, dict) and part in data:
-            data = data[part]
-        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+        if (isinstance(data, dict) and part in data) or (
+            isinstance(data, list) and isinstance(part, int) and part < len(data)
+        ):
             data = data[part]
         else:
             continue
@@ -235,13 +234,6 @@ def _text(entry: Mapping[str, Any], where: Path_, value: Any) -> str:
     if isinstance(value, str | int | float | bool) and kind != "value_error" and "headers" not in where:
         return f"{message}, found {value if not isinstance(value, str) else repr(value[:60])}"
     return message
-
-
-def suggestion(name: str, known: Any) -> str:
-    """The nearest known names, or all of them."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"did you mean {near[0]!r}?" if near else f"there is {', '.join(map(repr, known)) or 'none'}"
 
 
 def _cross_check(policy: Policy) -> Iterator[_Problem]:

@@ -1,0 +1,237 @@
+"""What this library relies on in litellm: an upgrade that changes it fails here and not in production."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router import Router
+from router.core.call import Call, Failure, Reply, Usage
+from router.core.faults import Fault
+from router.core.policy import Model, Price
+from router.models.litellm import LiteLLM, _litellm
+from router.models.litellm_faults import EXCEPTIONS, classify
+from tests.support import make_policy
+from tests.upstream import Upstream
+
+
+@pytest.fixture(scope="module")
+def litellm() -> Any:
+    """litellm as the library imports it."""
+    return _litellm()
+
+
+def test_every_exception_class_has_a_fault(litellm: Any) -> None:
+    """The table of faults knows each exception class that litellm has, and no other."""
+    classes = {name for name, kind in vars(litellm.exceptions).items() if _is_exception(kind)}
+    assert classes == set(EXCEPTIONS)
+
+
+def _is_exception(kind: object) -> bool:
+    return inspect.isclass(kind) and issubclass(kind, Exception)
+
+
+@pytest.mark.parametrize(
+    ("status", "fault"),
+    [
+        (400, Fault.BAD_REQUEST),
+        (401, Fault.AUTH),
+        (402, Fault.PAYMENT),
+        (403, Fault.FORBIDDEN),
+        (404, Fault.NOT_FOUND),
+        (408, Fault.TIMEOUT),
+        (409, Fault.SERVER_ERROR),
+        (413, Fault.CONTEXT_TOO_LONG),
+        (418, Fault.BAD_REQUEST),
+        (422, Fault.BAD_REQUEST),
+        (429, Fault.RATE_LIMITED),
+        (500, Fault.SERVER_ERROR),
+        (504, Fault.TIMEOUT),
+        (529, Fault.SERVER_ERROR),
+        (200, Fault.MALFORMED),
+        (None, Fault.SERVER_ERROR),
+    ],
+)
+def test_the_status_decides_where_a_class_has_several_causes(litellm: Any, status: int | None, fault: Fault) -> None:
+    """litellm raises `APIError` for many statuses; the status says what happened."""
+    error = litellm.exceptions.APIError(status or 500, "text", "provider", "model")
+    assert classify(error, status) is fault
+
+
+def test_an_unknown_subclass_is_what_its_parent_is(litellm: Any) -> None:
+    """A class that a later litellm derives from a known one keeps the parent's fault."""
+    child = type("NewRateLimit", (litellm.exceptions.RateLimitError,), {})
+    assert classify(child("text", "provider", "model"), 429) is Fault.RATE_LIMITED
+
+
+def test_the_hooks_that_the_door_uses_exist(litellm: Any) -> None:
+    """Resending, the cache of clients and the mark for unheard calls are where the door looks for them."""
+    from litellm._internal_context import is_internal_call
+    from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
+
+    assert callable(AsyncHTTPHandler.single_connection_post_request)
+    assert type(litellm.in_memory_llm_clients_cache)() is not None
+    assert is_internal_call.get() is False
+
+
+def test_exact_names_have_prices_and_similar_ones_have_none() -> None:
+    """The price map is read by exact name; litellm would invent a price for a name that only looks like another."""
+    backend = LiteLLM()
+    known = backend.facts(Model(litellm="anthropic/claude-haiku-4-5"))
+    assert known.price is not None
+    assert known.price.input_usd_per_mtok == Decimal(1)
+    assert known.price.cached_read_usd_per_mtok == Decimal("0.1")
+    assert (known.context_tokens, known.max_output_tokens) == (200000, 64000)
+    for name in ("anthropic/claude-haiku-99", "ollama/llama3", "hosted_vllm/llama-3.1-8b", "no/such-model"):
+        assert backend.facts(Model(litellm=name)).price is None
+
+
+def test_a_price_with_tiers_ends_where_the_next_tier_begins() -> None:
+    """Above a context length the price is another one, so it is unknown here and not wrong."""
+    price = LiteLLM().facts(Model(litellm="gemini/gemini-2.5-pro")).price
+    assert price is not None
+    assert price.up_to_input_tokens == 200_000
+
+
+def test_importing_through_the_door_neither_calls_home_nor_reads_env_files(tmp_path: Path) -> None:
+    """litellm's fetch of its price map and its hunt for `.env` files are off before it is imported."""
+    (tmp_path / ".env").write_text("FROM_ENV_FILE=1\n")
+    code = """
+import os, sys
+connected = []
+sys.addaudithook(lambda event, arguments: connected.append(event) if event == "socket.connect" else None)
+from router.models.litellm import _litellm
+litellm = _litellm()
+print(connected, "FROM_ENV_FILE" in os.environ, litellm.suppress_debug_info)
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LITELLM")}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[] False True"
+
+
+@pytest.mark.parametrize("provider", ["openai", "hosted_vllm"])
+@pytest.mark.parametrize("blocking", [True, False], ids=["send", "asend"])
+@pytest.mark.parametrize("fault", ["rate_limited_bare", "server_error", "reset", "drop", "truncated", "html"])
+def test_one_send_is_one_request(upstream: Upstream, provider: str, blocking: bool, fault: str) -> None:
+    """Whatever goes wrong, no layer below ours sends a request a second time."""
+    call = _call(upstream, provider, f"fault={fault},ok say=second")
+    outcome = _send(call, blocking)
+    assert isinstance(outcome, Failure)
+    assert len(upstream.bill()) == 1
+
+
+def _call(upstream: Upstream, provider: str, text: str, **params: Any) -> Call:
+    model = Model(litellm=f"{provider}/small", api_base=upstream.url, price=Price())
+    return Call("small", model, ({"role": "user", "content": text},), params, 40)
+
+
+def _send(call: Call, blocking: bool) -> Reply | Failure:
+    backend = LiteLLM()
+    return backend.send(call, 5.0) if blocking else asyncio.run(backend.asend(call, 5.0))
+
+
+def test_blocking_calls_keep_their_connection_whatever_time_is_left(upstream: Upstream) -> None:
+    """Time limits that differ a little are one limit to litellm, which opens a connection for each new one."""
+    backend = LiteLLM()
+    for number in range(20):
+        outcome = backend.send(_call(upstream, "openai", f"say=yes id={number}"), 9.91 + number / 1000)
+        assert isinstance(outcome, Reply)
+    assert len({billed.connection for billed in upstream.bill()}) == 1
+
+
+def test_usage_comes_in_disjoint_buckets(upstream: Upstream) -> None:
+    """Cached input and reasoning are parts of litellm's totals; here each token is in one bucket."""
+    cached = _send(_call(upstream, "openai", "fault=cached say=yes " + "x" * 400), True)
+    reasoning = _send(_call(upstream, "openai", "fault=reasoning say=yes"), True)
+    assert isinstance(cached, Reply)
+    assert isinstance(reasoning, Reply)
+    billed_cached, billed_reasoning = upstream.bill()
+    assert cached.usage == Usage(
+        input_tokens=billed_cached.input_tokens, cached_read_tokens=billed_cached.cached_tokens, output_tokens=1
+    )
+    assert reasoning.usage is not None
+    assert reasoning.usage.reasoning_tokens == billed_reasoning.reasoning_tokens == 7
+    assert reasoning.usage.all_output_tokens == billed_reasoning.output_tokens
+
+
+def test_log_probabilities_come_through(upstream: Upstream) -> None:
+    """An exact 0.0 stays 0.0."""
+    outcome = _send(_call(upstream, "openai", "fault=logprobs say=yes", logprobs=True), True)
+    assert isinstance(outcome, Reply)
+    assert outcome.logprobs == (-0.25, 0.0, -1.5)
+
+
+@pytest.mark.parametrize("callbacks", [False, True], ids=["unheard", "heard"])
+def test_callbacks_of_the_application_are_still_called(litellm: Any, upstream: Upstream, callbacks: bool) -> None:
+    """litellm's bookkeeping is skipped only where nobody registered a callback."""
+    import threading
+
+    heard = threading.Event()
+    litellm.success_callback = [lambda *_: heard.set()] if callbacks else []
+    try:
+        outcome = _send(_call(upstream, "openai", "say=yes"), True)
+        assert isinstance(outcome, Reply)
+        assert heard.wait(timeout=5.0 if callbacks else 0.0) is callbacks
+    finally:
+        litellm.success_callback = []
+
+
+def test_a_fork_after_use_gives_the_child_connections_of_its_own(upstream: Upstream, tmp_path: Path) -> None:
+    """Parent and child that both used the router get their own answers, over different connections."""
+    code = f"""
+import os, sys
+from router import Router
+from tests.support import make_policy
+router = Router(make_policy(api_base={upstream.url!r}))
+assert router.route("t", "say=before").text == "before"
+pid = os.fork()
+name = "child" if pid == 0 else "parent"
+texts = [router.route("t", f"fault=slow say={{name}}{{n}}").text for n in range(3)]
+print(name, texts, flush=True)
+if pid == 0:
+    os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert sorted(done.stdout.splitlines()) == [
+        "child ['child0', 'child1', 'child2']",
+        "parent ['parent0', 'parent1', 'parent2']",
+    ]
+    sides = {side: {b.connection for b in upstream.bill() if side in b.message} for side in ("child", "parent")}
+    assert sides["child"] & sides["parent"] == set()
+
+
+def test_a_missing_key_names_its_variable(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a key nothing is sent, and the reason names the variable to set."""
+    monkeypatch.delenv("OPENAI_API_KEY")
+    unnamed = _send(_call(upstream, "openai", "say=yes"), True)
+    named = _send(Call("s", Model(litellm="openai/small", api_key_env="MY_KEY", api_base=upstream.url), _HI), True)
+    assert isinstance(unnamed, Failure)
+    assert isinstance(named, Failure)
+    assert [unnamed.fault, named.fault] == [Fault.AUTH, Fault.AUTH]
+    assert unnamed.detail == "environment variable OPENAI_API_KEY is not set"
+    assert named.detail == "environment variable MY_KEY is not set"
+    assert upstream.bill() == []
+
+
+_HI = ({"role": "user", "content": "hi"},)
+
+
+def test_headers_and_parameters_reach_the_provider(upstream: Upstream) -> None:
+    """What the policy says of a model is sent with each request, and the output limit of the task too."""
+    policy = make_policy(api_base=upstream.url)
+    model = policy.models["small"]
+    object.__setattr__(model, "headers", {"X-Team": "search"})
+    with Router(policy) as router:
+        router.route("t", "say=one_two_three", params={"max_tokens": 2})
+    (billed,) = upstream.bill()
+    assert (billed.headers["x-team"], billed.max_tokens) == ("search", 2)
