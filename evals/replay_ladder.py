@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from router import Policy, Router, RouterError
+from router import Answer, Policy, Router, RouterError
 from router.core.policy import AnswerKind, Model, Retry, Task
 from router.models.replay import Replay, read_recording
 
@@ -45,14 +46,15 @@ class Result:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line."""
     options = _options(arguments)
-    path = options.data / options.set / "records.jsonl.gz"
-    if not path.exists():
-        print(f"skipped: {path} is not there; --data names the folder of the recorded sets", file=sys.stderr)
+    folder = options.data / options.set
+    path = next((one for one in (folder / "records.jsonl.gz", folder / "records.jsonl") if one.exists()), None)
+    if path is None:
+        print(f"skipped: {folder} holds no records.jsonl.gz; --data names the folder of the sets", file=sys.stderr)
         return 0
     ladder = options.ladder.split(",")
     try:
         rows, left_out = _rows(path, ladder, options.task)
-        results = asyncio.run(evaluate(rows, ladder, options.answer, options.threshold))
+        results, answers = asyncio.run(evaluate(rows, ladder, options.answer, options.threshold))
     except RouterError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -60,43 +62,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report = {"set": options.set, "task": options.task, "threshold": options.threshold, "left_out": left_out}
         print(json.dumps({**report, "results": [asdict(result) for result in results]}, indent=2))
     else:
+        _print_calls(answers[: options.show])
         _print(results, options, left_out)
     return 0
 
 
-async def evaluate(rows: list[Row], ladder: list[str], answer: AnswerKind, threshold: float) -> list[Result]:
-    """Each model alone, then the ladder as a cascade."""
+async def evaluate(
+    rows: list[Row], ladder: list[str], answer: AnswerKind, threshold: float
+) -> tuple[list[Result], list[Answer]]:
+    """Each model alone, then the ladder as a cascade; with the answers of the last."""
     ladders = [[model] for model in ladder] + ([ladder] if len(ladder) > 1 else [])
-    return [await _run(rows, one, answer, threshold) for one in ladders]
+    results: list[Result] = []
+    answers: list[Answer] = []
+    for one in ladders:
+        result, answers = await _run(rows, one, answer, threshold)
+        results.append(result)
+    return results, answers
 
 
-async def _run(rows: list[Row], ladder: list[str], answer: AnswerKind, threshold: float) -> Result:
-    names = [f"rung-{number}" for number in range(len(ladder))]
+async def _run(rows: list[Row], ladder: list[str], answer: AnswerKind, threshold: float) -> tuple[Result, list[Answer]]:
+    # A recorded model's own name where the grammar allows it: names there have no slash and no space.
+    names = [re.sub(r"[^A-Za-z0-9._@+-]", "-", model) for model in ladder]
     policy = Policy(
         version=1,
         models={name: Model(litellm=model) for name, model in zip(names, ladder, strict=True)},
         tasks={"eval": Task(ladder=tuple(names), threshold=threshold, answer=answer, retry=Retry(attempts=1))},
     )
-    correct, escalated, cost_nusd, marginal_nusd = 0, 0, 0, 0
     prompts = [row for row in rows if row["model"] == ladder[0]]
     with tempfile.TemporaryDirectory() as home:
         async with Router(policy, home=home, backend=Replay(rows)) as router:
-            for row in prompts:
-                given = await router.aroute("eval", _messages(row))
-                correct += int(given.response["correct"])
-                escalated += given.escalated
-                cost_nusd += given.cost_nusd or 0
-                marginal_nusd += given.marginal_cost_nusd or 0
-    return Result(
+            answers = [await router.aroute("eval", _messages(row)) for row in prompts]
+    correct = sum(int(given.response["correct"]) for given in answers)
+    cost_nusd = sum(given.cost_nusd or 0 for given in answers)
+    result = Result(
         ladder,
         len(prompts),
         correct,
         correct / len(prompts),
         cost_nusd / 1e9,
-        escalated / len(prompts),
-        marginal_nusd / 1e9,
+        sum(given.escalated for given in answers) / len(prompts),
+        sum(given.marginal_cost_nusd or 0 for given in answers) / 1e9,
         cost_nusd / 1e9 / correct if correct else None,
     )
+    return result, answers
 
 
 def _messages(row: Row) -> list[dict[str, str]]:
@@ -114,6 +122,15 @@ def _rows(path: Path, ladder: list[str], task: str | None) -> tuple[list[Row], i
     if not whole:
         raise RouterError(f"{path}: no prompt was answered by all of {', '.join(ladder)}; check --ladder and --task")
     return [row for row in rows if (row["task"], row["prompt_id"]) in whole], len(answered) - len(whole)
+
+
+def _print_calls(answers: list[Answer]) -> None:
+    """One call in a few lines: the prompt, what each rung did and why, and what it cost."""
+    for given in answers:
+        print(f"{given.response['prompt'][:76]}")
+        for step in given.steps:
+            print(f"    {step.model}: {step.action}, {step.reason}")
+        print(f"    {given.text!r} for ${given.cost_usd:.6f}, of it ${given.marginal_cost_usd:.6f} for climbing\n")
 
 
 def _print(results: list[Result], options: argparse.Namespace, left_out: int) -> None:
@@ -139,6 +156,12 @@ def _print(results: list[Result], options: argparse.Namespace, left_out: int) ->
     if left_out:
         print(f"{left_out:,} prompts left out: not every model of the ladder answered them")
     Console().print(table)
+    cascade, top = results[-1], results[-2]
+    if cascade.ladder != top.ladder and top.cost_usd:
+        saved = 1 - cascade.cost_usd / top.cost_usd
+        less = f"{saved:.1%} less" if saved >= 0 else f"{-saved:.1%} more"
+        points = 100 * (cascade.accuracy - top.accuracy)
+        print(f"the cascade costs {less} than {letters[top.ladder[0]]} alone, with {points:+.1f} points of accuracy")
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -149,6 +172,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--ladder", required=True, help="models, cheapest first, separated by commas")
     parser.add_argument("--threshold", type=float, default=0.8, help="accept at or above this confidence")
     parser.add_argument("--answer", type=_answer, default=_answer('{"text": {}}'), help="answer kind, as in a policy")
+    parser.add_argument("--show", type=int, default=0, help="also print this many calls in full")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser.parse_args(arguments)
 

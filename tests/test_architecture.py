@@ -19,7 +19,7 @@ PACKAGE = ROOT / "router"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # The one module or folder that may import each library.
-DOORS = {
+DOORS: dict[str, str | tuple[str, ...]] = {
     "litellm": "models/litellm.py",
     "tenacity": "models/retry.py",
     "structlog": "events.py",
@@ -128,7 +128,7 @@ def _parameters(function: Any) -> list[tuple[str, Any, Any]]:
 
 def test_route_and_aroute_are_twins() -> None:
     """The four entry points have one signature and one docstring."""
-    twins = [router.route, router.aroute, router.Router.route, router.Router.aroute]
+    twins: list[Any] = [router.route, router.aroute, router.Router.route, router.Router.aroute]
     assert [_parameters(twin) for twin in twins] == [_parameters(router.route)] * 4
     assert {twin.__doc__ for twin in twins} == {router.Router.route.__doc__}
     assert {str(inspect.signature(twin).return_annotation) for twin in twins} == {"Answer"}

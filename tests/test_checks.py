@@ -102,7 +102,7 @@ def test_a_letter_is_found_where_it_is_a_label(text: str, label: str) -> None:
 
 @pytest.mark.parametrize("text", ["A refund is due.", "It was a bug", "A or B", "The answer is B, not A"])
 def test_a_letter_that_is_a_word_is_no_label(text: str) -> None:
-    """ "A" is an English word; what is not clear climbs."""
+    """The English word "A" is not the label A; what is not clear climbs."""
     assert LETTERS(text).valid is False
 
 
@@ -178,7 +178,7 @@ def test_the_last_number_of_a_draft_is_found(text: str, value: float) -> None:
     assert NUMBER(text) == Verdict(True, value)
 
 
-@pytest.mark.parametrize("text", ["", "none", "NaN", "inf", "H2O", "½", "-", "1.2.x".replace("1.2", "v1.2")])
+@pytest.mark.parametrize("text", ["", "none", "NaN", "inf", "H2O", "½", "-", "v1.2.3"])
 def test_a_draft_without_a_number_is_not_usable(text: str) -> None:
     """Digits inside a word are no number."""
     assert NUMBER(text) == Verdict(False, None, "holds no number")
@@ -344,7 +344,12 @@ def test_a_task_s_own_check_has_the_last_word(text: str, valid: bool) -> None:
 def test_a_task_s_own_check_sees_valid_answers_only() -> None:
     """It need not care for texts that the kind of answer already refused."""
     seen: list[Any] = []
-    check = build_check(AnswerKind(number=NumberAnswer()), own=lambda value: bool(seen.append(value)) or True)
+
+    def own(value: Any) -> bool:
+        seen.append(value)
+        return True
+
+    check = build_check(AnswerKind(number=NumberAnswer()), own=own)
     assert [check(text).valid for text in ("no number", "7")] == [False, True]
     assert seen == [7.0]
 

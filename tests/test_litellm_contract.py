@@ -228,7 +228,7 @@ _HI = ({"role": "user", "content": "hi"},)
 
 def test_headers_and_parameters_reach_the_provider(upstream: Upstream) -> None:
     """What the policy says of a model is sent with each request, and the output limit of the task too."""
-    policy = make_policy(api_base=upstream.url)
+    policy = make_policy({"threshold": 0.0}, api_base=upstream.url)
     model = policy.models["small"]
     object.__setattr__(model, "headers", {"X-Team": "search"})
     with Router(policy) as router:

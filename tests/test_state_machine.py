@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +106,8 @@ class Traffic(RuleBasedStateMachine):
             done, _ = await asyncio.wait({task}, timeout=after_s)
             if not done:
                 task.cancel()
-            try:
+            with suppress(asyncio.CancelledError, NoAnswer):
                 self.answers.append(await task)
-            except (asyncio.CancelledError, NoAnswer):
-                pass
 
         asyncio.run(leave())
 

@@ -378,7 +378,7 @@ class Server:
     async def run(self) -> None:
         """Listen on a free port of loopback, print it as one line, and serve for ever."""
         listener = await asyncio.start_server(self.serve, "127.0.0.1", 0)
-        print(listener.sockets[0].getsockname()[1], flush=True)  # noqa: T201 - this is how the parent learns it
+        print(listener.sockets[0].getsockname()[1], flush=True)
         await listener.serve_forever()
 
 

@@ -150,7 +150,8 @@ def audit(home: Path, *, by: Dimension = "task", filters: Filters | None = None,
         rows = _model_rows(database, where, values) if by == "model" else _route_rows(database, by, where, values)
         total = next(iter(_route_rows(database, None, where, values)))
         uncertain, upper, unbounded = database.execute(
-            f"SELECT total(uncertain), total(uncertain_nusd), total(unbounded) FROM hourly_attempts WHERE {where}",
+            "SELECT total(uncertain), total(uncertain_nusd), total(unbounded) "  # noqa: S608 - names of this module
+            f"FROM hourly_attempts WHERE {where}",
             values,
         ).fetchone()
     return AuditReport(by, tuple(rows), total, int(uncertain), int(upper), int(unbounded), report)

@@ -102,21 +102,17 @@ def confidence(calibrators: tuple[Calibrator, ...], signals: Mapping[str, float]
 # Chosen, not measured: a draft with nothing against it is right in 85 of 100 calls, each mark against it lowers the
 # odds by a factor of about 20 to 150, and a mean log-probability of -0.5 nats a token lowers them by about 3.
 _PRIOR_LOGIT = math.log(0.85 / 0.15)
-_PRIOR_WEIGHTS = (
-    ("invalid", -4.0),
-    ("empty", -5.0),
-    ("refusal", -4.0),
-    ("truncated", -3.0),
-    ("repetition", -3.0),
-    ("lp_mean", 2.35),
-)
+_PRIOR_MARKS = (("invalid", -4.0), ("empty", -5.0), ("refusal", -4.0), ("truncated", -3.0))
+_PRIOR_LP_MEAN = 2.35
+# Some repetition is style (lists, sums); a draft that repeats most of its phrases is a loop.
+_PRIOR_LOOP, _LOOP_FROM = -3.0, 0.5
 
 
 def prior(signals: Mapping[str, float]) -> float:
     """The uncalibrated guess that serves until a task is tuned; every answer that used it says so."""
-    logit = _PRIOR_LOGIT
-    for name, weight in _PRIOR_WEIGHTS:
-        value = signals.get(name)
-        if value:
-            logit += weight * value
+    logit = _PRIOR_LOGIT + _PRIOR_LP_MEAN * signals.get("lp_mean", 0.0)
+    for name, weight in _PRIOR_MARKS:
+        logit += weight * signals.get(name, 0.0)
+    if signals.get("repetition", 0.0) > _LOOP_FROM:
+        logit += _PRIOR_LOOP
     return sigmoid(logit)

@@ -155,9 +155,9 @@ def input_tokens_bound(messages: Sequence[Message]) -> int | None:
             size += byte_length(content) + TEMPLATE_TOKENS
             continue
         parts = [content] if isinstance(content, str) else content
-        if not isinstance(parts, Sequence) or not message.keys() <= _COUNTED_KEYS:
+        if not isinstance(parts, Sequence) or any(message[key] for key in message.keys() - _COUNTED_KEYS):
             return None
-        parts = [*parts, *(message[key] for key in ("name", "tool_call_id") if key in message)]
+        parts = [*parts, *(message[key] for key in ("name", "tool_call_id") if message.get(key) is not None)]
         for part in parts:
             text = part.get("text") if isinstance(part, Mapping) else part
             if not isinstance(text, str):

@@ -143,7 +143,8 @@ def _finite(digits: str) -> float:
 
 
 # JSON has no NaN and no infinity, and "1e999" would become one.
-_DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_no_constant)
+# Not strict: models put raw line breaks into strings, and what they mean is plain.
+_DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_no_constant, strict=False)
 
 
 def _fits(value: Any, schema: Callable[[Any], str] | None) -> Verdict:

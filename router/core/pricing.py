@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from decimal import ROUND_HALF_EVEN, Context, Decimal
+from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from typing import Literal
 
 from router.core.call import Failure, Outcome, Reply, Usage
@@ -70,6 +70,10 @@ class Rates:
     __slots__ = ("_buckets", "_limit", "_request", "_scale", "_second", "_worst_input", "_worst_output", "by_second")
 
     def __init__(self, price: Price) -> None:
+        with localcontext(_EXACT):
+            self._make(price)
+
+    def _make(self, price: Price) -> None:
         reasoning = price.output_usd_per_mtok if price.reasoning_usd_per_mtok is None else price.reasoning_usd_per_mtok
         inputs = (
             price.input_usd_per_mtok,
@@ -136,8 +140,9 @@ class Rates:
         return -(-total // self._scale)
 
     def _of_seconds(self, seconds: float) -> int:
-        total = self._second * Decimal(repr(seconds)) + Decimal(self._request) / self._scale
-        return int(total.quantize(Decimal(1), rounding=ROUND_HALF_EVEN))
+        with localcontext(_EXACT):
+            total = self._second * Decimal(repr(seconds)) + Decimal(self._request) / self._scale
+            return int(total.quantize(Decimal(1)))
 
 
 def cost_nusd(usage: Usage, price: Price, seconds: float = 0.0) -> int | None:

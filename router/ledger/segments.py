@@ -1,8 +1,8 @@
 """Segments: files of CRC-framed JSON lines that only grow, one per process, one system call per row.
 
 A row is the CRC-32 of its JSON in 8 hexadecimal digits, a space, the JSON, and a newline. It is acknowledged when the
-system call returns and survives kill -9 from then on; with `sync: full` it also survives a power loss. A process that dies in the middle of a write
-leaves a torn last line in its own file and nowhere else.
+system call returns and survives kill -9 from then on; with `sync: full` it also survives a power loss. A process
+that dies in the middle of a write leaves a torn last line in its own file and nowhere else.
 """
 
 from __future__ import annotations

@@ -213,6 +213,8 @@ def _failure(litellm: Any, error: Exception, call: Call) -> Failure:
     status = getattr(error, "status_code", None)
     status = status if isinstance(status, int) else None
     fault = classify(error, status)
+    if _lacks_credentials(error):
+        fault, status = Fault.AUTH, None
     if fault in (Fault.SERVER_ERROR, Fault.TIMEOUT) and getattr(error, "litellm_response_headers", None) is None:
         # litellm invents a status where no response arrived; without headers there was none.
         fault, status = Fault.CONNECTION if fault is Fault.SERVER_ERROR else fault, None
@@ -224,6 +226,16 @@ def _failure(litellm: Any, error: Exception, call: Call) -> Failure:
         detail=detail,
         provider_message=str(getattr(error, "message", ""))[:2000],
     )
+
+
+def _lacks_credentials(error: Exception) -> bool:
+    """Whether the OpenAI SDK refused to start: it raises its bare base class for that and for nothing else."""
+    link: BaseException | None = error
+    while link is not None:
+        if type(link).__name__ == "OpenAIError":
+            return True
+        link = link.__cause__ or link.__context__
+    return False
 
 
 def _missing_keys(litellm: Any, call: Call) -> str:

@@ -151,7 +151,7 @@ def _refuse_twice(merged: Document, document: Document) -> None:
             path, line = document.locate(where)
             other, other_line = merged.locate(where)
             raise PolicyError(
-                f"is defined in {other}:{other_line} too; keep one, or mark this file as an overlay with `environment:`",
+                f"is defined in {other}:{other_line} too; keep one, or make this file an overlay with `environment:`",
                 path=path,
                 line=line,
                 where=dotted(where),
@@ -209,13 +209,11 @@ def _data_path(data: Any, loc: tuple[str | int, ...]) -> tuple[Path_, Any]:
     """The part of pydantic's location that exists in the data; the rest names types."""
     where: list[str | int] = []
     for part in loc:
-        if (isinstance(data, dict) and part in data) or (
-            isinstance(data, list) and isinstance(part, int) and part < len(data)
-        ):
+        is_key = isinstance(data, dict) and part in data
+        is_index = isinstance(data, list) and isinstance(part, int) and part < len(data)
+        if is_key or is_index:
             data = data[part]
-        else:
-            continue
-        where.append(part)
+            where.append(part)
     return tuple(where), data
 
 

@@ -1,0 +1,426 @@
+"""Rewrite the generated parts of the documentation from the code that they describe.
+
+`python -m docs.generate` rewrites what stands between `<!-- begin NAME -->` and `<!-- end NAME -->` in each page.
+With `--check` it changes nothing, names each file that is not current, and exits 1 when there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import math
+import re
+import sys
+import tempfile
+import textwrap
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from typer.testing import CliRunner
+
+import router.errors
+from router import Policy, Router
+from router.cli.app import app
+from router.core import policy as grammar
+from router.core.calibration import prior
+from router.core.faults import FAULTS
+from router.core.policy import FallbackRung, Model, PanelRung, Task
+from router.core.signals import FREE_SIGNALS
+from router.errors import PolicyError
+from router.ledger import schema as read_model
+from router.ledger.segments import unframe
+from router.spec import adopt, policy_schema
+from router.spec.schema import NOT_BUILT
+from router.testing import ScriptedModels, SimulatedWorld
+
+DOCS = Path(__file__).resolve().parent
+
+Schema = Mapping[str, Any]
+
+_BEGIN = re.compile(r"<!-- begin ([\w-]+) -->")
+
+# What every field of a ledger row means, by the kind of row; the fields themselves are read from real rows.
+MEANINGS: dict[str, dict[str, str]] = {
+    "every row": {
+        "v": "version of the row format",
+        "kind": "`intent`, `settle`, `route` or `gap`",
+        "time_s": "when the row was written, seconds since 1970, UTC",
+    },
+    "call": {
+        "route_id": "the call: 12 hexadecimal digits of milliseconds since 1970, then 20 random ones",
+        "task": "task that was named",
+        "feature": "feature, as given; `null` when none was",
+        "user": "fingerprint of the user id; `null` when none was given",
+        "tenant": "tenant, as given; `null` when none was",
+        "session": "fingerprint of the session id; `null` when none was given",
+        "policy_hash": "the policy in force; changes with any value of it",
+        "plan_hash": "the task's plan; changes only with what can change answers or decisions",
+        "prompt_fp": "fingerprint of all messages",
+        "prefix_fps": "fingerprints of the beginnings that end at a message, shortest first, at most 16",
+    },
+    "intent": {
+        "attempt_id": "the request: the `route_id`, a dash, and its number within the call",
+        "rung": "position in the ladder, 0 for the cheapest",
+        "number": "1 for the first request to this rung, 2 for its first retry",
+        "model": "name in the policy of the model that is asked",
+        "model_asked": "litellm name of the model that is asked",
+        "upper_nusd": "the most the request can cost; `null` when nothing bounds it",
+    },
+    "settle": {
+        "attempt_id": "the request that ended; its intent has the rest",
+        "model_served": "model that the provider says it used; `null` when it did not say",
+        "fault": "what went wrong, a word of the fault table; `null` for a reply",
+        "status": "HTTP status of a failure, where there was one",
+        "state": "how sure the cost is: `settled`, `estimated`, `maybe_billed` or `unknown`",
+        "cost_nusd": "what it cost; 0 when it was only maybe billed, `null` when a price is unknown",
+        "upper_nusd": "the most it can have cost; `null` when nothing bounds it",
+        "cost_source": "`price` (usage at the price in force), `provider` (its own figure) or `none`",
+        "usage_source": "`provider`, `estimated` (from the texts' length) or `none`",
+        "input_tokens": "input that was neither read from nor written to a prompt cache",
+        "cached_read_tokens": "input read from the provider's prompt cache",
+        "cache_write_tokens": "input written to the provider's prompt cache with its default lifetime",
+        "cache_write_1h_tokens": "input written to the provider's prompt cache for one hour",
+        "output_tokens": "output without reasoning",
+        "reasoning_tokens": "reasoning",
+        "latency_ms": "how long the request took",
+    },
+    "route": {
+        "outcome": "`answered`, the class of the error, or `aborted` when the call was cancelled or something broke",
+        "model": "name in the policy of the model that answered; `null` without an answer",
+        "rung": "its position in the ladder; `null` without an answer",
+        "escalated": "whether a rung above the first of the ladder was asked",
+        "confidence": "probability that the answer is right; `null` without an answer",
+        "confidence_source": "`prior`, or the tuned file by its hash; `null` without an answer",
+        "cost_nusd": "all requests of the call; `null` when a price is unknown",
+        "upper_nusd": "the most the call can have cost; `null` when nothing bounds it",
+        "marginal_nusd": "all requests after the first rung that was asked; `null` when a price is unknown",
+        "baseline_nusd": "what the top rung alone would have cost; `null` when unknown",
+        "baseline_source": "`known` (the top rung answered), `estimated` or `unknown`",
+        "latency_ms": "how long the call took",
+        "reason": "reason of the last step",
+        "propensity": "probability with which this rung was chosen; 1 without exploration",
+        "metadata": "the caller's own values, as given",
+        "steps": "what each rung contributed, in order; see below",
+    },
+    "step": {
+        "rung": "position in the ladder, 0 for the cheapest",
+        "model": "name in the policy",
+        "action": "`accept`, `escalate`, `keep`, `skip` or `fail`",
+        "reason": "why, in words",
+        "confidence": "probability that the draft is right; `null` when there was none to judge",
+        "confidence_source": "`prior`, or the tuned file by its hash",
+        "threshold": "what the confidence was compared with; `null` on the last rung",
+        "cost_nusd": "all requests to this rung; `null` when a price is unknown",
+        "attempts": "number of requests to this rung",
+        "signals": "the draft's signals by name; one that could not be read is absent",
+    },
+    "gap": {
+        "lost": "rows that this process could not write since the last one it could",
+    },
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Rewrite the files, or check them."""
+    parser = argparse.ArgumentParser(prog="python -m docs.generate", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 when a file is not current")
+    check = parser.parse_args(arguments).check
+    parts = {name: make().strip() for name, make in PARTS.items()}
+    used: set[str] = set()
+    stale = []
+    for path in sorted(DOCS.rglob("*.md")):
+        old = path.read_text(encoding="utf-8")
+        used |= set(_BEGIN.findall(old))
+        new = filled(old, parts)
+        if new != old:
+            stale.append(path)
+            if not check:
+                path.write_text(new, encoding="utf-8")
+    for path in stale:
+        problem = "is not current; run `python -m docs.generate`" if check else "rewritten"
+        sys.stderr.write(f"{path.relative_to(DOCS.parent)}: {problem}\n")
+    for name in sorted(parts.keys() - used):
+        sys.stderr.write(f"no file has the part {name!r}\n")
+    return 1 if (stale and check) or parts.keys() - used else 0
+
+
+def filled(text: str, parts: Mapping[str, str]) -> str:
+    """The text with every generated part as it should be."""
+    for name in _BEGIN.findall(text):
+        begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+        if name not in parts or end not in text:
+            raise SystemExit(f"part {name!r} is unknown or has no end; there is {', '.join(parts)}")
+        head, _, rest = text.partition(begin)
+        text = f"{head}{begin}\n{parts[name]}\n{end}{rest.partition(end)[2]}"
+    return text
+
+
+def policy_reference() -> str:
+    """A table for each dataclass of the policy grammar."""
+    schema = policy_schema()
+    definitions: dict[str, Schema] = {"Policy": schema, **schema["$defs"]}
+    built = set(_reached(definitions, built_only=True)) - _refused_rungs()
+    sections = []
+    for name in _reached(definitions, built_only=False):
+        definition = definitions[name]
+        mark = "" if name in built else "**Not built yet:** using it is refused. "
+        rows = [_field_row(part, definition["properties"][part.name]) for part in fields(getattr(grammar, name))]
+        head = f"### {name}\n\n{mark}{_one_line(definition['description'])}"
+        sections.append(f"{head}\n\n{_table(('field', 'type', 'default', 'meaning'), rows)}")
+    return "\n\n".join(sections)
+
+
+def _reached(definitions: Mapping[str, Schema], *, built_only: bool) -> list[str]:
+    """The dataclasses in the order in which a reader of the tables meets them."""
+    names = ["Policy"]
+    for name in names:
+        for part in definitions[name]["properties"].values():
+            if not built_only or not part.get("description", "").startswith(NOT_BUILT):
+                names += [ref for ref in _references(part) if ref not in names]
+    return names
+
+
+def _references(schema: Any) -> Iterator[str]:
+    if isinstance(schema, Mapping):
+        if "$ref" in schema:
+            yield schema["$ref"].rsplit("/", 1)[1]
+        schema = list(schema.values())
+    if isinstance(schema, list):
+        for inner in schema:
+            yield from _references(inner)
+
+
+def _refused_rungs() -> set[str]:
+    """The kinds of rung that loading refuses, found by trying."""
+    refused = set()
+    models = {name: Model(litellm=name) for name in ("a", "b", "c")}
+    for rung in (PanelRung(panel=("a", "b")), FallbackRung(fallback=("a", "b"))):
+        try:
+            adopt(Policy(version=1, models=models, tasks={"t": Task(ladder=(rung, "c"))}))
+        except PolicyError as error:
+            if "not built yet" not in str(error):
+                raise
+            refused.add(type(rung).__name__)
+    return refused
+
+
+def _field_row(part: Field[Any], schema: Schema) -> tuple[str, ...]:
+    meaning = _one_line(schema.get("description", ""))
+    if meaning.startswith(NOT_BUILT):
+        meaning = f"**Not built yet.** {meaning.removeprefix(NOT_BUILT)}"
+    return (f"`{part.name}`", _words(schema), _default(part), meaning)
+
+
+def _default(part: Field[Any]) -> str:
+    if part.default is MISSING and part.default_factory is MISSING:
+        return "required"
+    value = part.default if part.default_factory is MISSING else part.default_factory()
+    return "not set" if value is None else f"`{_yaml(value)}`"
+
+
+def _yaml(value: Any) -> str:
+    """A default as one would write it in a policy."""
+    if is_dataclass(value):
+        given = {part.name: getattr(value, part.name) for part in fields(value)}
+        value = {name: inner for name, inner in given.items() if inner is not None and inner != _plain(value, name)}
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_yaml(inner)}" for key, inner in value.items()) + "}"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _plain(value: Any, name: str) -> Any:
+    default = next(part.default for part in fields(value) if part.name == name)
+    return None if default is MISSING else default
+
+
+def _words(schema: Schema) -> str:
+    """A type in the words of YAML."""
+    if "$ref" in schema:
+        name = schema["$ref"].rsplit("/", 1)[1]
+        return f"[{name}](#{name.lower()})"
+    if "anyOf" in schema:
+        return _either([branch for branch in schema["anyOf"] if branch.get("type") != "null"])
+    if "const" in schema:
+        return f"`{schema['const']}`"
+    if "enum" in schema:
+        return " or ".join(f"`{value}`" for value in schema["enum"])
+    return _KINDS[schema["type"]](schema)
+
+
+def _either(branches: Sequence[Schema]) -> str:
+    kinds = {branch.get("type") for branch in branches}
+    if kinds == {"number", "string"}:  # An exact decimal: a number, or the same in quotes.
+        branches = [branch for branch in branches if branch["type"] == "number"]
+    return ", or ".join(map(_words, branches))
+
+
+def _number_words(schema: Schema) -> str:
+    word = "whole number" if schema["type"] == "integer" else "number"
+    low, high, above = (schema.get(key) for key in ("minimum", "maximum", "exclusiveMinimum"))
+    if above is not None:
+        return f"{word} above {above:g}"
+    if low is not None and high is not None:
+        return f"{word} {low:g} to {high:,g}" if high < 1e6 else f"{word} {low:g} to {int(high):,}"
+    return f"{word}, {low:g} or more" if low is not None else word
+
+
+def _text_words(schema: Schema) -> str:
+    if "pattern" in schema:
+        return "name"
+    return "text, not empty" if schema.get("minLength") else "text"
+
+
+def _list_words(schema: Schema) -> str:
+    low, high = schema.get("minItems"), schema.get("maxItems")
+    size = f" ({low} to {high})" if high else f" ({low} or more)" if low else ""
+    return f"list{size} of {_words(schema['items'])}"
+
+
+def _mapping_words(schema: Schema) -> str:
+    inner = next(iter(schema.get("patternProperties", {}).values()), schema.get("additionalProperties"))
+    return f"mapping of name to {_words(inner)}" if isinstance(inner, Mapping) else "mapping"
+
+
+_KINDS: dict[str, Callable[[Schema], str]] = {
+    "array": _list_words,
+    "boolean": lambda _: "`true` or `false`",
+    "integer": _number_words,
+    "number": _number_words,
+    "object": _mapping_words,
+    "string": _text_words,
+}
+
+
+def signal_table() -> str:
+    """Every free signal, and its weight in the prior, read off the prior itself."""
+    base = _logit(prior({}))
+    rows = []
+    for name, meaning in FREE_SIGNALS.items():
+        weight = round(_logit(prior({name: 1.0})) - base, 2)
+        rows.append((f"`{name}`", meaning, f"{weight:+g}" if weight else "none"))
+    return _table(("signal", "meaning", "weight in the prior"), rows)
+
+
+def _logit(p: float) -> float:
+    return math.log(p / (1 - p))
+
+
+def prior_values() -> str:
+    """What the prior says of some typical drafts."""
+    drafts: list[tuple[str, dict[str, float]]] = [
+        ("nothing against it", {}),
+        ("mean log-probability -0.05", {"lp_mean": -0.05}),
+        ("mean log-probability -0.5", {"lp_mean": -0.5}),
+        ("half of its word triples repeat", {"repetition": 0.5}),
+        ("cut at the output limit", {"truncated": 1.0}),
+        ("opens like a refusal", {"refusal": 1.0}),
+        ("does not fit the answer kind", {"invalid": 1.0}),
+    ]
+    return _table(("draft", "confidence"), [(draft, f"{prior(signals):.3f}") for draft, signals in drafts])
+
+
+def fault_table() -> str:
+    """The fault table."""
+    then = {"climb": "climb", "raise": "raise", "on_filter": "what `on_filter:` says"}
+    rows = [
+        (f"`{fault}`", "yes" if rule.retry else "no", then[rule.then], rule.billed, rule.why)
+        for fault, rule in FAULTS.items()
+    ]
+    return _table(("fault", "retried", "then", "billed", "why"), rows)
+
+
+def error_tree() -> str:
+    """The tree that the docstring of `router.errors` draws."""
+    text = inspect.getdoc(router.errors) or ""
+    tree = next(block for block in text.split("\n\n") if block.startswith("    RouterError"))
+    return f"```text\n{textwrap.dedent(tree)}\n```"
+
+
+def ledger_rows() -> str:
+    """The fields of each kind of row, from rows that were really written."""
+    found = _written_rows()
+    found["step"] = found["route"]["steps"][0]
+    sections = []
+    unused = {(group, name) for group, meanings in MEANINGS.items() for name in meanings}
+    for kind in ("intent", "settle", "route", "step", "gap"):
+        rows = []
+        for name in found[kind]:
+            group = next((group for group in (kind, "call", "every row") if name in MEANINGS[group]), None)
+            if group is None:
+                raise SystemExit(f"field {name!r} of the {kind} row has no meaning in MEANINGS; add it")
+            unused.discard((group, name))
+            rows.append((f"`{name}`", MEANINGS[group][name]))
+        title = "Each of the `steps` of a route row" if kind == "step" else f"Row `{kind}`"
+        sections.append(f"### {title}\n\n{_table(('field', 'meaning'), rows)}")
+    if unused:
+        raise SystemExit(f"MEANINGS describes fields that no row has: {sorted(unused)}; remove them")
+    return "\n\n".join(sections)
+
+
+def _written_rows() -> dict[str, dict[str, Any]]:
+    """One row of each kind, of a call on scripted models; its segment stays in memory."""
+    models = {name: Model(litellm=name) for name in ("small", "large")}
+    policy = Policy(version=1, models=models, tasks={"t": Task(ladder=("small", "large"))})
+    world = SimulatedWorld()
+    with tempfile.TemporaryDirectory() as home, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        backend = ScriptedModels({"small": "Fine.", "large": "Fine."})
+        with Router(policy, home=home, backend=backend, world=world) as answering:
+            world.disk.error = OSError("unplugged")
+            answering.route("t", "is this lost?")
+            world.disk.error = None
+            answering.route("t", "is this kept?")
+    lines = b"".join(world.disk.files.values()).splitlines()
+    rows = [row for row in map(unframe, lines) if row is not None]
+    return {row["kind"]: row for row in rows}
+
+
+def ledger_tables() -> str:
+    """The tables of the read model with their columns."""
+    tables = [value for value in vars(read_model).values() if isinstance(value, read_model.Table)]
+    rows = []
+    for table in tables:
+        names = [f"`{name}`" for name in table.columns]
+        rows.append((f"`{table.name}`", ", ".join(names[: table.keys]), ", ".join(names[table.keys :])))
+    return _table(("table", "key", "other columns"), rows)
+
+
+def cli_help() -> str:
+    """The help of every command."""
+    names = [command.name for command in app.registered_commands if command.name]
+    sections = []
+    for name in ("", *names):
+        arguments = [name, "--help"] if name else ["--help"]
+        given = CliRunner().invoke(app, arguments, prog_name="router", terminal_width=78)
+        if given.exit_code:
+            raise SystemExit(f"router {name} --help failed: {given.output}")
+        sections.append(f"## router {name}".rstrip() + f"\n\n```text\n{given.output.rstrip()}\n```")
+    return "\n\n".join(sections)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "policy-reference": policy_reference,
+    "signal-table": signal_table,
+    "prior-values": prior_values,
+    "fault-table": fault_table,
+    "error-tree": error_tree,
+    "ledger-rows": ledger_rows,
+    "ledger-tables": ledger_tables,
+    "cli-help": cli_help,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

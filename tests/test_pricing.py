@@ -1,0 +1,295 @@
+"""Money: hand-computed costs, one rounding, unknown prices that stay unknown, and bounds that hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from decimal import Decimal, localcontext
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.core.call import Failure, Outcome, Reply, Usage
+from router.core.faults import FAULTS, Fault
+from router.core.policy import Price
+from router.core.pricing import FREE, Amount, Rates, cost_nusd, merged, settle, total, upper_bound_nusd, usd
+from tests.strategies import PRICE_PARTS, failures, prices, replies, usages
+
+D = Decimal
+# Dollars per million tokens, so that each bucket's nano-dollars a token are a round number.
+PRICE = Price(
+    input_usd_per_mtok=D("3"),
+    cached_read_usd_per_mtok=D("0.3"),
+    cache_write_usd_per_mtok=D("3.75"),
+    cache_write_1h_usd_per_mtok=D("6"),
+    output_usd_per_mtok=D("15"),
+)
+BUCKETS = (
+    ("input_tokens", "input_usd_per_mtok"),
+    ("cached_read_tokens", "cached_read_usd_per_mtok"),
+    ("cache_write_tokens", "cache_write_usd_per_mtok"),
+    ("cache_write_1h_tokens", "cache_write_1h_usd_per_mtok"),
+    ("output_tokens", "output_usd_per_mtok"),
+    ("reasoning_tokens", "reasoning_usd_per_mtok"),
+)
+
+
+@pytest.mark.parametrize(
+    ("usage", "nusd"),
+    [
+        pytest.param(Usage(), 0, id="nothing"),
+        pytest.param(Usage(input_tokens=1000), 3_000_000, id="input"),
+        pytest.param(Usage(cached_read_tokens=1000), 300_000, id="cached_read"),
+        pytest.param(Usage(cache_write_tokens=1000), 3_750_000, id="cache_write"),
+        pytest.param(Usage(cache_write_1h_tokens=1000), 6_000_000, id="cache_write_1h"),
+        pytest.param(Usage(output_tokens=1000), 15_000_000, id="output"),
+        pytest.param(Usage(reasoning_tokens=1000), 15_000_000, id="reasoning_at_the_output_price"),
+        pytest.param(Usage(1000, 1000, 1000, 1000, 1000, 1000), 43_050_000, id="all_together"),
+    ],
+)
+def test_each_bucket_has_its_own_price(usage: Usage, nusd: int) -> None:
+    """A thousand tokens at three dollars a million cost three million nano-dollars."""
+    assert cost_nusd(usage, PRICE) == nusd
+
+
+def test_reasoning_may_have_a_price_of_its_own() -> None:
+    """And may be free where the price says so."""
+    usage = Usage(output_tokens=10, reasoning_tokens=1000)
+    assert cost_nusd(usage, replace(PRICE, reasoning_usd_per_mtok=D("4"))) == 150_000 + 4_000_000
+    assert cost_nusd(usage, replace(PRICE, reasoning_usd_per_mtok=D(0))) == 150_000
+
+
+def test_a_request_may_have_a_price_of_its_own() -> None:
+    """It is added once, whatever the tokens."""
+    price = replace(PRICE, request_usd=D("0.005"))
+    assert cost_nusd(Usage(), price) == 5_000_000
+    assert cost_nusd(Usage(input_tokens=1), price) == 5_003_000
+
+
+def test_a_model_may_be_priced_by_the_second() -> None:
+    """Then tokens are free, and a price of the request still counts."""
+    price = Price(gpu_second_usd=D("0.00055"), input_usd_per_mtok=D("3"))
+    assert cost_nusd(Usage(input_tokens=10**9), price, 2.0) == 1_100_000
+    assert cost_nusd(Usage(), replace(price, request_usd=D("0.001")), 0.1) == 1_055_000
+    assert cost_nusd(Usage(), price) == 0
+
+
+@pytest.mark.parametrize(("tokens", "nusd"), [(1, 0), (2, 1), (3, 2), (5, 2), (7, 4)])
+def test_half_a_nano_dollar_goes_to_the_even_side(tokens: int, nusd: int) -> None:
+    """0.5 is 0, 1.5 is 2, 2.5 is 2, 3.5 is 4."""
+    assert cost_nusd(Usage(input_tokens=tokens), Price(input_usd_per_mtok=D("0.0005"))) == nusd
+
+
+def test_rounding_happens_once() -> None:
+    """Two halves are one: rounding each bucket by itself would make them nothing."""
+    price = Price(input_usd_per_mtok=D("0.0005"), output_usd_per_mtok=D("0.0005"))
+    assert cost_nusd(Usage(input_tokens=1), price) == 0
+    assert cost_nusd(Usage(output_tokens=1), price) == 0
+    assert cost_nusd(Usage(input_tokens=1, output_tokens=1), price) == 1
+
+
+def test_a_cost_does_not_depend_on_the_program_s_own_decimal_context() -> None:
+    """A caller that computes with few digits does not change what a call costs."""
+    usage, price = Usage(input_tokens=1_234_567, output_tokens=7), replace(PRICE, input_usd_per_mtok=D("0.123456"))
+    by_second = Price(gpu_second_usd=D("0.123456"))
+    with localcontext(prec=3):
+        assert cost_nusd(usage, price) == 152_414_704 + 105_000
+        assert cost_nusd(usage, by_second, 1.234567) == 152_414_704
+
+
+def test_prices_hold_up_to_their_input_length() -> None:
+    """A longer input has another price, so that its cost is unknown; all input counts for the length."""
+    price = replace(PRICE, up_to_input_tokens=200)
+    assert cost_nusd(Usage(input_tokens=200), price) == 600_000
+    assert cost_nusd(Usage(input_tokens=201), price) is None
+    assert cost_nusd(Usage(input_tokens=100, cached_read_tokens=101), price) is None
+    assert cost_nusd(Usage(input_tokens=200, output_tokens=10_000), price) == 150_600_000
+
+
+@given(usages(), prices())
+def test_a_cost_is_exact_or_unknown(usage: Usage, price: Price) -> None:
+    """Compared with fractions: unknown exactly when a bucket that was used has no price, else rounded once."""
+    parts = [(getattr(usage, tokens), getattr(price, part)) for tokens, part in BUCKETS]
+    if price.reasoning_usd_per_mtok is None:
+        parts[-1] = (usage.reasoning_tokens, price.output_usd_per_mtok)
+    used = [(tokens, usd_per_mtok) for tokens, usd_per_mtok in parts if tokens]
+    exact = Fraction(price.request_usd or 0) * 10**9
+    exact += sum(tokens * Fraction(usd_per_mtok or 0) * 1000 for tokens, usd_per_mtok in used)
+    known = all(usd_per_mtok is not None for _, usd_per_mtok in used)
+    assert cost_nusd(usage, price) == (round(exact) if known else None)
+
+
+@given(usages(), usages(), prices(complete=True))
+def test_more_tokens_never_cost_less(usage: Usage, more: Usage, price: Price) -> None:
+    """In any bucket."""
+    one, both = cost_nusd(usage, price), cost_nusd(usage + more, price)
+    assert one is not None
+    assert both is not None
+    assert both >= one
+
+
+# Upper bounds
+
+
+@pytest.mark.parametrize(
+    ("price", "input_tokens", "output_tokens", "bound"),
+    [
+        pytest.param(PRICE, 1000, 100, 6_000_000 + 1_500_000, id="dearest_input"),
+        pytest.param(replace(PRICE, reasoning_usd_per_mtok=D(20)), 0, 100, 2_000_000, id="dearest_output"),
+        pytest.param(replace(PRICE, request_usd=D("0.001")), 0, 0, 1_000_000, id="request"),
+        pytest.param(PRICE, None, 100, None, id="input_unbounded"),
+        pytest.param(PRICE, 1000, None, None, id="output_unbounded"),
+        pytest.param(Price(), 10, 10, None, id="no_price"),
+        pytest.param(Price(input_usd_per_mtok=D(1)), 10, 10, None, id="no_output_price"),
+        pytest.param(Price(output_usd_per_mtok=D(1)), 10, 10, None, id="no_input_price"),
+        pytest.param(Price(input_usd_per_mtok=D(0), output_usd_per_mtok=D(0)), None, None, 0, id="free"),
+        pytest.param(replace(PRICE, up_to_input_tokens=999), 1000, 10, None, id="beyond_the_price"),
+    ],
+)
+def test_the_upper_bound_of_a_request(
+    price: Price, input_tokens: int | None, output_tokens: int | None, bound: int | None
+) -> None:
+    """All input at the dearest input price, all output at the dearest output price; unknown where nothing bounds it."""
+    assert upper_bound_nusd(price, input_tokens, output_tokens, None) == bound
+
+
+def test_the_upper_bound_of_a_model_by_the_second_is_its_deadline() -> None:
+    """Without a deadline nothing bounds it."""
+    price = Price(gpu_second_usd=D("0.001"))
+    assert upper_bound_nusd(price, None, None, 4.0) == 4_000_000
+    assert upper_bound_nusd(price, 10, 10, None) is None
+
+
+@given(usages(), prices(), st.integers(0, 1000), st.integers(0, 1000))
+def test_no_usage_within_the_bound_costs_more(usage: Usage, price: Price, more_in: int, more_out: int) -> None:
+    """Whatever the split between the buckets, where both are known."""
+    bound = upper_bound_nusd(price, usage.all_input_tokens + more_in, usage.all_output_tokens + more_out, None)
+    exact = cost_nusd(usage, price)
+    assert bound is None or exact is None or exact <= bound
+
+
+# Prices from two sources
+
+
+def test_the_policy_s_parts_win_over_the_price_map() -> None:
+    """Each part by itself; 0 is a price."""
+    own = Price(input_usd_per_mtok=D(0), request_usd=D("0.1"))
+    assert merged(own, PRICE) == replace(PRICE, input_usd_per_mtok=D(0), request_usd=D("0.1"))
+
+
+def test_without_a_listed_price_the_policy_s_is_all_there_is() -> None:
+    """What is missing stays missing."""
+    own = Price(input_usd_per_mtok=D(1))
+    assert merged(own, None) == own
+
+
+def test_a_price_by_the_second_stands_alone() -> None:
+    """A self-hosted model has no price by token, whatever the map says of its name."""
+    own = Price(gpu_second_usd=D(1))
+    assert merged(own, PRICE) == own
+
+
+@given(prices(), prices())
+def test_a_merged_price_has_every_part_that_either_has(own: Price, listed: Price) -> None:
+    """And the policy's where both have one."""
+    for part in PRICE_PARTS:
+        mine, theirs = getattr(own, part), getattr(listed, part)
+        assert getattr(merged(own, listed), part) == (theirs if mine is None else mine)
+
+
+# What a request came to
+
+USAGE = Usage(input_tokens=1000, output_tokens=100)
+COST = 4_500_000
+UPPER = 9_000_000
+ESTIMATE = Usage(input_tokens=500, output_tokens=50)
+
+
+SECONDS = Price(gpu_second_usd=D("0.001"))
+
+
+@dataclass(frozen=True)
+class Case:
+    """What came back, at which price, and what it came to."""
+
+    outcome: Outcome
+    expected: Amount
+    price: Price = PRICE
+    upper: int | None = UPPER
+
+
+UNKNOWN = Amount("unknown", None, None)
+EXACT = Amount("settled", COST, COST)
+TWO_SECONDS = Amount("settled", 2_000_000, 2_000_000)
+NO_PRICE = Price()
+
+CASES = {
+    "reply": Case(Reply("x", USAGE), EXACT),
+    "provider_s_figure": Case(Reply("x", USAGE, reported_cost_nusd=7), Amount("settled", 7, 7, "provider")),
+    "provider_says_free": Case(Reply("x", None, reported_cost_nusd=0), Amount("settled", 0, 0, "provider"), NO_PRICE),
+    "no_price": Case(Reply("x", USAGE), UNKNOWN, NO_PRICE),
+    "no_usage": Case(Reply("x", None), Amount("estimated", COST // 2, UPPER)),
+    "estimate_above_the_bound": Case(Reply("x", None), Amount("estimated", 100, 100), upper=100),
+    "estimate_without_a_bound": Case(Reply("x", None), Amount("estimated", COST // 2, None), upper=None),
+    "no_usage_and_no_price": Case(Reply("x", None), UNKNOWN, NO_PRICE),
+    "certainly_unbilled": Case(Failure(Fault.RATE_LIMITED), FREE),
+    "unbilled_at_no_price": Case(Failure(Fault.RATE_LIMITED), FREE, NO_PRICE, None),
+    "maybe_billed": Case(Failure(Fault.TIMEOUT), Amount("maybe_billed", 0, UPPER)),
+    "maybe_billed_without_a_bound": Case(Failure(Fault.TIMEOUT), Amount("maybe_billed", 0, None), NO_PRICE, None),
+    "failure_with_usage": Case(Failure(Fault.EMPTY, usage=USAGE), EXACT),
+    "usage_counts_where_none_was_expected": Case(Failure(Fault.RATE_LIMITED, usage=USAGE), EXACT),
+    "failure_at_no_price": Case(Failure(Fault.EMPTY, usage=USAGE), UNKNOWN, NO_PRICE),
+    "seconds": Case(Reply("x", None), TWO_SECONDS, SECONDS),
+    "seconds_of_a_failure": Case(Failure(Fault.TIMEOUT), TWO_SECONDS, SECONDS),
+    "no_seconds_where_nothing_ran": Case(Failure(Fault.AUTH), FREE, SECONDS),
+}
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in CASES.items()])
+def test_a_request_is_settled_estimated_maybe_billed_or_unknown(case: Case) -> None:
+    """The provider's figure, then usage at our price, then a guess, then a bound; never a made-up 0."""
+    amount = settle(case.outcome, Rates(case.price), upper_nusd=case.upper, estimate=ESTIMATE, seconds=2.0)
+    assert amount == case.expected
+
+
+@pytest.mark.parametrize("fault", Fault)
+def test_a_failure_without_usage_costs_nothing_or_up_to_its_bound(fault: Fault) -> None:
+    """As the fault table says."""
+    expected = FREE if FAULTS[fault].billed == "no" else Amount("maybe_billed", 0, UPPER)
+    assert settle(Failure(fault), Rates(PRICE), upper_nusd=UPPER, estimate=ESTIMATE, seconds=2.0) == expected
+
+
+@given(
+    replies() | failures(),
+    prices(by_second=True),
+    usages(),
+    st.none() | st.integers(0, 10**12),
+    st.floats(0, 1000),
+)
+def test_the_bill_lies_between_the_amount_and_its_upper_bound(
+    outcome: Outcome, price: Price, estimate: Usage, upper: int | None, seconds: float
+) -> None:
+    """For every outcome; settled means that both are the same, unknown that there is neither."""
+    amount = settle(outcome, Rates(price), upper_nusd=upper, estimate=estimate, seconds=seconds)
+    assert (amount.nusd is None) is (amount.state == "unknown")
+    assert amount.nusd is None or amount.nusd >= 0
+    assert amount.nusd is None or amount.upper_nusd is None or amount.nusd <= amount.upper_nusd
+    assert amount.state != "settled" or amount.nusd == amount.upper_nusd
+    assert amount.state != "unknown" or amount.upper_nusd is None
+
+
+# Sums
+
+
+@pytest.mark.parametrize(("amounts", "expected"), [([], 0), ([1, 2], 3), ([1, None, 2], None), ([None], None)], ids=str)
+def test_a_sum_with_an_unknown_part_is_unknown(amounts: list[int | None], expected: int | None) -> None:
+    """An unknown part is never counted as nothing."""
+    assert total(amounts) == expected
+
+
+def test_dollars_for_people_keep_the_unknown() -> None:
+    """A nano-dollar is a billionth of a dollar."""
+    assert usd(1_500_000_000) == 1.5
+    assert usd(1) == 1e-9
+    assert usd(None) is None
