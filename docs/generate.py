@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import math
 import re
 import sys
 import tempfile
@@ -27,12 +26,13 @@ from router.cli.app import app
 from router.core import policy as grammar
 from router.core.calibration import prior
 from router.core.faults import FAULTS
+from router.core.params import CALL_PARAMS, RESERVED_PARAMS
 from router.core.policy import FallbackRung, Model, PanelRung, Task
 from router.core.signals import FREE_SIGNALS
 from router.errors import PolicyError
 from router.ledger import schema as read_model
 from router.ledger.segments import unframe
-from router.spec import adopt, policy_schema
+from router.spec import adopt, document, policy_schema
 from router.spec.schema import NOT_BUILT
 from router.testing import ScriptedModels, SimulatedWorld
 
@@ -294,18 +294,50 @@ _KINDS: dict[str, Callable[[Schema], str]] = {
 }
 
 
+def policy_limits() -> str:
+    """What a policy file may not exceed."""
+    rows = [
+        ("size", f"{document.MAX_BYTES:,} bytes"),
+        ("values, aliases written out", f"{document.MAX_VALUES:,}"),
+        ("nesting", f"{document.MAX_DEPTH} levels"),
+        ("aliases", f"{document.MAX_ALIASES}"),
+        ("rungs of a ladder", f"{policy_schema()['$defs']['Task']['properties']['ladder']['maxItems']}"),
+    ]
+    return _table(("what", "at most"), rows)
+
+
+def not_built() -> str:
+    """Every field and kind of rung that is refused."""
+    definitions: dict[str, Schema] = {"Policy": policy_schema(), **policy_schema()["$defs"]}
+    found = [
+        f"`{part}` of [{name}](#{name.lower()})"
+        for name in _reached(definitions, built_only=True)
+        for part, schema in definitions[name]["properties"].items()
+        if schema.get("description", "").startswith(NOT_BUILT)
+    ]
+    found += [f"a rung of kind [{name}](#{name.lower()})" for name in sorted(_refused_rungs())]
+    return "\n".join(f"- {one}" for one in found)
+
+
+def reserved_params() -> str:
+    """The parameters that a policy may not set, and what to use instead."""
+    return _table(("parameter", "instead"), [(f"`{name}`", remedy) for name, remedy in RESERVED_PARAMS.items()])
+
+
+def call_params() -> str:
+    """The parameters that a caller may set."""
+    return ", ".join(f"`{name}`" for name in sorted(CALL_PARAMS)) + "."
+
+
 def signal_table() -> str:
-    """Every free signal, and its weight in the prior, read off the prior itself."""
-    base = _logit(prior({}))
+    """Every free signal, and what the prior makes of it alone."""
+    base = prior({})
     rows = []
     for name, meaning in FREE_SIGNALS.items():
-        weight = round(_logit(prior({name: 1.0})) - base, 2)
-        rows.append((f"`{name}`", meaning, f"{weight:+g}" if weight else "none"))
-    return _table(("signal", "meaning", "weight in the prior"), rows)
-
-
-def _logit(p: float) -> float:
-    return math.log(p / (1 - p))
+        value = -1.0 if name.startswith("lp_") else 1.0
+        p = prior({name: value})
+        rows.append((f"`{name}`", meaning, "not used" if p == base else f"{p:.3f} at {value:g}"))
+    return _table(("signal", "meaning", "prior with this signal alone"), rows)
 
 
 def prior_values() -> str:
@@ -314,10 +346,12 @@ def prior_values() -> str:
         ("nothing against it", {}),
         ("mean log-probability -0.05", {"lp_mean": -0.05}),
         ("mean log-probability -0.5", {"lp_mean": -0.5}),
-        ("half of its word triples repeat", {"repetition": 0.5}),
+        ("a third of its word triples repeat an earlier one", {"repetition": 0.33}),
+        ("nine in ten of its word triples repeat an earlier one", {"repetition": 0.9}),
         ("cut at the output limit", {"truncated": 1.0}),
         ("opens like a refusal", {"refusal": 1.0}),
         ("does not fit the answer kind", {"invalid": 1.0}),
+        ("does not fit and is cut", {"invalid": 1.0, "truncated": 1.0}),
     ]
     return _table(("draft", "confidence"), [(draft, f"{prior(signals):.3f}") for draft, signals in drafts])
 
@@ -412,6 +446,10 @@ def _one_line(text: str) -> str:
 
 PARTS: dict[str, Callable[[], str]] = {
     "policy-reference": policy_reference,
+    "policy-limits": policy_limits,
+    "not-built": not_built,
+    "reserved-params": reserved_params,
+    "call-params": call_params,
     "signal-table": signal_table,
     "prior-values": prior_values,
     "fault-table": fault_table,

@@ -213,4 +213,5 @@ class SimulatedWorld(World):
     disk: SimulatedDisk
 
     def __init__(self, seed: int = 0) -> None:
-        super().__init__(SimulatedClock(), random.Random(seed), SimulatedDisk())
+        # A secret of its own: one that a seed gives away must never get into a real ledger's folder.
+        super().__init__(SimulatedClock(), random.Random(seed), SimulatedDisk(), f"simulated {seed}".encode())

@@ -81,9 +81,12 @@ class _SystemFile:
         import fcntl
 
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        # It gets its name once it is locked: a fold that finds a segment without a lock closes it for good.
+        draft = path.with_name(f".{path.name}")
+        self._fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         # The lock says "my writer lives": the kernel drops it when the process dies, however it dies.
         fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        draft.rename(path)
 
     def write(self, data: bytes) -> int:
         return os.write(self._fd, data)
@@ -110,6 +113,8 @@ class World:
     # The operating system's generator keeps no state, so a forked child cannot repeat its parent's ids.
     random: Random = field(default_factory=random.SystemRandom)
     disk: Disk = field(default_factory=SystemDisk)
+    # Key of the fingerprints, in place of the one that is kept in the ledger's folder.
+    secret: bytes | None = field(default=None, repr=False)
 
     def new_id(self) -> str:
         """A new identifier of 32 hexadecimal digits: milliseconds since 1970, then 80 random bits. Sorts by time."""

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from router.core.pricing import usd
 from router.ledger import FoldReport, fold
 from router.ledger.fold import READ_MODEL, connect
+from router.ledger.schema import storable
 
 Dimension = Literal["task", "model", "feature", "user", "tenant", "day", "hour"]
 DIMENSIONS: tuple[str, ...] = get_args(Dimension)
@@ -112,7 +113,7 @@ class Filters:
             value = getattr(self, name)
             if value is not None:
                 conditions.append(f'"{name}" = ?')
-                values.append(value)
+                values.append(storable(value))
         if self.since_s is not None:
             conditions.append("hour >= ?")
             values.append(int(self.since_s) // 3600 * 3600)
@@ -147,6 +148,7 @@ def audit(home: Path, *, by: Dimension = "task", filters: Filters | None = None,
         empty = AuditRow("total", 0, 0, 0, 0, 0, 0, None)
         return AuditReport(by, (), empty, 0, 0, 0, report)
     with connect(home) as database:
+        database.execute("BEGIN")  # Another process may fold between two of the sums.
         rows = _model_rows(database, where, values) if by == "model" else _route_rows(database, by, where, values)
         total = next(iter(_route_rows(database, None, where, values)))
         uncertain, upper, unbounded = database.execute(

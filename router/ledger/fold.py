@@ -10,7 +10,7 @@ import fcntl
 import json
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,26 +68,23 @@ def connect(home: Path) -> Iterator[sqlite3.Connection]:
     """The read model, made when it is missing."""
     path = home / READ_MODEL
     try:
-        database = sqlite3.connect(path, isolation_level=None)
-        # Write-ahead logging is off on purpose: SQLite before 3.51.3 can corrupt a database that two connections share.
-        database.execute("PRAGMA journal_mode = TRUNCATE")
-        version = create(database, SCHEMA_VERSION)
+        with closing(sqlite3.connect(path, isolation_level=None)) as database:
+            # Write-ahead logging is off on purpose: SQLite before 3.51.3 can corrupt a database that two share.
+            database.execute("PRAGMA journal_mode = TRUNCATE")
+            version = create(database, SCHEMA_VERSION)
+            if version > SCHEMA_VERSION:
+                raise LedgerError(
+                    f"{path}: was written by a newer version of this library (schema {version}, this one reads "
+                    f"{SCHEMA_VERSION}); upgrade cascade-router",
+                    path=str(path),
+                )
+            yield database
     except sqlite3.Error as error:
         raise LedgerError(
-            f"{path}: the read model cannot be opened ({error}); delete it to have it rebuilt from the segments",
+            f"{path}: the read model cannot be used ({error}); make room and make it writable, or delete it to have "
+            "it rebuilt from the segments",
             path=str(path),
         ) from error
-    if version > SCHEMA_VERSION:
-        database.close()
-        raise LedgerError(
-            f"{path}: was written by a newer version of this library (schema {version}, this one reads "
-            f"{SCHEMA_VERSION}); upgrade cascade-router",
-            path=str(path),
-        )
-    try:
-        yield database
-    finally:
-        database.close()
 
 
 @contextmanager
@@ -109,9 +106,11 @@ def _fold_segment(database: sqlite3.Connection, path: Path, offset: int, report:
     for line in read_lines(path, offset, complete=complete):
         offset = line.end
         if line.row is None:
-            is_last = complete and line.end == path.stat().st_size
-            (report.torn if is_last else report.corrupt).append(path.name if is_last else f"{path.name}:{line.end}")
             batch.broken += 1
+            if line.ended:
+                report.corrupt.append(f"{path.name}:{line.start}")
+            else:
+                report.torn.append(path.name)
         else:
             batch.add(line.row)
             report.lost += line.row.get("lost", 0) if line.row.get("kind") == "gap" else 0
@@ -207,7 +206,8 @@ class _Batch:
     def _routes(self) -> None:
         routes, steps = HOURLY_ROUTES.rollup(), HOURLY_STEPS.rollup()
         for row in self.routes:
-            ROUTES.insert(self.database, [{**row, "metadata": json.dumps(row.get("metadata"))}])
+            if not ROUTES.insert(self.database, [{**row, "metadata": json.dumps(row.get("metadata"))}]):
+                continue  # Read before, from a copy of its segment: it must not count twice.
             routes.add({**row, "model": row.get("model") or ""}, _route_sums(row))
             asked = 0
             for position, step in enumerate(row.get("steps", [])):

@@ -6,6 +6,7 @@ known is `null`, never 0. `docs/ledger.md` describes every field.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -85,7 +86,8 @@ def settle_row(attempt: Attempt, time_s: float) -> Row:
         "cost_source": attempt.amount.source,
         "usage_source": attempt.usage_source,
         **{name: getattr(usage, name) for name in Usage.__slots__},
-        "latency_ms": round(attempt.latency_ms, 3),
+        # A backend may bring a latency of its own, and JSON has no NaN.
+        "latency_ms": round(attempt.latency_ms, 3) if math.isfinite(attempt.latency_ms) else None,
     }
 
 

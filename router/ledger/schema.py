@@ -11,6 +11,7 @@ from typing import Any
 
 from router.core.call import Usage
 
+_MAX_INTEGER = 2**63 - 1
 _TOKENS = {name: "INTEGER" for name in Usage.__slots__}
 _ATTRIBUTION = {"task": "TEXT", "feature": "TEXT", "user": "TEXT", "tenant": "TEXT"}
 
@@ -29,13 +30,14 @@ class Table:
         keys = ", ".join(f'"{name}"' for name in list(self.columns)[: self.keys])
         return f'CREATE TABLE IF NOT EXISTS "{self.name}" ({columns}, PRIMARY KEY ({keys})) WITHOUT ROWID'
 
-    def insert(self, database: sqlite3.Connection, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add rows; one that is there already stays as it is, so that reading a segment twice changes nothing."""
+    def insert(self, database: sqlite3.Connection, rows: Iterable[Mapping[str, Any]]) -> int:
+        """Add rows and count them; one that is there already stays as it is and does not count."""
         marks = ", ".join("?" * len(self.columns))
-        database.executemany(
+        done = database.executemany(
             f'INSERT OR IGNORE INTO "{self.name}" VALUES ({marks})',  # noqa: S608 - names are this module's own
-            ([_plain(row.get(name)) for name in self.columns] for row in rows),
+            ([storable(row.get(name)) for name in self.columns] for row in rows),
         )
+        return done.rowcount
 
     def update(self, database: sqlite3.Connection, row: Mapping[str, Any]) -> None:
         """Set the columns that the row has, where the first key matches."""
@@ -44,7 +46,7 @@ class Table:
         changes = ", ".join(f'"{name}" = ?' for name in names)
         database.execute(
             f'UPDATE "{self.name}" SET {changes} WHERE "{key}" = ?',  # noqa: S608
-            [*(_plain(row[name]) for name in names), row[key]],
+            [*(storable(row[name]) for name in names), row[key]],
         )
 
     def all(self, database: sqlite3.Connection, where: str = "1", *values: Any) -> list[dict[str, Any]]:
@@ -73,7 +75,8 @@ class Rollup:
         """Add amounts to the sums that a row belongs to."""
         hour = int(row["time_s"]) // 3600 * 3600
         # A key column cannot be NULL, so "not given" is the empty text.
-        key = tuple(hour if name == "hour" else "" if row.get(name) is None else row[name] for name in self._names)
+        values = (hour if name == "hour" else row.get(name) for name in self._names)
+        key = tuple("" if value is None else storable(value) for value in values)
         sums = self._sums.setdefault(key, defaultdict(int))
         for name, amount in amounts.items():
             sums[name] += amount
@@ -88,18 +91,22 @@ class Rollup:
         database.executemany(
             f'INSERT INTO "{table.name}" VALUES ({marks}) ON CONFLICT ({keys}) DO UPDATE SET {changes}',  # noqa: S608
             (
-                [*key, *(_number(sums[name], table.columns[name]) for name in amounts)]
+                [*key, *(storable(sums[name]) for name in amounts)]
                 for key, sums in self._sums.items()
             ),
         )
 
 
-def _number(amount: float, kind: str) -> float:
-    return int(amount) if kind == "INTEGER" else amount
+def storable(value: Any) -> Any:
+    """A value as SQLite takes it: no lone surrogates, no integer beyond 64 bits, lists and mappings as JSON.
 
-
-def _plain(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, list | dict) else value
+    One row that SQLite refuses would stop every later fold.
+    """
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "replace").decode()
+    if isinstance(value, list | dict):
+        return json.dumps(value)
+    return max(-_MAX_INTEGER, min(_MAX_INTEGER, value)) if isinstance(value, int) else value
 
 
 def _sums(*names: str) -> dict[str, str]:

@@ -37,9 +37,11 @@ class Fingerprints:
         mac = self._key.copy()
         prefixes: list[str] = []
         for message in messages:
-            content = message.get("content")
-            text = content if isinstance(content, str) else json.dumps(content, sort_keys=True, default=str)
-            mac.update(f"{message['role']}\0{text}\1".encode("utf-8", "surrogatepass"))
+            role, content = message["role"], message.get("content")
+            plain = isinstance(content, str) and len(message) == 2
+            text = content if plain else json.dumps(dict(message), sort_keys=True, default=str)
+            # The lengths come first, so that no text can pass for the end of one message and the start of another.
+            mac.update(f"{len(role)},{len(text)},{plain:d}:{role}{text}".encode("utf-8", "surrogatepass"))
             prefixes.append(mac.hexdigest()[:_HEX_DIGITS])
         return prefixes[-1], tuple(prefixes[:-1][:_MAX_PREFIXES])
 
@@ -47,10 +49,13 @@ class Fingerprints:
 def load_secret(home: Path, world: World) -> bytes:
     """The installation's secret: `ROUTER_SECRET`, else a file that only its owner can read, made on first use.
 
-    When the file can be neither read nor made, a secret of this process: fingerprints then match only within it.
+    A simulated world brings its own. When the file can be neither read nor made, a new one: fingerprints then match
+    only those of the same router.
     """
     if configured := os.environ.get("ROUTER_SECRET"):
-        return configured.encode()
+        return os.fsencode(configured)
+    if world.secret is not None:
+        return world.secret
     path = home / "secret"
     try:
         return path.read_bytes()

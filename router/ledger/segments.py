@@ -33,11 +33,11 @@ def frame(row: Row) -> bytes:
 
 def unframe(line: bytes) -> Row | None:
     """The row of one line without its newline, or `None` when it is torn or changed."""
+    if line[:9] != b"%08x " % zlib.crc32(line[9:]):
+        return None
     try:
-        if int(line[:8], 16) != zlib.crc32(line[9:]):
-            return None
         row = json.loads(line[9:])
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None
 
@@ -62,8 +62,9 @@ class LedgerWriter:
         self._file: AppendFile | None = None
         self._torn = False
         self._lost = 0
-        # Two threads with a first row each must not open two segments: an intent and its settle belong in one.
-        self._opening = threading.Lock()
+        # An intent and its settle belong in one segment, a half line is closed by the next row, and no row goes to a
+        # descriptor that another thread closes. Reentrant, because a signal handler may route, too.
+        self._lock = threading.RLock()
         forked = weakref.WeakMethod(self._forked)
         os.register_at_fork(after_in_child=lambda: (method := forked()) and method())
 
@@ -88,31 +89,33 @@ class LedgerWriter:
 
     def close(self) -> None:
         """Close the segment; a later row opens a new one."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        with self._lock:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
 
     def _forked(self) -> None:
         # The child's copy of the descriptor shares the parent's lock and must not outlive the parent's.
-        self._opening = threading.Lock()
+        self._lock = threading.RLock()
         self.close()
         self._lost = 0
 
     def _write(self, row: Row) -> bool:
         try:
-            file = self._file or self._open()
-            if self._lost:
-                gap = {"v": SCHEMA_VERSION, "kind": "gap", "time_s": self._world.clock.time(), "lost": self._lost}
-                self._put(file, gap)
-                self._lost = 0
-            self._put(file, row)
-        except OSError as error:
+            data = frame(row)
+            with self._lock:
+                file = self._file or self._open()
+                if self._lost:
+                    now_s = self._world.clock.time()
+                    self._put(file, frame({"v": SCHEMA_VERSION, "kind": "gap", "time_s": now_s, "lost": self._lost}))
+                    self._lost = 0
+                self._put(file, data)
+        except (OSError, ValueError, RecursionError) as error:  # The disk, or a row that is no JSON.
             self._failed(error)
             return False
         return True
 
-    def _put(self, file: AppendFile, row: Row) -> None:
-        data = frame(row)
+    def _put(self, file: AppendFile, data: bytes) -> None:
         if self._torn:  # Close the half line first, so that it costs only itself.
             data = b"\n" + data
         written = file.write(data)
@@ -123,18 +126,18 @@ class LedgerWriter:
             file.sync()
 
     def _open(self) -> AppendFile:
-        with self._opening:
-            if self._file is None:
-                self._torn = False
-                path = self._folder / f"{self._world.new_id()}-{os.getpid()}.seg"
-                self._file = self._world.disk.append(path)
-            return self._file
+        self._torn = False
+        path = self._folder / f"{self._world.new_id()}-{os.getpid()}.seg"
+        self._file = self._world.disk.append(path)
+        return self._file
 
-    def _failed(self, error: OSError) -> None:
-        self._lost += 1
-        if self._lost > 1:
-            return
-        problem = f"{self._folder}: the ledger cannot be written ({error.strerror or error}); calls are not recorded"
+    def _failed(self, error: Exception) -> None:
+        with self._lock:
+            self._lost += 1
+            if self._lost > 1:
+                return
+        reason = getattr(error, "strerror", None) or error
+        problem = f"{self._folder}: the ledger cannot be written ({reason}); calls are not recorded"
         if self._alarm:
             self._alarm(problem)
         warnings.warn(f"{problem}; make the folder writable, or set ROUTER_HOME", RouterWarning, stacklevel=2)
@@ -145,8 +148,11 @@ class Line(NamedTuple):
 
     row: Row | None
     """`None` when the line is torn or was changed."""
+    start: int
     end: int
     """Offset of the byte after it."""
+    ended: bool
+    """Whether a newline ends it; where none does, its writer died in the middle of it."""
 
 
 def read_lines(path: Path, offset: int = 0, *, complete: bool) -> Iterator[Line]:
@@ -157,12 +163,13 @@ def read_lines(path: Path, offset: int = 0, *, complete: bool) -> Iterator[Line]
     with path.open("rb") as file:
         file.seek(offset)
         for line in file:
-            if not line.endswith(b"\n") and not complete:
+            ended = line.endswith(b"\n")
+            if not ended and not complete:
                 return
-            offset += len(line)
+            start, offset = offset, offset + len(line)
             body = line.rstrip(b"\n")
             if body:
-                yield Line(unframe(body), offset)
+                yield Line(unframe(body), start, offset, ended)
 
 
 def writer_lives(path: Path) -> bool:
