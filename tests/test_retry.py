@@ -18,9 +18,7 @@ OK = Reply("fine", None)
 BUSY = Failure(Fault.RATE_LIMITED)
 
 
-def _ask(
-    outcomes: list[Outcome], limits: retry.Limits, world: SimulatedWorld, *, blocking: bool
-) -> tuple[Outcome, int]:
+def _ask(outcomes: list[Outcome], limits: retry.Limits, world: SimulatedWorld, blocking: bool) -> tuple[Outcome, int]:
     """The outcome, and how many requests it took."""
     left = list(outcomes)
 

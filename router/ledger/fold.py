@@ -214,7 +214,7 @@ class _Batch:
                 stored = {**step, "route_id": row["route_id"], "position": position}
                 STEPS.insert(self.database, [{**stored, "signals": json.dumps(step.get("signals"))}])
                 steps.add({**row, **step}, _step_sums(step, climbed=asked > 0))
-                asked += step["attempts"] > 0
+                asked += (step.get("attempts") or 0) > 0
         routes.store(self.database)
         steps.store(self.database)
 
@@ -224,7 +224,7 @@ def _attempt_sums(intent: Row, settle: Row) -> dict[str, float]:
     certain = settle["state"] == "settled"
     return {
         "requests": 1,
-        "retries": intent["number"] > 1,
+        "retries": (intent["number"] or 1) > 1,
         "failures": settle.get("fault") is not None,
         "cost_nusd": int(cost or 0),
         "uncertain_nusd": 0 if certain else max(0, int(upper or 0) - int(cost or 0)),
@@ -238,11 +238,11 @@ def _attempt_sums(intent: Row, settle: Row) -> dict[str, float]:
 def _route_sums(row: Row) -> dict[str, float]:
     return {
         "calls": 1,
-        "answered": row["outcome"] == "answered",
-        "escalated": bool(row["escalated"]),
-        "cost_nusd": int(row["cost_nusd"] or 0),
-        "unpriced": row["cost_nusd"] is None,
-        "marginal_nusd": int(row["marginal_nusd"] or 0),
+        "answered": row.get("outcome") == "answered",
+        "escalated": bool(row.get("escalated")),
+        "cost_nusd": int(row.get("cost_nusd") or 0),
+        "unpriced": row.get("cost_nusd") is None,
+        "marginal_nusd": int(row.get("marginal_nusd") or 0),
         # Savings compare calls whose cost and baseline are both known.
         **_compared(row),
         "latency_ms": row.get("latency_ms") or 0,
@@ -250,27 +250,25 @@ def _route_sums(row: Row) -> dict[str, float]:
 
 
 def _compared(row: Row) -> dict[str, float]:
-    if row["baseline_nusd"] is None or row["cost_nusd"] is None:
+    cost, baseline = row.get("cost_nusd"), row.get("baseline_nusd")
+    if cost is None or baseline is None:
         return {"compared": 0, "compared_cost_nusd": 0, "baseline_nusd": 0}
-    return {
-        "compared": 1,
-        "compared_cost_nusd": int(row["cost_nusd"]),
-        "baseline_nusd": int(row["baseline_nusd"]),
-    }
+    return {"compared": 1, "compared_cost_nusd": int(cost), "baseline_nusd": int(baseline)}
 
 
 def _step_sums(step: Row, *, climbed: bool) -> dict[str, float]:
-    cost = int(step["cost_nusd"] or 0)
-    action: Any = step["action"]
+    cost = int(step.get("cost_nusd") or 0)
+    asked = (step.get("attempts") or 0) > 0
+    action: Any = step.get("action")
     return {
         "reached": action != "keep",
-        "asked": step["attempts"] > 0,
+        "asked": asked,
         "accepted": action in ("accept", "keep"),
         "escalated": action == "escalate",
         "failed": action == "fail",
         "skipped": action == "skip",
-        "climbs": climbed and step["attempts"] > 0,
+        "climbs": climbed and asked,
         "cost_nusd": cost,
         "climb_nusd": cost if climbed else 0,
-        "unpriced": step["cost_nusd"] is None,
+        "unpriced": step.get("cost_nusd") is None,
     }

@@ -90,10 +90,7 @@ class Rollup:
         marks = ", ".join("?" * len(table.columns))
         database.executemany(
             f'INSERT INTO "{table.name}" VALUES ({marks}) ON CONFLICT ({keys}) DO UPDATE SET {changes}',  # noqa: S608
-            (
-                [*key, *(storable(sums[name]) for name in amounts)]
-                for key, sums in self._sums.items()
-            ),
+            ([*key, *(storable(sums[name]) for name in amounts)] for key, sums in self._sums.items()),
         )
 
 

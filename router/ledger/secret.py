@@ -38,10 +38,10 @@ class Fingerprints:
         prefixes: list[str] = []
         for message in messages:
             role, content = message["role"], message.get("content")
-            plain = isinstance(content, str) and len(message) == 2
-            text = content if plain else json.dumps(dict(message), sort_keys=True, default=str)
+            plain = content if isinstance(content, str) and len(message) == 2 else None
+            text = json.dumps(dict(message), sort_keys=True, default=str) if plain is None else plain
             # The lengths come first, so that no text can pass for the end of one message and the start of another.
-            mac.update(f"{len(role)},{len(text)},{plain:d}:{role}{text}".encode("utf-8", "surrogatepass"))
+            mac.update(f"{len(role)},{len(text)},{plain is None:d}:{role}{text}".encode("utf-8", "surrogatepass"))
             prefixes.append(mac.hexdigest()[:_HEX_DIGITS])
         return prefixes[-1], tuple(prefixes[:-1][:_MAX_PREFIXES])
 
