@@ -42,7 +42,7 @@ def usages(most: int = 1_000_000) -> st.SearchStrategy[Usage]:
 
 def usd(most: int = 1000) -> st.SearchStrategy[Decimal]:
     """Dollars as people write them in a price list."""
-    return st.decimals(0, most, places=4)
+    return st.integers(0, most * 10_000).map(lambda n: Decimal(n) / 10_000)
 
 
 def prices(*, complete: bool = False, by_second: bool = False) -> st.SearchStrategy[Price]:
@@ -56,7 +56,7 @@ def replies(text: st.SearchStrategy[str] | None = None) -> st.SearchStrategy[Rep
     """Whatever a model may answer, oddities of its log-probabilities included."""
     return st.builds(
         Reply,
-        text=text or st.text(max_size=60),
+        text=st.text(max_size=60) if text is None else text,
         usage=st.none() | usages(),
         finish_reason=st.sampled_from(["stop", "length", "content_filter", "tool_calls", "unknown"]),
         logprobs=st.none() | st.lists(st.floats() | st.floats(-3, 0), max_size=8).map(tuple),

@@ -20,7 +20,7 @@ from router.core.checks import build_check
 from router.core.faults import FAULTS, Fault
 from router.core.plan import Plan, Rung
 from router.core.policy import AnswerKind, Model, Price, Retry, Task, TextAnswer
-from router.core.pricing import Amount, settle, total
+from router.core.pricing import settle, total
 from router.errors import (
     ContentFiltered,
     CostLimitExceeded,
@@ -31,7 +31,7 @@ from router.errors import (
     RequestRefused,
     RouterError,
 )
-from tests.strategies import Turn, prices, scripts
+from tests.strategies import Turn, scripts
 
 D = Decimal
 NAMES = ("small", "middle", "large", "huge")
@@ -141,7 +141,8 @@ def play(plan: Plan, request: Request, *script: Outcome | Turn, tokens: int = 5)
     flow = cascade(plan, request)
     effects: list[Effect] = []
     sent: list[Attempt] = []
-    elapsed_s, result = 0.0, None
+    elapsed_s = 0.0
+    result: Asked | int | None = None
     try:
         while True:
             effect = flow.send(result)
@@ -206,7 +207,7 @@ def test_a_doubtful_draft_climbs() -> None:
     """Below the threshold the next rung is asked, and its answer counts."""
     played = play(make_plan(0.8), make_request(), draft(0.5), draft(0.6, "other"))
     answer = answered(played)
-    assert played.actions == [("small", "escalate"), ("large" if len(NAMES) < 3 else "middle", "accept")]
+    assert played.actions == [("small", "escalate"), ("middle", "accept")]
     assert played.reasons == ["confidence 0.500 is below 0.800", "last rung"]
     assert (answer.text, answer.rung, answer.escalated) == ("other", 1, True)
     assert answer.confidence == pytest.approx(0.6)
@@ -468,7 +469,7 @@ def test_a_cost_limit_with_an_unknown_part_spent_raises() -> None:
     reply = draft(0.9, "no idea", Usage(input_tokens=1001))
     error = play(plan, make_request(max_cost_nusd=10**12), reply).error
     assert isinstance(error, CostLimitExceeded)
-    assert error.spent_usd is None
+    assert vars(error)["spent_usd"] is None
     assert str(error).startswith("task 't': an unknown part of 1000.000000 USD may be spent already, and its price")
 
 
@@ -680,13 +681,22 @@ def test_a_call_that_is_left_ends_quietly() -> None:
 # Laws
 
 
+ODD_PRICES = (
+    Price(),
+    Price(gpu_second_usd=D("0.001")),
+    Price(input_usd_per_mtok=D(0), output_usd_per_mtok=D(0)),
+    Price(*[D("0.3")] * 6, request_usd=D("0.000001"), up_to_input_tokens=1000),
+    Price(input_usd_per_mtok=D("0.0005"), output_usd_per_mtok=D("0.0005"), reasoning_usd_per_mtok=D(5)),
+)
+
+
 @st.composite
 def plans(draw_: st.DrawFn) -> Plan:
     """Ladders of one to four rungs with any thresholds, prices, contexts and limits."""
     thresholds = draw_(st.lists(st.floats(0, 1), max_size=3))
     rungs = {
         number: {
-            "price": draw_(st.just(PRICES[number]) | prices(by_second=True)),
+            "price": draw_(st.sampled_from([PRICES[number], *ODD_PRICES])),
             "calibrators": draw_(st.sampled_from([(), (STATED,)])),
             "context_tokens": draw_(st.none() | st.integers(1, 60)),
             "max_output_tokens": draw_(st.none() | st.integers(1, 1000)),

@@ -47,8 +47,7 @@ class Request:
     max_cost_nusd: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """Ask one rung: at most `attempts` requests, each of which costs at most `upper_nusd`."""
 
     rung: int
@@ -58,8 +57,7 @@ class Ask:
     upper_nusd: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """How asking a rung ended."""
 
     outcome: Outcome
@@ -90,8 +88,7 @@ class Finish(NamedTuple):
         return type(self.error).__name__ if self.error else "aborted"
 
 
-@dataclass(frozen=True, slots=True)
-class Do:
+class Do(NamedTuple):
     """An operation beside asking."""
 
     operation: CountTokens | Finish
@@ -308,8 +305,7 @@ class _Climb:
         if rates.by_second or usage is None:
             return None, "unknown"
         # The top rung's prompt cache is not the draft's, so all input counts as plain input.
-        plain = Usage(input_tokens=usage.all_input_tokens, output_tokens=usage.all_output_tokens)
-        cost = rates.cost_nusd(plain)
+        cost = rates.plain_nusd(usage.all_input_tokens, usage.all_output_tokens)
         return cost, "unknown" if cost is None else "estimated"
 
     def _raise_failure(self, failure: Failure) -> NoReturn:

@@ -123,6 +123,13 @@ class Rates:
                 total += count * rate
         return _half_even(total, self._scale)
 
+    def plain_nusd(self, input_tokens: int, output_tokens: int) -> int | None:
+        """The cost of so many tokens without cache and reasoning; `None` when a price is unknown."""
+        input_rate, output_rate = self._buckets[0], self._buckets[4]
+        if input_rate is None or output_rate is None or (self._limit is not None and input_tokens > self._limit):
+            return None
+        return _half_even(self._request + input_tokens * input_rate + output_tokens * output_rate, self._scale)
+
     def upper_nusd(self, input_tokens: int | None, output_tokens: int | None, seconds: float | None) -> int | None:
         """The most a request can cost with at most so many tokens, or `None` when nothing bounds it."""
         if self.by_second:

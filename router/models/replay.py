@@ -11,21 +11,35 @@ import gzip
 import json
 import math
 import threading
+import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from router.core.call import Call, Failure, Message, Outcome, Reply, Usage, input_tokens_estimate
+from router.core.call import (
+    Call,
+    Failure,
+    FinishReason,
+    Message,
+    Outcome,
+    Reply,
+    Usage,
+    input_tokens_estimate,
+    to_messages,
+)
 from router.core.faults import Fault
 from router.core.policy import Model
 from router.core.pricing import NUSD_PER_USD
 from router.errors import RecordingError, ReplayMiss
 from router.models import Facts
 
-Key = tuple[str, str, str]
+# The model's name, then each message: role and text, or its JSON where it holds more.
+Key = tuple[str | tuple[str, str], ...]
 
 # Recordings write -1e9 for a log-probability of minus infinity.
 _MINUS_INFINITY = -1e8
+_NUMBERS = ("input_tokens", "output_tokens", "cost_usd", "latency_s")
 
 
 class Replay:
@@ -35,7 +49,8 @@ class Replay:
         self._name = name
         self._rows: dict[Key, list[Mapping[str, Any]]] = {}
         for row in rows:
-            self._rows.setdefault(_row_key(row), []).append(row)
+            key = _key(row["model"], to_messages(row["prompt"], row.get("system")))
+            self._rows.setdefault(key, []).append(row)
         self._served: dict[Key, int] = {}
         # Guards the count of served duplicates when several threads ask.
         self._lock = threading.Lock()
@@ -47,14 +62,9 @@ class Replay:
         Raises
         ------
         RecordingError
-            A line is broken or lacks a column; names the line. Nothing is skipped silently.
+            A line is broken, or one that is needed lacks a column; names the line. Nothing is skipped silently.
         """
-        rows = (
-            row
-            for row in read_recording(path)
-            if (models is None or row["model"] in models) and (task is None or row.get("task") == task)
-        )
-        return cls(rows, name=str(path))
+        return cls(read_recording(path, models=models, task=task), name=str(path))
 
     def facts(self, model: Model) -> Facts:
         """Nothing: recorded rows carry their own cost."""
@@ -62,7 +72,7 @@ class Replay:
 
     def count_tokens(self, call: Call) -> int:
         """The recorded count, else an estimate."""
-        rows = self._rows.get(_call_key(call))
+        rows = self._rows.get(_key(call.model.litellm, call.messages))
         recorded = rows[0].get("input_tokens") if rows else None
         return int(recorded) if recorded is not None else input_tokens_estimate(call.messages)
 
@@ -74,7 +84,7 @@ class Replay:
         ReplayMiss
             The recording holds no row for the model and the prompt.
         """
-        key = _call_key(call)
+        key = _key(call.model.litellm, call.messages)
         rows = self._rows.get(key)
         if rows is None:
             raise ReplayMiss(
@@ -93,8 +103,10 @@ class Replay:
         return self.send(call, timeout_s)
 
 
-def read_recording(path: str | Path) -> Iterator[dict[str, Any]]:
-    """The rows of a recording, in order.
+def read_recording(
+    path: str | Path, *, models: Collection[str] | None = None, task: str | None = None
+) -> Iterator[dict[str, Any]]:
+    """The rows of a recording, in order; `models` and `task` keep only the rows that are needed.
 
     Raises
     ------
@@ -106,9 +118,12 @@ def read_recording(path: str | Path) -> Iterator[dict[str, Any]]:
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _parse(line, path, number)
-    except (OSError, EOFError) as error:
+                row = _parse(line, path, number) if line.strip() else None
+                if row is None or (models is not None and row.get("model") not in models):
+                    continue
+                if task is None or row.get("task") == task:
+                    yield _checked(row, path, number)
+    except (OSError, EOFError, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise RecordingError(
             f"{path}: cannot be read after line {number}: {reason}", path=str(path), line=number or None
@@ -118,40 +133,73 @@ def read_recording(path: str | Path) -> Iterator[dict[str, Any]]:
 def _parse(line: bytes, path: Path, number: int) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as error:
-        problem = f"is no JSON ({error.__class__.__name__})"
-    else:
-        if not isinstance(row, dict):
-            problem = "is no JSON object"
-        elif missing := [name for name in ("model", "prompt") if name not in row]:
-            problem = f"lacks {missing[0]!r}"
-        elif row.get("response") is None and row.get("error") is None:
-            problem = "has neither 'response' nor 'error'"
-        else:
-            return row
-    raise RecordingError(
-        f"{path}:{number}: this line {problem}; mend or delete it", path=str(path), line=number
-    ) from None
+    except (ValueError, RecursionError) as error:
+        raise _broken(f"is no JSON ({type(error).__name__})", path, number) from None
+    if not isinstance(row, dict) or not isinstance(row.get("model", ""), str):
+        raise _broken("is no JSON object with a 'model'", path, number)
+    return row
 
 
-def _row_key(row: Mapping[str, Any]) -> Key:
-    return (row["model"], row.get("system") or "", _canonical(row["prompt"]))
+def _checked(row: dict[str, Any], path: Path, number: int) -> dict[str, Any]:
+    """A row that can be replayed: found out here, where the line is known, not in the middle of a call."""
+    if missing := [name for name in ("model", "prompt") if row.get(name) is None]:
+        raise _broken(f"lacks {missing[0]!r}", path, number)
+    if row.get("response") is None and row.get("error") is None:
+        raise _broken("has neither 'response' nor 'error'", path, number)
+    try:
+        to_messages(row["prompt"], row.get("system"))
+    except ValueError as problem:
+        raise _broken(f"has a 'prompt' that {problem}", path, number) from None
+    error, logprob = row.get("error"), row.get("logprob")
+    shapes = [
+        ("system", isinstance(row.get("system"), str | None)),
+        ("response", isinstance(row.get("response"), str | None)),
+        ("error", isinstance(error, str | None) or (isinstance(error, dict) and _is_error(error))),
+        ("logprob", logprob is None or (isinstance(logprob, dict) and _are_logprobs(logprob))),
+        *((name, row.get(name) is None or _is_amount(row[name])) for name in _NUMBERS),
+    ]
+    if wrong := [name for name, right in shapes if not right]:
+        raise _broken(f"has a {wrong[0]!r} that cannot be used", path, number)
+    return row
 
 
-def _call_key(call: Call) -> Key:
-    messages = call.messages
-    system = messages[0]["content"] if messages[0]["role"] == "system" else ""
-    return (call.model.litellm, system, _canonical(messages[1:] if system else messages))
+def _broken(problem: str, path: Path, number: int) -> RecordingError:
+    return RecordingError(f"{path}:{number}: this line {problem}; mend or delete it", path=str(path), line=number)
 
 
-def _canonical(prompt: str | Iterable[Message]) -> str:
-    """One user message is its text; a longer conversation is its JSON."""
-    if isinstance(prompt, str):
-        return prompt
-    messages = list(prompt)
-    if len(messages) == 1 and messages[0].get("role") == "user" and isinstance(messages[0].get("content"), str):
-        return str(messages[0]["content"])
-    return json.dumps(messages, sort_keys=True)
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_amount(value: Any) -> bool:
+    return _is_number(value) and math.isfinite(value) and value >= 0
+
+
+def _is_error(error: Mapping[str, Any]) -> bool:
+    status, retry_after_s = error.get("status"), error.get("retry_after_s")
+    return (
+        error.get("fault") in (None, *Fault)
+        and isinstance(status, int | None)
+        and (retry_after_s is None or _is_amount(retry_after_s))
+    )
+
+
+def _are_logprobs(recorded: Mapping[str, Any]) -> bool:
+    tokens, raw = recorded.get("tok"), recorded.get("raw")
+    return (tokens is None or (isinstance(tokens, list) and all(map(_is_number, tokens)))) and (
+        raw is None or _is_number(raw)
+    )
+
+
+def _key(model: str, messages: Iterable[Message]) -> Key:
+    return (model, *map(_message_key, messages))
+
+
+def _message_key(message: Message) -> str | tuple[str, str]:
+    content = message.get("content")
+    if isinstance(content, str) and len(message) == 2:
+        return (message["role"], content)
+    return json.dumps(dict(message), sort_keys=True, default=str)
 
 
 def _outcome(row: Mapping[str, Any]) -> Outcome:
@@ -161,19 +209,21 @@ def _outcome(row: Mapping[str, Any]) -> Outcome:
     if row.get("input_tokens") is not None and row.get("output_tokens") is not None:
         usage = Usage(input_tokens=int(row["input_tokens"]), output_tokens=int(row["output_tokens"]))
     cost, latency = row.get("cost_usd"), row.get("latency_s")
+    finish: Any = row.get("finish_reason") or "stop"
     return Reply(
-        text=str(row["response"]),
+        text=row["response"],
         usage=usage,
-        finish_reason=row.get("finish_reason") or "stop",
+        finish_reason=finish if finish in get_args(FinishReason) else "unknown",
         model_served=row["model"],
         logprobs=_logprobs(row.get("logprob")),
-        reported_cost_nusd=None if cost is None else round(float(cost) * NUSD_PER_USD),
-        latency_ms=None if latency is None else float(latency) * 1000,
+        reported_cost_nusd=None if cost is None else round(Decimal(repr(cost)) * NUSD_PER_USD),
+        latency_ms=None if latency is None else latency * 1000,
         response=row,
     )
 
 
 def _failure(error: Mapping[str, Any] | str) -> Failure:
+    """A recorded error; one that names no fault of ours is the server's."""
     fields: Mapping[str, Any] = {"fault": error} if isinstance(error, str) else error
     name = fields.get("fault")
     fault = Fault(name) if name in set(Fault) else Fault.SERVER_ERROR
