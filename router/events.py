@@ -9,10 +9,13 @@ from __future__ import annotations
 import logging
 import math
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
+
+from router.errors import RouterWarning
 
 Event = dict[str, Any]
 Listener = Callable[[Event], None]
@@ -41,9 +44,16 @@ def emit(name: str, fields: Mapping[str, Any], *, level: int = logging.INFO) -> 
     for listener in listeners:
         listener({"event": name, **event})
     if structlog.is_configured():
-        structlog.get_logger("router").log(level, name, **event)
+        # By name, because not every wrapper class that an application may choose takes a number.
+        method = logging.getLevelName(level).lower()
+        _isolated(lambda: getattr(structlog.get_logger("router"), method)(name, **event), _lost)
     elif _plain_logger.isEnabledFor(level):
         _json_logger.log(level, name, **event)
+
+
+def _lost(error: Exception) -> None:
+    problem = f"an event was lost: the application's structlog processors raised {type(error).__name__}"
+    warnings.warn(problem, RouterWarning, stacklevel=4)
 
 
 def clean(value: Any) -> Any:
@@ -64,16 +74,20 @@ def clean(value: Any) -> Any:
 def guarded(hook: Callable[[Any], Any], default: Any) -> Callable[[Any], Any]:
     """A user's function whose exceptions become `default` and one event: it must not take a paid answer down."""
 
-    def call(value: Any) -> Any:
-        try:
-            return hook(value)
-        except Exception as error:  # noqa: BLE001 - the one place that isolates a user's function
-            # The class only: the text of an exception may hold the prompt.
-            name = getattr(hook, "__qualname__", "hook")
-            emit("router.hook_failed", {"hook": name, "error": type(error).__name__}, level=logging.ERROR)
-            return default
+    def failed(error: Exception) -> Any:
+        # The class only: the text of an exception may hold the prompt.
+        name = getattr(hook, "__qualname__", "hook")
+        emit("router.hook_failed", {"hook": name, "error": type(error).__name__}, level=logging.ERROR)
+        return default
 
-    return call
+    return lambda value: _isolated(lambda: hook(value), failed)
+
+
+def _isolated(call: Callable[[], Any], on_failure: Callable[[Exception], Any]) -> Any:
+    try:
+        return call()
+    except Exception as error:  # noqa: BLE001 - the one place that isolates the application's own code
+        return on_failure(error)
 
 
 _json_logger = structlog.wrap_logger(

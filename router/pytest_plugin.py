@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 def scripted_router(tmp_path: Path) -> Iterator[Callable[..., Router]]:
     """A function that makes a `Router` on scripted models, with a ledger of its own and no way to the network.
 
-    `scripted_router({"small": ["billing"], "large": "bug"}, policies="policies")`; `router.models` of
-    what it returns is the `ScriptedModels`, with the history of requests.
+    `scripted_router({"small": ["billing"], "large": "bug"}, policies="policies")`; in place of the scripts it takes
+    a `ScriptedModels`, for a test that looks at its history.
     """
     from router.api import Router
     from router.testing import ScriptedModels, no_network
@@ -28,9 +28,11 @@ def scripted_router(tmp_path: Path) -> Iterator[Callable[..., Router]]:
     with ExitStack() as stack:
         stack.enter_context(no_network())
 
-        def make(scripts: Mapping[str, Script], policies: str | Path | Policy | None = None, **options: Any) -> Router:
-            backend = ScriptedModels(scripts)
-            made = Router(policies, backend=backend, home=tmp_path / "router-home", **options)
+        def make(
+            scripts: Mapping[str, Script] | ScriptedModels, policies: str | Path | Policy | None = None, **options: Any
+        ) -> Router:
+            backend = scripts if isinstance(scripts, ScriptedModels) else ScriptedModels(scripts)
+            made = Router(policies, backend=backend, **{"home": tmp_path / "router-home", **options})
             return stack.enter_context(made)
 
         yield make

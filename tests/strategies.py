@@ -108,13 +108,12 @@ class Turn:
     seconds: float = 0.1
 
 
-@st.composite
-def turns(draw: st.DrawFn, text: st.SearchStrategy[str] | None = None) -> Turn:
+def turns(text: st.SearchStrategy[str] | None = None) -> st.SearchStrategy[Turn]:
     """Some passing faults, then a reply or any fault."""
     passing = [fault for fault, rule in FAULTS.items() if rule.retry]
-    before = draw(st.lists(failures(*passing), max_size=2))
-    last = draw(replies(text) | failures())
-    return Turn((*before, last), draw(st.floats(0, 10)))
+    before = st.lists(failures(*passing), max_size=2)
+    outcomes = st.tuples(before, replies(text) | failures()).map(lambda parts: (*parts[0], parts[1]))
+    return st.builds(Turn, outcomes, st.floats(0, 10))
 
 
 def scripts(rungs: int, text: st.SearchStrategy[str] | None = None) -> st.SearchStrategy[list[Turn]]:
@@ -124,7 +123,8 @@ def scripts(rungs: int, text: st.SearchStrategy[str] | None = None) -> st.Search
 
 def json_values() -> st.SearchStrategy[Any]:
     """Any JSON, as far as YAML can say it."""
-    leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | plain_text()
+    numbers = st.integers(-(2**63), 2**63) | st.floats(allow_nan=False, allow_infinity=False)
+    leaves = st.none() | st.booleans() | numbers | plain_text()
     return st.recursive(
         leaves,
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(plain_text(), inner, max_size=3),

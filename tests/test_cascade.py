@@ -685,56 +685,56 @@ ODD_PRICES = (
     Price(),
     Price(gpu_second_usd=D("0.001")),
     Price(input_usd_per_mtok=D(0), output_usd_per_mtok=D(0)),
-    Price(*[D("0.3")] * 6, request_usd=D("0.000001"), up_to_input_tokens=1000),
+    replace(PRICES[0], cached_read_usd_per_mtok=D("0.3"), request_usd=D("0.000001"), up_to_input_tokens=1000),
     Price(input_usd_per_mtok=D("0.0005"), output_usd_per_mtok=D("0.0005"), reasoning_usd_per_mtok=D(5)),
 )
 
 
-@st.composite
-def plans(draw_: st.DrawFn) -> Plan:
-    """Ladders of one to four rungs with any thresholds, prices, contexts and limits."""
-    thresholds = draw_(st.lists(st.floats(0, 1), max_size=3))
-    rungs = {
-        number: {
-            "price": draw_(st.sampled_from([PRICES[number], *ODD_PRICES])),
-            "calibrators": draw_(st.sampled_from([(), (STATED,)])),
-            "context_tokens": draw_(st.none() | st.integers(1, 60)),
-            "max_output_tokens": draw_(st.none() | st.integers(1, 1000)),
-        }
-        for number in range(len(thresholds) + 1)
+# Strategies are made once: making them takes longer than drawing from them.
+LIMITS = st.none() | st.integers(1, 1000)
+THRESHOLDS = st.lists(st.floats(0, 1), max_size=3)
+RUNGS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "calibrators": st.sampled_from([(), (STATED,)]),
+            "context_tokens": st.none() | st.integers(1, 60),
+            "max_output_tokens": LIMITS,
+        },
+        optional={"price": st.sampled_from(ODD_PRICES)},
+    ),
+    min_size=4,
+    max_size=4,
+)
+TASKS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {
+        "kind": st.sampled_from([TEXT, CHOICE]),
+        "max_input_tokens": st.none() | st.integers(20, 10**6),
+        "max_output_tokens": LIMITS,
+        "on_filter": st.sampled_from(["raise", "climb"]),
+        "retry": st.integers(1, 4).map(Retry),
     }
-    return make_plan(
-        *thresholds,
-        kind=draw_(st.sampled_from([TEXT, CHOICE])),
-        rungs=rungs,
-        max_input_tokens=draw_(st.none() | st.integers(20, 10**6)),
-        max_output_tokens=draw_(st.none() | st.integers(1, 1000)),
-        on_filter=draw_(st.sampled_from(["raise", "climb"])),
-        retry=Retry(attempts=draw_(st.integers(1, 4))),
-    )
+)
+REQUESTS = st.builds(
+    make_request,
+    deadline_s=st.none() | st.floats(0.01, 30),
+    max_cost_nusd=st.none() | st.integers(0, 10**9),
+    max_output_tokens=LIMITS,
+)
+SCRIPTS = scripts(4, st.sampled_from(["bug", "other", "no idea", "", "I'm sorry, but no."]))
+TOKENS = st.integers(1, 80)
 
-
-def requests() -> st.SearchStrategy[Request]:
-    """Calls with and without limits."""
-    return st.builds(
-        make_request,
-        deadline_s=st.none() | st.floats(0.01, 30),
-        max_cost_nusd=st.none() | st.integers(0, 10**9),
-        max_output_tokens=st.none() | st.integers(1, 1000),
-    )
-
-
-TEXTS = st.sampled_from(["bug", "other", "no idea", "", "I'm sorry, but no."])
+DrawnCall = tuple[Plan, Request, list[Turn], int]
 
 
 @st.composite
-def calls(draw_: st.DrawFn) -> tuple[Plan, Request, list[Turn], int]:
+def calls(draw_: st.DrawFn) -> DrawnCall:
     """A whole call: the plan, the request, what each rung does, and how many tokens the prompt has."""
-    plan = draw_(plans())
-    return plan, draw_(requests()), draw_(scripts(len(plan.rungs), TEXTS)), draw_(st.integers(1, 80))
+    thresholds, rungs = draw_(THRESHOLDS), draw_(RUNGS)
+    plan = make_plan(*thresholds, rungs=dict(enumerate(rungs)), **draw_(TASKS))
+    return plan, draw_(REQUESTS), draw_(SCRIPTS), draw_(TOKENS)
 
 
-def run(call: tuple[Plan, Request, list[Turn], int]) -> Played:
+def run(call: DrawnCall) -> Played:
     """Drive a drawn call."""
     plan, request, script, tokens = call
     return play(plan, request, *script, tokens=tokens)
@@ -745,7 +745,7 @@ LAW = settings(max_examples=120, deadline=None)
 
 @given(calls())
 @LAW
-def test_every_call_ends_with_exactly_one_finish(call: tuple[Plan, Request, list[Turn], int]) -> None:
+def test_every_call_ends_with_exactly_one_finish(call: DrawnCall) -> None:
     """Answered or failed: only RouterError is raised, and the last effect records just that."""
     played = run(call)
     finish = played.finishes[0]
@@ -759,7 +759,7 @@ def test_every_call_ends_with_exactly_one_finish(call: tuple[Plan, Request, list
 
 @given(calls())
 @LAW
-def test_no_rung_is_asked_after_an_accepted_draft(call: tuple[Plan, Request, list[Turn], int]) -> None:
+def test_no_rung_is_asked_after_an_accepted_draft(call: DrawnCall) -> None:
     """Each rung is asked once at most, upwards, and accepting or keeping is the last step."""
     played = run(call)
     asked = [ask.rung for ask in played.asks]
@@ -772,7 +772,7 @@ def test_no_rung_is_asked_after_an_accepted_draft(call: tuple[Plan, Request, lis
 
 @given(calls())
 @LAW
-def test_every_step_has_a_reason(call: tuple[Plan, Request, list[Turn], int]) -> None:
+def test_every_step_has_a_reason(call: DrawnCall) -> None:
     """And each rung that was asked or passed over has a step."""
     steps = run(call).finishes[0].steps
     assert [step for step in steps if not step.reason.strip()] == []
@@ -781,7 +781,7 @@ def test_every_step_has_a_reason(call: tuple[Plan, Request, list[Turn], int]) ->
 
 @given(calls())
 @LAW
-def test_the_steps_account_for_every_attempt_and_its_cost(call: tuple[Plan, Request, list[Turn], int]) -> None:
+def test_the_steps_account_for_every_attempt_and_its_cost(call: DrawnCall) -> None:
     """Numbers and amounts of the steps add up to those of the attempts, whatever the end."""
     played = run(call)
     steps, sent = played.finishes[0].steps, played.sent
@@ -792,7 +792,7 @@ def test_the_steps_account_for_every_attempt_and_its_cost(call: tuple[Plan, Requ
 
 @given(calls())
 @LAW
-def test_the_cost_of_an_answer_is_the_sum_over_all_attempts(call: tuple[Plan, Request, list[Turn], int]) -> None:
+def test_the_cost_of_an_answer_is_the_sum_over_all_attempts(call: DrawnCall) -> None:
     """Rejected drafts, failures and retries included; an unknown part makes the whole unknown."""
     played = run(call)
     error, answer = played.error, played.answer
@@ -810,7 +810,7 @@ def test_the_cost_of_an_answer_is_the_sum_over_all_attempts(call: tuple[Plan, Re
 
 @given(calls())
 @LAW
-def test_no_more_is_risked_than_the_cost_limit(call: tuple[Plan, Request, list[Turn], int]) -> None:
+def test_no_more_is_risked_than_the_cost_limit(call: DrawnCall) -> None:
     """Before each rung, what may be spent and what its attempts may cost together is within the limit."""
     plan, request, script, tokens = call
     played = play(plan, request, *script, tokens=tokens)
@@ -824,9 +824,7 @@ def test_no_more_is_risked_than_the_cost_limit(call: tuple[Plan, Request, list[T
 
 @given(calls(), st.data())
 @LAW
-def test_a_higher_threshold_never_asks_fewer_rungs(
-    call: tuple[Plan, Request, list[Turn], int], data: st.DataObject
-) -> None:
+def test_a_higher_threshold_never_asks_fewer_rungs(call: DrawnCall, data: st.DataObject) -> None:
     """On the same script, with any one threshold raised."""
     plan, request, script, tokens = call
     number = data.draw(st.integers(0, len(plan.rungs) - 1))
@@ -840,6 +838,6 @@ def test_a_higher_threshold_never_asks_fewer_rungs(
 
 @given(calls())
 @LAW
-def test_the_same_call_takes_the_same_way(call: tuple[Plan, Request, list[Turn], int]) -> None:
+def test_the_same_call_takes_the_same_way(call: DrawnCall) -> None:
     """The flow has no clock and no randomness of its own."""
     assert run(call).finishes[0].steps == run(call).finishes[0].steps

@@ -10,7 +10,7 @@ import sys
 import typer
 
 from router.cli import audit, check, init, route
-from router.errors import InvalidCall, PolicyError, RouterError, UnknownTask
+from router.errors import InvalidCall, PolicyError, RecordingError, ReplayMiss, RouterError, UnknownTask
 
 app = typer.Typer(
     name="router",
@@ -42,4 +42,5 @@ def main() -> None:
         app()
     except RouterError as error:
         typer.echo(f"error: {error}", err=True)
-        sys.exit(2 if isinstance(error, PolicyError | UnknownTask | InvalidCall) else 1)
+        wrong_call = isinstance(error, PolicyError | UnknownTask | InvalidCall | RecordingError)
+        sys.exit(2 if wrong_call and not isinstance(error, ReplayMiss) else 1)

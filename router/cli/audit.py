@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from router.cli.common import AsJson, Home, dollars, percent, print_json, print_table
+from router.cli.common import AsJson, Home, counted, dollars, percent, print_json, print_table
 
 if TYPE_CHECKING:
     from router.audit.escalations import AuditReport, AuditRow, Dimension
@@ -34,7 +35,7 @@ def audit(
         raise typer.BadParameter(f"{by!r} is none of {', '.join(DIMENSIONS)}", param_hint="--by")
     place, world = state_home(home), World()
     now_s = world.clock.time()
-    user_fp = Fingerprints(load_secret(place, world)).name("user", user) if user else None
+    user_fp = Fingerprints(load_secret(place, world)).name("user", user) if user is not None else None
     filters = Filters(
         since_s=_moment(since, now_s, "--since"),
         until_s=_moment(until, now_s, "--until"),
@@ -54,32 +55,32 @@ def _print(report: AuditReport) -> None:
     if not report.total.calls and not report.rows:
         typer.echo("the ledger holds no calls here; ROUTER_HOME or --home names its folder")
         return
-    columns = [report.by, "calls", "escalated", "rate", "failed", "cost", "for climbing"]
+    columns = [report.by, "calls", "escalated", "failed", "cost", "marginal"]
     rows = [_cells(row) for row in report.rows]
     total = _cells(report.total)
     if report.by != "model":
         columns.append("saved")
         rows = [[*cells, _saved(row)] for cells, row in zip(rows, report.rows, strict=True)]
         total.append(_saved(report.total))
-    print_table(columns, rows, footer=total)
+    print_table(columns, rows, numbers=columns[1:], footer=total)
     if report.total.unpriced:
-        typer.echo(f"{report.total.unpriced} calls are not in the costs: a model's price is unknown")
+        typer.echo(f"not in the costs: {counted(report.total.unpriced, 'call')} of a model whose price is unknown")
     if report.uncertain:
-        more = f", {report.unbounded} of them without a bound" if report.unbounded else ""
-        typer.echo(
-            f"{report.uncertain} requests are not settled; they may add up to {dollars(report.uncertain_nusd)}{more}"
-        )
-    for problem, items in (("torn last line", report.fold.torn), ("changed line", report.fold.corrupt)):
+        more = f", {report.unbounded:,} of them without a bound" if report.unbounded else ""
+        most = dollars(report.uncertain_nusd)
+        typer.echo(f"not settled: {counted(report.uncertain, 'request')} that may add up to {most}{more}")
+    for problem, items in (("torn last line", report.fold.torn), ("unreadable line", report.fold.corrupt)):
         for item in items:
             typer.echo(f"ledger: {problem} in {item}; nothing else of it is lost")
+    if report.fold.lost:
+        typer.echo(f"ledger: {counted(report.fold.lost, 'row')} could not be written at the time")
 
 
 def _cells(row: AuditRow) -> list[str]:
     return [
         row.key,
         f"{row.calls:,}",
-        f"{row.escalated:,}",
-        percent(row.escalation_rate),
+        f"{row.escalated:,} ({percent(row.escalation_rate)})",
         f"{row.failed:,}",
         dollars(row.cost_nusd),
         dollars(row.marginal_nusd),
@@ -96,9 +97,8 @@ def _moment(text: str | None, now_s: float, option: str) -> float | None:
 
     if text is None:
         return None
-    unit = {"h": 3600, "d": 86400}.get(text[-1:])
-    if unit and text[:-1].isdigit():
-        return now_s - int(text[:-1]) * unit
+    if ago := re.fullmatch(r"([0-9]{1,6})([hd])", text):
+        return now_s - int(ago[1]) * {"h": 3600, "d": 86400}[ago[2]]
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:

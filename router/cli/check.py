@@ -6,13 +6,13 @@ from typing import Any
 
 import typer
 
-from router.cli.common import AsJson, Environment, Policies, percent, print_json, print_table
+from router.cli.common import AsJson, Environment, Policies, counted, print_json, print_table
 
 
 def check(policies: Policies = None, environment: Environment = None, as_json: AsJson = False) -> None:
     """Check the policies and show each task's ladder, thresholds and where its confidence comes from.
 
-    Exits 1 with a finding (a model without a price, a rung without a calibrator is none), 2 when a policy has a fault.
+    Exits 1 with a finding, such as a model whose price nobody knows, and 2 when a policy has a fault.
     """
     from router.api import Router
     from router.core.policy import Price
@@ -49,20 +49,20 @@ def check(policies: Policies = None, environment: Environment = None, as_json: A
 
 
 def _print(tasks: list[dict[str, Any]], findings: list[str], policy_hash: str, files: int) -> None:
-    typer.echo(f"policy {policy_hash}: {files} file{'s' * (files != 1)}, {len(tasks)} task{'s' * (len(tasks) != 1)}")
+    typer.echo(f"policy {policy_hash}: {counted(files, 'file')}, {counted(len(tasks), 'task')}")
     rows = [
         [
             task["task"] if position == 0 else "",
             rung["model"],
             rung["litellm"],
-            "last rung" if rung["threshold"] is None else percent(rung["threshold"]),
-            "uncalibrated prior" if rung["confidence_source"] == "prior" else rung["confidence_source"],
+            "last rung" if rung["threshold"] is None else f"{rung['threshold']:.1%}",
+            "uncalibrated" if rung["confidence_source"] == "prior" else rung["confidence_source"],
         ]
         for task in tasks
         for position, rung in enumerate(task["rungs"])
     ]
     if rows:
-        print_table(["task", "rung", "model", "accept at", "confidence"], rows)
+        print_table(["task", "rung", "model", "accept at", "confidence"], rows, numbers=["accept at"])
     for finding in findings:
         typer.echo(f"finding: {finding}")
     if not findings:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,27 +19,58 @@ Home = Annotated[Path | None, typer.Option("--home", help="Folder of the ledger;
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
+# A column of text that is narrower than this can no longer be read.
+_NARROWEST_TEXT = 8
+_ANY_WIDTH = 10_000
+
+
 def print_json(value: Any) -> None:
     """One strict JSON document on standard output."""
     typer.echo(json.dumps(value, indent=2, allow_nan=False, default=str))
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, footer: Sequence[str] | None = None) -> None:
-    """A table that fits the terminal; the first column is text, the others are numbers."""
+def print_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    numbers: Collection[str],
+    footer: Sequence[str] | None = None,
+) -> None:
+    """A table for the terminal, with `numbers` aligned right. Nothing is ever cut: long text folds, numbers stay whole.
+
+    Where the output is no terminal each row is one line, however long, so that it can be searched.
+    """
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
+
+    from router.events import clean
 
     table = Table(box=None, pad_edge=False, show_footer=footer is not None, header_style="bold", footer_style="bold")
+    needed = 0
     for index, column in enumerate(columns):
+        longest = max(len(cell) for cell in (column, *(row[index] for row in rows), footer[index] if footer else ""))
+        narrowest = longest if column in numbers else min(longest, _NARROWEST_TEXT)
+        needed += narrowest + 2  # The gap to the next column.
         table.add_column(
             column,
-            justify="right" if index else "left",
-            overflow="fold" if index == 0 else "ellipsis",
-            footer=footer[index] if footer else "",
+            justify="right" if column in numbers else "left",
+            overflow="fold",
+            min_width=narrowest,
+            footer=Text(clean(footer[index])) if footer else "",
         )
     for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+        table.add_row(*(Text(clean(cell)) for cell in row))
+    console = Console(color_system=None if os.environ.get("NO_COLOR") else "auto")
+    console.width = max(needed, console.width) if console.is_terminal else _ANY_WIDTH
+    with console.capture() as captured:
+        console.print(table)
+    typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def counted(count: int, what: str) -> str:
+    """A count with its noun: `1 call`, `2 calls`."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def dollars(nusd: int | None) -> str:
@@ -46,12 +78,12 @@ def dollars(nusd: int | None) -> str:
     if nusd is None:
         return "unknown"
     sign, amount = "-" if nusd < 0 else "", abs(nusd) / 1e9
-    for limit, decimals in ((1.0, 2), (0.01, 4), (0.0, 6)):
+    for limit, decimals in ((1.0, 2), (0.01, 4), (0.000_1, 6), (0.0, 9)):
         if amount >= limit and amount:
             return f"{sign}${amount:,.{decimals}f}"
     return "$0.00"
 
 
 def percent(share: float) -> str:
-    """A share for people."""
-    return f"{share:.1%}"
+    """A share for people: one decimal where it is small."""
+    return f"{share:.0%}" if share >= 0.1 or not share else f"{share:.1%}"

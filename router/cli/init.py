@@ -27,16 +27,25 @@ def init(
         raise typer.Exit(2)
     contents = {folder / f"{name}.yml": template_text(name) for name in ["models", *names]}
     contents[folder / "policy.schema.json"] = packaged_schema_text()
-    there = [path for path, text in contents.items() if path.exists() and path.read_text(encoding="utf-8") != text]
+    there = [path for path, text in contents.items() if path.exists() and not _holds(path, text)]
     if there and not force:
         typer.echo(f"error: {there[0]} is there already; nothing was written. Use --force to overwrite", err=True)
         raise typer.Exit(1)
-    folder.mkdir(parents=True, exist_ok=True)
-    for path, text in contents.items():
-        path.write_text(text, encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, text in contents.items():
+            path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        typer.echo(f"error: {error.filename}: cannot be written ({error.strerror}); choose another --folder", err=True)
+        raise typer.Exit(1) from None
     if as_json:
         print_json({"written": [str(path) for path in contents]})
         return
     for path in contents:
         typer.echo(f"wrote {path}")
-    typer.echo(f"next: edit {folder}/{names[0]}.yml, then run `router check`")
+    where = "" if folder == Path("policies") else f" --policies {folder}"
+    typer.echo(f"next: edit {folder / names[0]}.yml, then run `router check{where}`")
+
+
+def _holds(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_bytes() == text.encode()

@@ -10,6 +10,7 @@ import typer
 
 from router.cli.common import AsJson, Environment, Home, Policies, dollars, print_json
 from router.core.answer import Answer
+from router.errors import InvalidCall
 
 
 def route(
@@ -29,15 +30,23 @@ def route(
     from router.api import Router
     from router.models.replay import Replay
 
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = _standard_input() if prompt == "-" else prompt
     backend = Replay.load(replay) if replay else None
     with Router(policies, environment=environment, home=home, backend=backend) as router:
         answer = router.route(task, text, feature=feature, user=user, deadline_s=deadline, max_cost_usd=max_cost)
     if as_json:
         print_json(as_plain(answer))
         return
-    typer.echo(answer.text)
+    # A model's text may hold lone surrogates, which no terminal and no file takes.
+    typer.echo(answer.text.encode("utf-8", "replace").decode())
     typer.echo(explanation(answer), err=True)
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise InvalidCall(f"prompt: standard input is not UTF-8 ({error.reason})", argument="prompt") from None
 
 
 def explanation(answer: Answer) -> str:

@@ -232,7 +232,7 @@ def _lacks_credentials(error: Exception) -> bool:
     """Whether the OpenAI SDK refused to start: it raises its bare base class for that and for nothing else."""
     link: BaseException | None = error
     while link is not None:
-        if type(link).__name__ == "OpenAIError":
+        if (type(link).__module__.partition(".")[0], type(link).__name__) == ("openai", "OpenAIError"):
             return True
         link = link.__cause__ or link.__context__
     return False

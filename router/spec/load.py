@@ -151,7 +151,8 @@ def _refuse_twice(merged: Document, document: Document) -> None:
             path, line = document.locate(where)
             other, other_line = merged.locate(where)
             raise PolicyError(
-                f"is defined in {other}:{other_line} too; keep one, or make this file an overlay with `environment:`",
+                f"is defined in {other}:{other_line} too; "
+                "keep one, or mark this file as an overlay with `environment:`",
                 path=path,
                 line=line,
                 where=dotted(where),
