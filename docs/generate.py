@@ -85,7 +85,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "cache_write_1h_tokens": "input written to the provider's prompt cache for one hour",
         "output_tokens": "output without reasoning",
         "reasoning_tokens": "reasoning",
-        "latency_ms": "how long the request took",
+        "latency_ms": "how long the request took; `null` when a backend said something that is no number",
     },
     "route": {
         "outcome": "`answered`, the class of the error, or `aborted` when the call was cancelled or something broke",

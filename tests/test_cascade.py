@@ -740,7 +740,7 @@ def run(call: DrawnCall) -> Played:
     return play(plan, request, *script, tokens=tokens)
 
 
-LAW = settings(max_examples=120, deadline=None)
+LAW = settings(max_examples=80, deadline=None)
 
 
 @given(calls())

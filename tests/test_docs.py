@@ -58,6 +58,10 @@ def _all(language: str) -> list[Block]:
     return [block for page in PAGES for block in _blocks(page, language)]
 
 
+def _policies() -> list[Block]:
+    return [block for block in _all("yaml") if re.search("^version:", block.code, re.M)]
+
+
 def test_generated_parts_are_current() -> None:
     """What `python -m docs.generate` would write is what the pages hold."""
     command = [sys.executable, "-m", "docs.generate", "--check"]
@@ -141,9 +145,7 @@ def _run_pytest(block: Block, folder: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize(
-    "block", [block for block in _all("yaml") if re.search("^version:", block.code, re.M)], ids=_name
-)
+@pytest.mark.parametrize("block", _policies(), ids=_name)
 def test_policy_examples_load(block: Block, tmp_path: Path) -> None:
     """Each YAML block with a version is a policy without a fault."""
     path = tmp_path / "policy.yml"
@@ -190,7 +192,6 @@ def test_no_file_names_a_registry_or_a_machine() -> None:
     found = []
     for path in _repository_files():
         text = path.read_bytes().decode("utf-8", "replace")
-        found += [
-            f"{path.relative_to(ROOT)}: {hit[0]}" for rule in (_HOSTS, _MACHINE_PATHS) for hit in rule.finditer(text)
-        ]
+        hits = [hit[0] for rule in (_HOSTS, _MACHINE_PATHS) for hit in rule.finditer(text)]
+        found += [f"{path.relative_to(ROOT)}: {hit}" for hit in hits]
     assert found == []

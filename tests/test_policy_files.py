@@ -744,7 +744,7 @@ def load_or_refuse(place: Path, text: bytes) -> Loaded | PolicyError:
 
 
 @given(policies())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_valid_policy_loads_and_survives_a_round_trip(place: Path, data: dict[str, Any]) -> None:
     """A policy under the grammar loads, and adopting what was loaded changes nothing."""
     loaded = load_text(place, yaml_text(data))
@@ -762,7 +762,7 @@ def closed_mappings(data: Mapping[str, Any], where: tuple[str, ...] = ()) -> Ite
 
 
 @given(policies(), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_an_unknown_key_at_any_level_is_refused(place: Path, data: dict[str, Any], draw: st.DataObject) -> None:
     """Wherever the grammar names the keys, another one is an error at its own line."""
     where = draw.draw(st.sampled_from(sorted(closed_mappings(data))))
@@ -778,21 +778,21 @@ def test_an_unknown_key_at_any_level_is_refused(place: Path, data: dict[str, Any
 
 
 @given(st.binary(max_size=200) | st.text(max_size=100).map(lambda text: text.encode("utf-8", "surrogatepass")))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_any_bytes_load_or_are_refused(place: Path, text: bytes) -> None:
     """No file raises anything but PolicyError."""
     assert isinstance(load_or_refuse(place, text), Loaded | PolicyError)
 
 
 @given(yamlish())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_any_yaml_loads_or_is_refused(place: Path, text: str) -> None:
     """Nor does a file from the pieces of YAML."""
     assert isinstance(load_or_refuse(place, text.encode()), Loaded | PolicyError)
 
 
 @given(policies(), json_values(), st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_any_value_in_any_place_loads_or_is_refused(
     place: Path, data: dict[str, Any], value: Any, draw: st.DataObject
 ) -> None:

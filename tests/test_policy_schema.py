@@ -121,7 +121,7 @@ def test_the_schema_refuses_what_the_loader_refuses(tmp_path: Path, text: str) -
 
 
 @given(policies())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_the_schema_accepts_every_valid_policy(data: dict[str, Any]) -> None:
     """The law behind the examples."""
     assert problems(data) == []

@@ -205,7 +205,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @given(st.lists(calibrators(), min_size=1, max_size=3))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_calibrators_survive_a_round_trip(place: Path, fitted: list[Calibrator]) -> None:
     """What the tuner writes as JSON is read back to the last bit."""
     written = TypeAdapter(list[Calibrator]).dump_python(fitted, mode="json")
@@ -216,7 +216,7 @@ def test_calibrators_survive_a_round_trip(place: Path, fitted: list[Calibrator])
 
 
 @given(st.binary(max_size=100) | st.text(max_size=100).map(lambda text: text.encode("utf-8", "surrogatepass")))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_any_bytes_are_refused(place: Path, content: bytes) -> None:
     """No file raises anything but PolicyError."""
     write(place, content)

@@ -176,10 +176,10 @@ def _is_amount(value: Any) -> bool:
 
 
 def _is_error(error: Mapping[str, Any]) -> bool:
-    status, retry_after_s = error.get("status"), error.get("retry_after_s")
+    retry_after_s = error.get("retry_after_s")
     return (
-        error.get("fault") in (None, *Fault)
-        and isinstance(status, int | None)
+        isinstance(error.get("fault"), str | None)
+        and isinstance(error.get("status"), int | None)
         and (retry_after_s is None or _is_amount(retry_after_s))
     )
 
