@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -20,7 +19,7 @@ from router.core.plan import Plan
 from router.core.policy import Policy
 from router.core.pricing import NUSD_PER_USD
 from router.drive import Ride, adrive, drive
-from router.errors import InvalidCall, RouterWarning, UnknownTask
+from router.errors import InvalidCall, UnknownTask, warn
 from router.ledger import Fingerprints, LedgerWriter, Trace, load_secret
 from router.ledger.fold import SEGMENTS_FOLDER
 from router.ledger.rows import call_summary
@@ -305,12 +304,12 @@ class Router:
         """Say once that a rung is gone for good: calls go on, but at the price of the rung above."""
         rule = FAULTS[fault]
         key = (task, model, str(fault))
-        if rule.retry or rule.then != "climb" or key in self._warned:
+        if not rule.lasting or key in self._warned:
             return
         self._warned.add(key)
         problem = f"task {task!r}: rung {model!r} cannot be used ({fault}: {detail or rule.why})"
         events.emit("router.rung_failed", {"task": task, "model": model, "fault": str(fault)}, level=logging.WARNING)
-        warnings.warn(f"{problem}; calls climb past it until that is mended", RouterWarning, stacklevel=2)
+        warn(f"{problem}; calls climb past it until that is mended")
 
 
 _default: Router | None = None

@@ -23,6 +23,9 @@ No message carries a prompt, a key or a provider's own words.
 
 from __future__ import annotations
 
+import sys
+import warnings
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -117,12 +120,12 @@ class CostLimitExceeded(NoAnswer):
     """The next request could cost more than the call may; `limit_usd`, `spent_usd` and `needed_usd` say how much."""
 
     limit_usd: float
-    spent_usd: float
+    spent_usd: float | None
     needed_usd: float | None
 
 
 class LadderExhausted(NoAnswer):
-    """Every rung of the ladder failed; `attempts` says how."""
+    """No rung gave a usable answer: each failed, or gave a draft that the task's answer kind refuses."""
 
 
 class LedgerError(RouterError):
@@ -150,3 +153,12 @@ class NetworkForbidden(RouterError):
 
 class RouterWarning(UserWarning):
     """Something works but is not as it should be: a rung that fails, a ledger that cannot be written."""
+
+
+def warn(message: str) -> None:
+    """Warn at the line of the caller's own code. A filter that makes warnings errors takes no paid answer away."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).startswith("router."):
+        level, frame = level + 1, frame.f_back
+    with suppress(RouterWarning):
+        warnings.warn(message, RouterWarning, stacklevel=level - 1)

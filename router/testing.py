@@ -2,9 +2,9 @@
 
 >>> from router import Router
 >>> from router.testing import ScriptedModels
->>> models = ScriptedModels({"small": "billing"})
+>>> models = ScriptedModels({"luna": "billing"})
 >>> router = Router("policies", backend=models)  # doctest: +SKIP
->>> router.route("classification", "I was charged twice").text  # doctest: +SKIP
+>>> router.route("classify-ticket", "I was charged twice").text  # doctest: +SKIP
 'billing'
 >>> [call.name for call in models.history]
 []
@@ -51,7 +51,7 @@ class ScriptedModels:
     clock
         Where latencies pass; give a `SimulatedWorld`'s clock for tests that take no time.
     facts
-        Prices and limits by model name, for policies that name none.
+        Prices and limits by litellm name, for policies that name none.
     """
 
     def __init__(

@@ -80,7 +80,8 @@ class _SystemFile:
     def __init__(self, path: Path) -> None:
         import fcntl
 
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for folder in (path.parent.parent, path.parent):  # `mode` is only for the last of the folders that are made.
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         # It gets its name once it is locked: a fold that finds a segment without a lock closes it for good.
         draft = path.with_name(f".{path.name}")
         self._fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)

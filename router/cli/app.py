@@ -1,6 +1,7 @@
 """The `router` command: its subcommands, and how every error becomes a message and an exit code.
 
-Exit codes: 0 fine, 1 a finding or a call without an answer, 2 a wrong call of the command.
+Exit codes: 0 fine, 1 a finding or a call without an answer, 2 a wrong call of the command or
+a file with a fault, 3 a limit on cost.
 """
 
 from __future__ import annotations
@@ -10,7 +11,15 @@ import sys
 import typer
 
 from router.cli import audit, check, init, route
-from router.errors import InvalidCall, PolicyError, RecordingError, ReplayMiss, RouterError, UnknownTask
+from router.errors import (
+    CostLimitExceeded,
+    InvalidCall,
+    PolicyError,
+    RecordingError,
+    ReplayMiss,
+    RouterError,
+    UnknownTask,
+)
 
 app = typer.Typer(
     name="router",
@@ -42,5 +51,15 @@ def main() -> None:
         app()
     except RouterError as error:
         typer.echo(f"error: {error}", err=True)
-        wrong_call = isinstance(error, PolicyError | UnknownTask | InvalidCall | RecordingError)
-        sys.exit(2 if wrong_call and not isinstance(error, ReplayMiss) else 1)
+        sys.exit(_exit_code(error))
+
+
+def _exit_code(error: RouterError) -> int:
+    match error:
+        case CostLimitExceeded():
+            return 3
+        case ReplayMiss():
+            return 1
+        case PolicyError() | UnknownTask() | InvalidCall() | RecordingError():
+            return 2
+    return 1

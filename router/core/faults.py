@@ -42,17 +42,19 @@ class Rule(NamedTuple):
     billed: Literal["no", "maybe"]
     """Whether the provider may charge for it. A reported usage is always charged."""
     why: str
+    lasting: bool = False
+    """It will meet the next call too, until somebody mends it."""
 
 
 FAULTS: dict[Fault, Rule] = {
     Fault.BAD_REQUEST: Rule(False, "raise", "no", "the request itself is wrong; every model would refuse it"),
     Fault.CONTENT_FILTER: Rule(False, "on_filter", "maybe", "the policy says whether another vendor may be asked"),
-    Fault.AUTH: Rule(False, "climb", "no", "the key is missing or wrong; another rung has another key"),
-    Fault.PAYMENT: Rule(False, "climb", "no", "this account is out of credit"),
-    Fault.FORBIDDEN: Rule(False, "climb", "no", "this key may not use this model"),
-    Fault.NOT_FOUND: Rule(False, "climb", "no", "the model was retired or renamed"),
+    Fault.AUTH: Rule(False, "climb", "no", "the key is missing or wrong; another rung has another key", lasting=True),
+    Fault.PAYMENT: Rule(False, "climb", "no", "this account is out of credit", lasting=True),
+    Fault.FORBIDDEN: Rule(False, "climb", "no", "this key may not use this model", lasting=True),
+    Fault.NOT_FOUND: Rule(False, "climb", "no", "the model was retired or renamed", lasting=True),
     Fault.CONTEXT_TOO_LONG: Rule(False, "climb", "maybe", "a later rung may take a longer input; one host bills it"),
-    Fault.UNSUPPORTED: Rule(False, "climb", "no", "the model lacks a capability that the call needs"),
+    Fault.UNSUPPORTED: Rule(False, "climb", "no", "the model lacks a capability that the call needs", lasting=True),
     Fault.RATE_LIMITED: Rule(True, "climb", "no", "passes; the provider says when"),
     Fault.TIMEOUT: Rule(True, "climb", "maybe", "the work may have been done after we stopped waiting"),
     Fault.SERVER_ERROR: Rule(True, "climb", "maybe", "mostly unbilled, but no provider promises it"),

@@ -18,8 +18,8 @@ FREE_SIGNALS: dict[str, str] = {
     "empty": "1 when the draft has no visible character, else 0",
     "truncated": "1 when the model stopped at its output limit, else 0",
     "refusal": "1 when the draft opens with the words of a refusal, else 0",
-    "repetition": "share of the draft's word triples that occur more than once, 0 to 1",
-    "input_chars": "characters of the prompt",
+    "repetition": "share of the draft's word triples that repeat an earlier one, 0 to 1",
+    "input_chars": "characters of all messages, system text included",
     "output_chars": "characters of the draft",
     "output_tokens": "output tokens that the provider counted, reasoning excluded",
     "lp_mean": "mean log-probability of the draft's tokens, in nats, -20 to 0",
@@ -76,7 +76,7 @@ def _logprob_signals(lps: Sequence[float]) -> dict[str, float]:
 
 
 def repetition(text: str) -> float:
-    """The share of word triples that occur more than once: near 1 for a model that loops, 0 for a short text."""
+    """The share of word triples that repeat an earlier one: near 1 for a model that loops, 0 for a short text."""
     words = text.split()
     triples = len(words) - 2
     if triples < 4:  # Two or three triples repeat by chance ("a b a b").

@@ -11,14 +11,13 @@ import fcntl
 import json
 import os
 import threading
-import warnings
 import weakref
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from router.errors import LedgerError, RouterWarning
+from router.errors import LedgerError, warn
 from router.ledger.rows import SCHEMA_VERSION, Row
 from router.world import AppendFile, World
 
@@ -78,8 +77,8 @@ class LedgerWriter:
         """
         if not self._write(row) and self._refuse:
             raise LedgerError(
-                f"{self._folder}: the ledger cannot be written and the policy says `on_failure: refuse`, so nothing "
-                "was sent; make the folder writable, or set ROUTER_HOME",
+                f"{self._folder}: the ledger cannot be written and the policy says `on_failure: refuse`, so the "
+                "request was not sent; make the folder writable, or set ROUTER_HOME",
                 path=str(self._folder),
             )
 
@@ -140,7 +139,7 @@ class LedgerWriter:
         problem = f"{self._folder}: the ledger cannot be written ({reason}); calls are not recorded"
         if self._alarm:
             self._alarm(problem)
-        warnings.warn(f"{problem}; make the folder writable, or set ROUTER_HOME", RouterWarning, stacklevel=2)
+        warn(f"{problem}; make the folder writable, or set ROUTER_HOME")
 
 
 class Line(NamedTuple):

@@ -178,7 +178,7 @@ def _arguments(call: Call, timeout_s: float | None) -> dict[str, Any]:
         **call.params,
         "model": model.litellm,
         "messages": list(call.messages),
-        "timeout": _rounded_up(min(timeout_s or _LONGEST_REQUEST_S, _LONGEST_REQUEST_S)),
+        "timeout": _rounded_up(_LONGEST_REQUEST_S if timeout_s is None else min(timeout_s, _LONGEST_REQUEST_S)),
         # litellm and the SDKs below it would otherwise send each request up to three times.
         "max_retries": 0,
     }
@@ -198,7 +198,8 @@ def _arguments(call: Call, timeout_s: float | None) -> dict[str, Any]:
 
 def _rounded_up(timeout_s: float) -> float:
     """The time to two significant digits: litellm opens a new connection for every timeout it has not seen before."""
-    unit = 10.0 ** (math.floor(math.log10(max(timeout_s, 0.001))) - 1)
+    timeout_s = max(timeout_s, 0.001)  # Without any time left a request fails at once; 0 would mean no limit at all.
+    unit = 10.0 ** (math.floor(math.log10(timeout_s)) - 1)
     return round(math.ceil(timeout_s / unit - 1e-9) * unit, 6)
 
 
