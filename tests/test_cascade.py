@@ -219,9 +219,10 @@ def test_a_draft_at_or_above_its_threshold_is_accepted(threshold: float, asked: 
     assert len(play(make_plan(threshold), make_request(), draft(0.5), draft(0.9)).asks) == asked
 
 
-def test_a_threshold_of_0_accepts_every_valid_draft() -> None:
-    """At or above: a confidence of nearly nothing is enough."""
-    assert len(play(make_plan(0.0), make_request(), draft(1e-9), draft(0.9)).asks) == 1
+def test_a_confidence_of_exactly_the_threshold_is_enough() -> None:
+    """At or above: a calibrator that always says one half, and a threshold of one half."""
+    half = {"calibrators": (Calibrator((), (), (), (), 0.0),)}
+    assert len(play(make_plan(0.5, rungs={0: half}), make_request(), draft(0.9), draft(0.9)).asks) == 1
 
 
 def test_an_unusable_draft_climbs_however_confident() -> None:

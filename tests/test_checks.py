@@ -225,6 +225,7 @@ def test_thousands_separators_survive_a_round_trip(value: int) -> None:
         ('Here it is:\n\n```json\n{"a": 1}\n```\nDone.', {"a": 1}),
         ('Sure! {"a": {"b": [1]}} Anything else?', {"a": {"b": [1]}}),
         ('{"a": 1}{"b": 2}', {"a": 1}),
+        ('{"a": "one\ntwo"}', {"a": "one\ntwo"}),
         ('{"a": "}"} trailing', {"a": "}"}),
     ],
 )

@@ -138,6 +138,12 @@ def test_files_of_other_editors_load(folder: Path, text: str) -> None:
     assert load_text(folder, text).policy == load_text(folder, BASE).policy
 
 
+@pytest.mark.parametrize("answer", ["{number: {min: 1, max: 1}}", "{text: {min_chars: 1, max_chars: 1}}"])
+def test_bounds_that_leave_one_value_load(folder: Path, answer: str) -> None:
+    """A range of one is a range."""
+    assert "t" in load_text(folder, task_key(f"answer: {answer}")).policy.tasks
+
+
 # Where policies are looked for
 
 
@@ -655,6 +661,17 @@ def test_a_fault_is_told_with_file_line_path_and_remedy(folder: Path, bad: Bad) 
     assert str(error) == ": ".join(part for part in (place, bad.where, bad.says) if part)
     assert (error.path, error.line, error.where) == (str(folder / "p.yml"), bad.line, bad.where)
     assert error.others == ()
+
+
+def test_a_file_of_the_largest_size_loads(folder: Path) -> None:
+    """The limit is part of the range."""
+    assert load_text(folder, "version: 1\n#" + "x" * (256_000 - 12)).policy == Policy(1)
+
+
+@pytest.mark.parametrize(("levels", "says"), [(31, "unknown key 'x'"), (32, TOO_DEEP)], ids=["deep", "too_deep"])
+def test_a_file_may_nest_32_levels(folder: Path, levels: int, says: str) -> None:
+    """The top mapping is the first of them."""
+    assert says in str(refusal(folder, "version: 1\nx: " + "[" * levels + "]" * levels))
 
 
 def test_a_pattern_that_nests_too_deep_is_refused(folder: Path) -> None:

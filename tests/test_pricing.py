@@ -75,6 +75,35 @@ def test_a_model_may_be_priced_by_the_second() -> None:
     assert cost_nusd(Usage(), price) == 0
 
 
+def test_seconds_and_request_are_rounded_together() -> None:
+    """Half a nano-dollar each are one."""
+    price = Price(gpu_second_usd=D("0.0000000005"), request_usd=D("0.0000000005"))
+    assert cost_nusd(Usage(), price, 1.0) == 1
+    assert cost_nusd(Usage(), price, 0.0) == 0
+
+
+@given(st.integers(0, 10**6), st.integers(0, 10**6), prices(complete=True), st.none() | st.integers(1, 10**6))
+def test_plain_tokens_cost_what_a_usage_of_them_costs(
+    inputs: int, outputs: int, price: Price, limit: int | None
+) -> None:
+    """The short way to the cost without cache and reasoning, up to the length that the price holds for."""
+    price = replace(price, up_to_input_tokens=limit)
+    usage = Usage(input_tokens=inputs, output_tokens=outputs)
+    assert Rates(price).plain_nusd(inputs, outputs) == cost_nusd(usage, price)
+
+
+@pytest.mark.parametrize("missing", ["input_usd_per_mtok", "output_usd_per_mtok"])
+def test_plain_tokens_at_an_unknown_price_cost_an_unknown_amount(missing: str) -> None:
+    """Either price is needed."""
+    assert Rates(replace(PRICE, **{missing: None})).plain_nusd(10, 10) is None
+
+
+@pytest.mark.parametrize(("tokens", "nusd"), [(200, 600_000), (201, None)])
+def test_plain_tokens_are_priced_up_to_the_price_s_length(tokens: int, nusd: int | None) -> None:
+    """The limit is part of the range."""
+    assert Rates(replace(PRICE, up_to_input_tokens=200)).plain_nusd(tokens, 0) == nusd
+
+
 @pytest.mark.parametrize(("tokens", "nusd"), [(1, 0), (2, 1), (3, 2), (5, 2), (7, 4)])
 def test_half_a_nano_dollar_goes_to_the_even_side(tokens: int, nusd: int) -> None:
     """0.5 is 0, 1.5 is 2, 2.5 is 2, 3.5 is 4."""
@@ -159,6 +188,14 @@ def test_the_upper_bound_of_a_model_by_the_second_is_its_deadline() -> None:
     price = Price(gpu_second_usd=D("0.001"))
     assert upper_bound_nusd(price, None, None, 4.0) == 4_000_000
     assert upper_bound_nusd(price, 10, 10, None) is None
+
+
+def test_an_upper_bound_rounds_up() -> None:
+    """A bound of half a nano-dollar is one: rounded to even it would be nothing."""
+    price = Price(input_usd_per_mtok=D("0.0005"), output_usd_per_mtok=D("0.0005"))
+    assert upper_bound_nusd(price, 1, 0, None) == 1
+    assert upper_bound_nusd(price, 1, 1, None) == 1
+    assert upper_bound_nusd(price, 1, 2, None) == 2
 
 
 @given(usages(), prices(), st.integers(0, 1000), st.integers(0, 1000))

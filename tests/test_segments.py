@@ -235,7 +235,7 @@ def test_a_refused_call_sends_nothing() -> None:
     world.disk.error = BROKEN
     models = ScriptedModels({"small": "yes"})
     router = _router(world, "refuse", models)
-    with _quietly(), pytest.raises(LedgerError, match="so nothing was sent; make the folder writable") as caught:
+    with _quietly(), pytest.raises(LedgerError, match="was not sent; make the folder writable") as caught:
         router.route("t", "hi")
     assert caught.value.path.endswith("segments")
     assert models.history == []

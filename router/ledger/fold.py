@@ -10,7 +10,7 @@ import fcntl
 import json
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,8 @@ def fold(home: Path) -> FoldReport:
 def connect(home: Path) -> Iterator[sqlite3.Connection]:
     """The read model, made when it is missing."""
     path = home / READ_MODEL
+    with suppress(OSError):  # SQLite says better what is wrong.
+        path.touch(mode=0o600)
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as database:
             # Write-ahead logging is off on purpose: SQLite before 3.51.3 can corrupt a database that two share.
