@@ -7,7 +7,7 @@ DATA ?= ../shared/data
 
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test check lint types cov policies docs evals bench wheel clean
+.PHONY: help setup demo replay test check lint types cov policies docs evals bench wheel clean
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,8 +19,10 @@ $(STAMP): pyproject.toml
 
 setup: $(STAMP) ## Make the virtual environment with everything in it
 
-demo: $(STAMP) ## See a cascade decide and save, without a key: a few tickets, scripted models
-	@echo "Sixteen support tickets; replies and prices are made up, the decisions are real."; echo
+demo: $(STAMP) ## See a cascade decide and save, without a key: two classifiers, trained here in seconds
+	@$(BIN)/router demo
+
+replay: $(STAMP) ## The replay runner on sixteen tickets with scripted replies
 	@$(BIN)/python -m evals.replay_ladder --data evals --set demo_tickets --ladder demo-small,demo-large \
 	  --answer '{"choice": ["billing", "bug", "how-to", "other"]}' --show 6
 

@@ -24,7 +24,7 @@ from router.ledger import Fingerprints, LedgerWriter, Trace, load_secret
 from router.ledger.fold import SEGMENTS_FOLDER
 from router.ledger.rows import call_summary
 from router.models import Backend
-from router.models.litellm import LiteLLM
+from router.models.real import RealModels
 from router.resolve import resolve
 from router.spec import adopt, load
 from router.world import World
@@ -52,7 +52,7 @@ class Router:
     home
         Folder of the ledger; `ROUTER_HOME`, else `./.router`, when missing.
     backend
-        What answers the calls: litellm when missing, or a recording, or scripted models.
+        What answers the calls: real models when missing, or a recording, or scripted models.
     checks
         Own checks by task: a function of the value found in the draft that says whether it is usable.
     world
@@ -76,7 +76,7 @@ class Router:
     ) -> None:
         self._loaded = adopt(policies) if isinstance(policies, Policy) else load(policies, environment=environment)
         self._home = state_home(home)
-        self._backend = backend or LiteLLM()
+        self._backend = backend or RealModels(self._loaded.folder or Path())
         self._world = world or World()
         self._checks = dict(checks or {})
         for task in self._checks:

@@ -13,6 +13,7 @@
     ├── LedgerError
     ├── RecordingError (also ValueError)
     │   └── ReplayMiss (also LookupError)
+    ├── TuningError
     └── NetworkForbidden
     RouterWarning (a UserWarning)
 
@@ -145,6 +146,12 @@ class ReplayMiss(RecordingError, LookupError):
     """The recording holds no answer of `model` to this prompt."""
 
     model: str
+
+
+class TuningError(RouterError):
+    """The data cannot carry what was asked of it; `needed` says how much would."""
+
+    needed: int
 
 
 class NetworkForbidden(RouterError):

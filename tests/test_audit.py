@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from router.core.faults import Fault
 from router.core.policy import Model, Policy
 from router.errors import LadderExhausted
 from router.ledger import Fingerprints, load_secret
-from router.testing import ScriptedModels, SimulatedClock
+from router.testing import Script, ScriptedModels, SimulatedClock
 from router.world import World
 from tests.support import make_policy
 
@@ -42,11 +44,19 @@ def _policy() -> Policy:
 
 
 @pytest.fixture
+def home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The ledger folder of the test, in memory: not on a disk that waits for every commit of a fold."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+        monkeypatch.setenv("ROUTER_HOME", f"{folder}/home")
+        yield Path(folder) / "home"
+
+
+@pytest.fixture
 def ledger(home: Path) -> Path:
     """Five calls: accepted, escalated, failed, an hour later; of an unpriced model, two hours later."""
     clock = SimulatedClock(START_S)
     busy = Failure(Fault.RATE_LIMITED)
-    scripts = {
+    scripts: dict[str, Script] = {
         "small": [
             _reply("yes"),
             _reply("maybe"),
@@ -78,10 +88,9 @@ T, ODD = (ACCEPTED, ESCALATED, FAILED, ACCEPTED), (UNPRICED,)
 
 
 def _sum(key: str, *calls: tuple[int | None, ...]) -> AuditRow:
-    *sums, saved = zip(*calls, strict=True)
-    known = [one for one in saved if one is not None]
-    counts = [sum(one for one in column if one is not None) for column in sums]
-    return AuditRow(key, *counts, sum(known) if known else None)
+    *sums, saved = ([amount for amount in column if amount is not None] for column in zip(*calls, strict=True))
+    count, escalated, failed, cost, marginal, unpriced = map(sum, sums)
+    return AuditRow(key, count, escalated, failed, cost, marginal, unpriced, sum(saved) if saved else None)
 
 
 def _user(home: Path, name: str) -> str:

@@ -256,9 +256,18 @@ def test_low_confidence_on_the_last_rung_is_an_answer() -> None:
 
 def test_an_unusable_answer_of_the_last_rung_says_so() -> None:
     """Its text is there, and no value is made of it."""
-    answer = answered(play(make_plan(0.8, kind=CHOICE), make_request(), draft(0.5), draft(0.9, "no idea")))
+    script = (draft(0.5, "no clue"), draft(0.9, "no idea"))
+    answer = answered(play(make_plan(0.8, kind=CHOICE), make_request(), *script))
     assert (answer.text, answer.parsed) == ("no idea", None)
     assert answer.reason == "last rung; the answer names none of the 2 labels"
+
+
+def test_a_usable_draft_is_kept_when_the_last_rung_gives_an_unusable_answer() -> None:
+    """A doubtful label is more use than a text that names none."""
+    answer = answered(play(make_plan(0.8, kind=CHOICE), make_request(), draft(0.5), draft(0.9, "no idea")))
+    assert (answer.parsed, answer.rung, answer.escalated) == ("bug", 0, True)
+    assert [step.action for step in answer.steps] == ["escalate", "fail", "keep"]
+    assert answer.steps[1].reason == "the last rung's answer names none of the 2 labels"
 
 
 def test_without_a_calibrator_the_prior_decides_and_is_named() -> None:
@@ -358,7 +367,7 @@ def test_a_doubtful_draft_is_kept_when_the_top_fails() -> None:
     played = play(make_plan(0.8), make_request(), draft(0.5), down())
     answer = answered(played)
     assert played.actions == [("small", "escalate"), ("middle", "fail"), ("small", "keep")]
-    assert answer.reason == "no rung above gave an answer"
+    assert answer.reason == "no rung above gave a usable answer"
     assert (answer.text, answer.rung, answer.escalated) == ("bug", 0, True)
     assert answer.confidence == pytest.approx(0.5)
     assert (answer.steps[-1].cost_nusd, answer.steps[-1].attempts) == (0, 0)
@@ -381,7 +390,7 @@ def test_a_draft_is_kept_when_the_deadline_has_passed() -> None:
     """The rung above is not asked any more."""
     played = play(make_plan(0.8), make_request(deadline_s=2.0), Turn((draft(0.5),), seconds=2.0))
     assert played.actions == [("small", "escalate"), ("middle", "skip"), ("small", "keep")]
-    assert played.reasons[1:] == ["the deadline passed", "no rung above gave an answer: the deadline passed"]
+    assert played.reasons[1:] == ["the deadline passed", "no rung above gave a usable answer: the deadline passed"]
     assert (answered(played).rung, answered(played).escalated) == (0, False)
 
 
@@ -389,7 +398,7 @@ def test_a_draft_is_kept_when_the_cost_limit_leaves_no_room() -> None:
     """The rung above is not asked, because one request could cost more than is left."""
     played = play(make_plan(0.8), make_request(max_cost_nusd=100_000), draft(0.5))
     assert played.actions == [("small", "escalate"), ("middle", "skip"), ("small", "keep")]
-    assert played.reasons[2] == "no rung above gave an answer: the cost limit leaves no room for it"
+    assert played.reasons[2] == "no rung above gave a usable answer: the cost limit leaves no room for it"
 
 
 def test_a_draft_is_kept_when_the_prompt_is_too_long_for_the_top() -> None:

@@ -53,7 +53,7 @@ def test_an_accepted_draft_says_everything_about_itself() -> None:
 
 
 def test_an_escalation_shows_what_it_added() -> None:
-    """The marginal cost is everything after the first rung; the baseline is known because the top rung answered."""
+    """The marginal cost is everything after the first rung; the baseline is the top rung's, as sure as its requests."""
     router, _ = _router({"small": _reply("perhaps"), "large": [Failure(Fault.SERVER_ERROR), _reply("no")]})
     answer = router.route("t", "Is it?")
     assert (answer.text, answer.rung, answer.escalated) == ("no", 1, True)
@@ -62,7 +62,7 @@ def test_an_escalation_shows_what_it_added() -> None:
         ("large", "accept", "last rung"),
     ]
     assert (answer.cost_nusd, answer.marginal_cost_nusd) == (1_400 + 28_000, 28_000)
-    assert (answer.baseline_cost_nusd, answer.baseline_source) == (28_000, "known")
+    assert (answer.baseline_cost_nusd, answer.baseline_source) == (28_000, "estimated")
     # The failed request may have been billed: it is in the upper bound and nowhere else.
     failed = answer.attempts[1].amount
     assert (failed.state, failed.nusd) == ("maybe_billed", 0)

@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from router.cli import audit, check, init, route
+from router.cli import audit, check, demo, distill, init, models, route
 from router.errors import (
     CostLimitExceeded,
     InvalidCall,
@@ -34,6 +34,9 @@ app.command("init")(init.init)
 app.command("check")(check.check)
 app.command("route")(route.route)
 app.command("audit")(audit.audit)
+app.command("models")(models.models)
+app.command("distill")(distill.distill)
+app.command("demo")(demo.demo)
 
 
 @app.callback(invoke_without_command=True)
@@ -48,7 +51,7 @@ def _root(version: bool = typer.Option(False, "--version", help="Show the versio
 def main() -> None:
     """Run the command; errors of ours are messages on standard error, never tracebacks."""
     try:
-        app()
+        app(prog_name="router")
     except RouterError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(_exit_code(error))

@@ -68,7 +68,7 @@ def _print(report: AuditReport) -> None:
     if report.uncertain:
         more = f", {report.unbounded:,} of them without a bound" if report.unbounded else ""
         most = dollars(report.uncertain_nusd)
-        typer.echo(f"not settled: {counted(report.uncertain, 'request')} that may add up to {most}{more}")
+        typer.echo(f"not settled: {counted(report.uncertain, 'request')}, up to {most} more{more}")
     for problem, items in (("torn last line", report.fold.torn), ("unreadable line", report.fold.corrupt)):
         for item in items:
             typer.echo(f"ledger: {problem} in {item}; nothing else of it is lost")
@@ -80,11 +80,15 @@ def _cells(row: AuditRow) -> list[str]:
     return [
         row.key,
         f"{row.calls:,}",
-        f"{row.escalated:,} ({percent(row.escalation_rate)})",
+        f"{row.escalated:,} ({_rate(row.escalation_rate)})",
         f"{row.failed:,}",
         dollars(row.cost_nusd),
         dollars(row.marginal_nusd),
     ]
+
+
+def _rate(share: float) -> str:
+    return percent(share) if 0 < share < 0.1 else f"{share:.0%}"
 
 
 def _saved(row: AuditRow) -> str:

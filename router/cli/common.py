@@ -56,6 +56,7 @@ def print_table(
             column,
             justify="right" if column in numbers else "left",
             overflow="fold",
+            no_wrap=column in numbers,
             min_width=narrowest,
             footer=Text(clean(footer[index])) if footer else "",
         )
@@ -85,5 +86,5 @@ def dollars(nusd: int | None) -> str:
 
 
 def percent(share: float) -> str:
-    """A share for people: one decimal where it is small."""
-    return f"{share:.0%}" if share >= 0.1 or not share else f"{share:.1%}"
+    """A share for people."""
+    return f"{share:.1%}"

@@ -124,7 +124,7 @@ def to_messages(prompt: str | Sequence[Message], system: str | None) -> tuple[Me
             raise ValueError(f"message {number} has no role; give {{'role': 'user', 'content': ...}}")
     if not any(text.strip() for text in texts(messages)):
         raise ValueError("is empty; give some text")
-    if system and messages[0]["role"] != "system":
+    if system and messages[0]["role"] not in ("system", "developer"):
         return ({"role": "system", "content": system}, *messages)
     return messages
 

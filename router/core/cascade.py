@@ -15,7 +15,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, NoReturn
 
-from router.core.answer import Answer, Attempt, Step, climbed, costs
+from router.core.answer import Action, Answer, Attempt, Step, climbed, costs
 from router.core.calibration import confidence
 from router.core.call import Call, Failure, Message, Outcome, Reply, Usage, input_tokens_bound
 from router.core.checks import Verdict
@@ -235,7 +235,10 @@ class _Climb:
         verdict = self.plan.check(reply.text)
         signals = read_signals(self.request.input_chars, reply, verdict)
         p, fitted = confidence(rung.calibrators, signals)
-        if rung.threshold is None:
+        action: Action
+        if rung.threshold is None and not verdict.valid and self.held is not None:
+            action, reason = "fail", f"the last rung's answer {verdict.problem}"
+        elif rung.threshold is None:
             action, reason = "accept", "last rung" + ("" if verdict.valid else f"; the answer {verdict.problem}")
         elif not verdict.valid:
             action, reason = "escalate", f"the draft {verdict.problem}"
@@ -246,7 +249,7 @@ class _Climb:
         step = Step(
             index,
             rung.name,
-            "accept" if action == "accept" else "escalate",
+            action,
             reason,
             p,
             "prior" if fitted is None else rung.confidence_source,
@@ -262,7 +265,7 @@ class _Climb:
         """The best usable draft so far, when nothing above it can be had."""
         if self.held is None:
             return None
-        reason = f"no rung above gave an answer: {why}" if why else "no rung above gave an answer"
+        reason = f"no rung above gave a usable answer: {why}" if why else "no rung above gave a usable answer"
         if blocked is not None:
             self._step(blocked, "skip", why)
         step = replace(self.held.step, action="keep", reason=reason, cost_nusd=0, attempts=0, signals={})
@@ -298,9 +301,11 @@ class _Climb:
     def _baseline(self, draft: _Draft) -> tuple[int | None, Literal["known", "estimated", "unknown"]]:
         """What the top rung alone costs: known where it answered, else its price for the draft's tokens."""
         top = len(self.plan.rungs) - 1
-        if draft.rung == top:
-            cost = draft.step.cost_nusd
-            return cost, "unknown" if cost is None else "known"
+        asked = [attempt for attempt in self.attempts if attempt.rung == top]
+        if asked and asked[-1].fault is None:
+            cost = total([attempt.amount.nusd for attempt in asked])
+            settled = all(attempt.amount.state == "settled" for attempt in asked)
+            return cost, "unknown" if cost is None else "known" if settled else "estimated"
         rates, usage = self.plan.rungs[top].rates, draft.reply.usage
         if rates.by_second or usage is None:
             return None, "unknown"

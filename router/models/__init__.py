@@ -16,6 +16,15 @@ class Facts(NamedTuple):
     max_output_tokens: int | None = None
 
 
+class About(NamedTuple):
+    """What people want to know of a model before they call it."""
+
+    capabilities: tuple[str, ...]
+    """What it can do, as far as the backend knows."""
+    key: str
+    """Whether its key is there: never the key itself."""
+
+
 class Backend(Protocol):
     """Sends one request at a time and retries nothing: whatever goes wrong comes back as a `Failure`."""
 
@@ -36,4 +45,4 @@ class Backend(Protocol):
         ...
 
 
-__all__ = ["Backend", "Facts"]
+__all__ = ["About", "Backend", "Facts"]

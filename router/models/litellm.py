@@ -22,7 +22,7 @@ from router.core.faults import Fault
 from router.core.policy import Model, Price
 from router.core.pricing import NUSD_PER_USD
 from router.errors import NetworkForbidden
-from router.models import Facts
+from router.models import About, Facts
 from router.models.litellm_faults import EXCEPTIONS, classify
 
 # Set before litellm is imported, unless the operator has set them: without these it fetches its price map from the
@@ -35,6 +35,14 @@ _FINISH: dict[str, FinishReason] = {
     "content_filter": "content_filter",
     "tool_calls": "tool_calls",
     "function_call": "tool_calls",
+}
+
+_CAPABILITIES = {
+    "images": "supports_vision",
+    "json_schema": "supports_response_schema",
+    "reasoning": "supports_reasoning",
+    "system": "supports_system_messages",
+    "tools": "supports_function_calling",
 }
 
 # No provider works longer than this on one request; litellm's own default is 6,000 s.
@@ -133,6 +141,22 @@ class LiteLLM:
         if entry is None:
             return Facts()
         return Facts(_price(entry), _tokens(entry, "max_input_tokens"), _tokens(entry, "max_output_tokens"))
+
+    def about(self, model: Model) -> About:
+        """Capabilities from litellm's map, and whether the key's environment variable is set."""
+        litellm = _litellm()
+        entry = _entry(litellm.model_cost, model.litellm) or {}
+        can = [name for name, flag in _CAPABILITIES.items() if entry.get(flag)]
+        try:
+            can += ["logprobs"] if "logprobs" in (litellm.get_supported_openai_params(model.litellm) or ()) else []
+            missing = litellm.validate_environment(model.litellm).get("missing_keys") or []
+        except _raised(litellm):
+            return About(tuple(can), "unknown: litellm knows no such provider")
+        if model.api_key_env:
+            missing = [] if os.environ.get(model.api_key_env) else [model.api_key_env]
+        return About(
+            tuple(sorted(can)), f"missing: set {_variables(missing)}" if missing else "present, or none needed"
+        )
 
     def count_tokens(self, call: Call) -> int:
         """What litellm's tokenizer for the model counts."""
@@ -243,7 +267,12 @@ def _missing_keys(litellm: Any, call: Call) -> str:
     if call.model.api_key_env:
         return f"the key in {call.model.api_key_env} was refused"
     missing = litellm.validate_environment(call.model.litellm).get("missing_keys") or []
-    return f"environment variable {' and '.join(missing)} is not set" if missing else "the key was refused"
+    return f"environment variable {_variables(missing)} is not set" if missing else "the key was refused"
+
+
+def _variables(names: list[str]) -> str:
+    """Several keys are spellings of one; a key, an address and a version are all needed."""
+    return (" or " if all(name.endswith("_API_KEY") for name in names) else " and ").join(names)
 
 
 def _retry_after_s(error: Exception) -> float | None:

@@ -1,6 +1,6 @@
 """From files to policies: the only door to pydantic, ruamel.yaml and jsonschema."""
 
-from router.spec.artefact import Tuned, load_tuned
+from router.spec.artefact import ModelCalibrators, Tuned, load_tuned, write_tuned
 from router.spec.load import Loaded, adopt, load, load_policy
 from router.spec.schema import json_validator, policy_schema
 from router.spec.templates import TEMPLATES, template_text
@@ -8,6 +8,7 @@ from router.spec.templates import TEMPLATES, template_text
 __all__ = [
     "TEMPLATES",
     "Loaded",
+    "ModelCalibrators",
     "Tuned",
     "adopt",
     "json_validator",
@@ -16,4 +17,5 @@ __all__ = [
     "load_tuned",
     "policy_schema",
     "template_text",
+    "write_tuned",
 ]

@@ -92,6 +92,30 @@ def load_tuned(folder: Path, task: str, policy: Policy) -> Tuned | None:
     return Tuned(calibrators, f"tuned:{hashlib.sha256(raw).hexdigest()[:12]}")
 
 
+def write_tuned(folder: Path, task: str, entry: ModelCalibrators, provenance: Mapping[str, Any]) -> Path:
+    """Put one model's calibrators into the artefact of a task; those of its other models stay.
+
+    Raises
+    ------
+    PolicyError
+        The artefact that is there cannot be read.
+    """
+    path = folder / "tuned" / f"{task}.json"
+    adapter = TypeAdapter(Artefact)
+    others: tuple[ModelCalibrators, ...] = ()
+    if path.exists():
+        try:
+            others = tuple(one for one in adapter.validate_json(path.read_bytes()).models if one.model != entry.model)
+        except ValidationError as error:
+            raise PolicyError("cannot be read, so nothing was written; delete it first", path=str(path)) from error
+    artefact = Artefact(version=1, task=task, models=(*others, entry), provenance=provenance)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".json.part")
+    draft.write_bytes(adapter.dump_json(artefact, indent=2, exclude_none=True) + b"\n")
+    draft.replace(path)
+    return path
+
+
 def _check(artefact: Artefact, path: Path, task: str, policy: Policy) -> None:
     def refuse(problem: str, where: str) -> PolicyError:
         return PolicyError(problem, path=str(path), where=where)

@@ -1,0 +1,58 @@
+"""Text to hashed features: words and character n-grams, counted, without a vocabulary to keep."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+from zlib import crc32
+
+_WORD = re.compile(r"\w+")
+
+Size = Literal["small", "large"]
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Which n-grams count and into how many buckets they are hashed."""
+
+    words: tuple[int, int]
+    """Shortest and longest run of words."""
+    chars: tuple[int, int] | None
+    """Shortest and longest run of characters within a word; `None` for none."""
+    buckets: int
+    """A power of two."""
+
+    def counts(self, text: str) -> dict[int, float]:
+        """The weight of each bucket that the text fills: 1 + ln(count)."""
+        mask = self.buckets - 1
+        found = Counter([crc32(gram) & mask for gram in self._grams(text)])
+        return {bucket: 1.0 + math.log(count) if count > 1 else 1.0 for bucket, count in found.items()}
+
+    def _grams(self, text: str) -> list[bytes]:
+        words = _WORD.findall(text.lower())
+        grams = [
+            " ".join(words[at : at + size]).encode("utf-8", "surrogatepass")
+            for size in range(self.words[0], self.words[1] + 1)
+            for at in range(len(words) - size + 1)
+        ]
+        if self.chars:
+            shortest, longest = self.chars
+            for word in words:
+                # A mark no word contains tells "in" at a word's start from "in" within it.
+                marked = f"\n{word}\n".encode("utf-8", "surrogatepass")
+                grams += [
+                    marked[at : at + size]
+                    for size in range(shortest, longest + 1)
+                    for at in range(len(marked) - size + 1)
+                ]
+        return grams
+
+
+# Chosen, not measured: single words in a few kilobytes, or word pairs and word parts in a few megabytes.
+SIZES: dict[Size, Features] = {
+    "small": Features(words=(1, 1), chars=None, buckets=2**10),
+    "large": Features(words=(1, 2), chars=(2, 5), buckets=2**17),
+}

@@ -1,0 +1,691 @@
+"""The command line: each command from the shell's side, its exit codes, and output for people and for programs."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fcntl import ioctl
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router import Router, load_policy
+from router.cli import main
+from router.cli.app import app
+from router.cli.common import counted, dollars, percent
+from router.core.call import Failure, Reply, Usage
+from router.core.faults import Fault
+from router.core.policy import Model
+from router.errors import RequestRefused
+from router.spec.schema import schema_text
+from router.spec.templates import TEMPLATES
+from router.testing import Script, ScriptedModels, SimulatedClock
+from router.world import World
+from tests.support import make_policy
+
+ROOT = Path(__file__).resolve().parents[1]
+ROUTER = str(Path(sys.executable).with_name("router"))
+COMMANDS = sorted(command.name or "" for command in app.registered_commands)
+USAGE = Usage(input_tokens=10, output_tokens=1)
+START_S = 1_700_000_000.0
+
+POLICY = """\
+version: 1
+models:
+  small: {litellm: openai/small, price: {input_usd_per_mtok: 0.1, output_usd_per_mtok: 0.4}}
+  large: {litellm: openai/large, price: {input_usd_per_mtok: 2, output_usd_per_mtok: 8}}
+tasks:
+  classify: {ladder: [small, large], answer: {choice: [billing, bug]}, max_output_tokens: 8}
+"""
+RECORDING: list[dict[str, Any]] = [
+    {"model": "openai/small", "prompt": "charged twice", "response": "billing", "input_tokens": 10, "output_tokens": 1},
+    {"model": "openai/small", "prompt": "it broke", "response": "hm", "input_tokens": 10, "output_tokens": 1},
+    {"model": "openai/large", "prompt": "it broke", "response": "bug", "input_tokens": 10, "output_tokens": 1},
+    {"model": "openai/small", "prompt": "both down", "error": {"fault": "auth", "status": 401}},
+    {"model": "openai/large", "prompt": "both down", "error": {"fault": "payment", "status": 402}},
+    {
+        "model": "openai/small",
+        "prompt": "odd text",
+        "response": "billing \ud800",
+        "input_tokens": 1,
+        "output_tokens": 1,
+    },
+]
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        def refuse(constant: str) -> float:
+            raise AssertionError(constant)
+
+        return json.loads(self.out, parse_constant=refuse)
+
+
+Cli = Callable[..., Done]
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Runs a command in a folder of its own, in this process."""
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+
+    def run(*arguments: object, stdin: bytes = b"") -> Done:
+        monkeypatch.setattr(sys, "argv", ["router", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        code = ended.value.code
+        assert isinstance(code, int)
+        return Done(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def routing(cli: Cli) -> Cli:
+    """The same, in a folder with a policy and a recording."""
+    Path("policies").mkdir()
+    Path("policies/p.yml").write_text(POLICY)
+    Path("r.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in RECORDING))
+    return cli
+
+
+def _route(cli: Cli, *arguments: object, **options: Any) -> Done:
+    return cli("route", *arguments, "--replay", "r.jsonl", **options)
+
+
+# --- the command itself
+
+
+def test_the_version_is_the_packages() -> None:
+    """`--version` from a real shell, through the installed script."""
+    done = subprocess.run([ROUTER, "--version"], capture_output=True, text=True, check=True)
+    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert version is not None
+    assert (done.stdout, done.stderr) == (f"cascade-router {version[1]}\n", "")
+
+
+def test_without_a_command_the_commands_are_listed(cli: Cli) -> None:
+    """Help on standard output, whichever way one asks for it."""
+    asked, bare = cli("--help"), cli()
+    listed = re.findall(r"^  ([a-z]+)  ", asked.out, re.MULTILINE)
+    assert sorted(listed) == COMMANDS
+    assert asked.code == 0
+    assert asked.out.strip() in (bare.out + bare.err).strip()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_each_command_has_help_that_fits(command: str, flag: str, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command and every option of its own says what it does, in 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    done = cli(command, flag)
+    assert done.code == 0
+    assert done.out.startswith(f"Usage: router {command} ")
+    assert max(map(len, done.out.splitlines())) <= 80
+    options = done.out.partition("Options:")[2]
+    bare = [line for line in re.findall(r"^  -.*(?:\n {6,}.*)*", options, re.MULTILINE) if not _explained(line)]
+    assert bare == []
+
+
+def _explained(option: str) -> bool:
+    return len(re.split(r"\s{2,}", option.strip(), maxsplit=1)) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("nothing",), "No such command 'nothing'"),
+        (("check", "--nothing"), "No such option: --nothing"),
+        (("route", "classify"), "Missing argument"),
+        (("route", "classify", "hi", "--deadline", "soon"), "Invalid value for '--deadline'"),
+        (("audit", "--by", "colour"), "'colour' is none of task, model, feature, user, tenant, day, hour"),
+    ],
+    ids=["command", "option", "argument", "number", "by"],
+)
+def test_a_wrong_call_is_exit_code_2(arguments: tuple[str, ...], problem: str, cli: Cli) -> None:
+    """What is wrong stands on standard error, and nothing on standard output."""
+    done = cli(*arguments)
+    assert (done.code, done.out) == (2, "")
+    assert problem in done.err
+
+
+def test_errors_are_no_tracebacks_in_a_real_shell(tmp_path: Path) -> None:
+    """A fault in a policy is a line with file and line number on standard error."""
+    (tmp_path / "p.yml").write_text(POLICY.replace("ladder: [small, large]", "ladder: [smal, large]"))
+    done = subprocess.run(
+        [ROUTER, "check", "--policies", "p.yml"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    message = "error: p.yml:6: tasks.classify.ladder.0: unknown model 'smal'; did you mean 'small'?\n"
+    assert done.stderr == message
+
+
+def test_standard_input_and_output_are_a_pipe(tmp_path: Path, home: Path) -> None:
+    """`-` reads the prompt, the answer alone is on standard output, and why it is that one on standard error."""
+    (tmp_path / "p.yml").write_text(POLICY)
+    (tmp_path / "r.jsonl").write_text(json.dumps(RECORDING[0]))
+    command = [ROUTER, "route", "classify", "-", "-p", "p.yml", "--replay", "r.jsonl"]
+    done = subprocess.run(command, cwd=tmp_path, input=b"charged twice", capture_output=True, check=True)
+    assert done.stdout == b"billing\n"
+    assert done.stderr.decode().splitlines() == [
+        "small: accept - confidence 0.850 is at or above 0.800",
+        "confidence 0.850 (uncalibrated prior)",
+        "cost $0.000001400, of it $0.00 for climbing; the top rung alone: $0.000028000 (estimated)",
+    ]
+
+
+# --- init
+
+
+@pytest.mark.parametrize("template", [*TEMPLATES, "all"])
+def test_each_template_loads_and_passes_check(template: str, cli: Cli) -> None:
+    """What `init` writes is a policy without a finding: every model of it has a known price."""
+    written = cli("init", template)
+    names = list(TEMPLATES) if template == "all" else [template]
+    files = [f"policies/{name}.yml" for name in ["models", *names]] + ["policies/policy.schema.json"]
+    assert written.code == 0
+    assert written.out.splitlines()[:-1] == [f"wrote {name}" for name in files]
+    assert written.out.splitlines()[-1] == f"next: edit policies/{names[0]}.yml, then run `router check`"
+    assert len(load_policy().tasks) == len(names)
+    done = cli("check")
+    assert (done.code, done.out.splitlines()[-1]) == (0, "no findings")
+
+
+def test_init_refuses_to_overwrite(cli: Cli) -> None:
+    """A file that somebody edited stays, and nothing beside it is written; `--force` is for those who mean it."""
+    Path("policies").mkdir()
+    path = Path("policies/models.yml")
+    path.write_text("mine")
+    done = cli("init", "text")
+    assert (done.code, done.out) == (1, "")
+    assert done.err == "error: policies/models.yml is there already; nothing was written. Use --force to overwrite\n"
+    assert [one.name for one in Path("policies").iterdir()] == ["models.yml"]
+    assert path.read_text() == "mine"
+    assert cli("init", "text", "--force").code == 0
+    assert path.read_text() != "mine"
+
+
+def test_init_again_changes_nothing(cli: Cli) -> None:
+    """Files that are there as they would be written are no obstacle, so that a second template can follow."""
+    assert [cli("init", name).code for name in ("text", "text", "extraction")] == [0, 0, 0]
+    assert set(load_policy().tasks) == {"answer-question", "extract-invoice"}
+
+
+def test_init_with_an_unknown_template_names_those_there_are(cli: Cli) -> None:
+    """Nothing is written."""
+    done = cli("init", "poetry")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == "error: unknown template 'poetry'; there is classification, extraction, text, or all\n"
+    assert not Path("policies").exists()
+
+
+def test_init_tells_programs_what_it_wrote(cli: Cli) -> None:
+    """`--json` lists the files; `--folder` says where."""
+    done = cli("init", "text", "--folder", "elsewhere", "--json")
+    assert done.json == {
+        "written": ["elsewhere/models.yml", "elsewhere/text.yml", "elsewhere/policy.schema.json"],
+    }
+    assert all(Path(path).is_file() for path in done.json["written"])
+
+
+def test_init_elsewhere_says_how_to_check_it(cli: Cli) -> None:
+    """The next command works as it is printed."""
+    advice = cli("init", "text", "--folder", "elsewhere").out.splitlines()[-1]
+    assert advice == "next: edit elsewhere/text.yml, then run `router check --policies elsewhere`"
+    assert cli(*advice.partition("`router ")[2].rstrip("`").split()).code == 0
+
+
+def test_init_where_nothing_can_be_written_says_so(cli: Cli) -> None:
+    """A folder below a file is no traceback."""
+    Path("file").write_text("in the way")
+    done = cli("init", "--folder", "file/policies")
+    assert (done.code, done.out) == (1, "")
+    assert done.err == "error: file/policies: cannot be written (Not a directory); choose another --folder\n"
+
+
+def test_the_committed_schema_is_the_generated_one() -> None:
+    """Editors check policies against what the code accepts today."""
+    assert (ROOT / "policies" / "policy.schema.json").read_text(encoding="utf-8") == schema_text()
+
+
+# --- check
+
+
+def test_check_shows_what_is_in_force(routing: Cli) -> None:
+    """Each task's ladder with thresholds, and that its confidence is uncalibrated."""
+    done = routing("check")
+    assert done.code == 0
+    header, columns, first, second, verdict = done.out.splitlines()
+    assert re.fullmatch(r"policy [0-9a-f]{16}: 1 file, 1 task", header)
+    assert columns.split("  ")[0] == "task"
+    assert first.split() == ["classify", "small", "openai/small", "80.0%", "uncalibrated"]
+    assert second.split() == ["large", "openai/large", "last", "rung", "uncalibrated"]
+    assert verdict == "no findings"
+
+
+def test_check_tells_programs_the_same(routing: Cli) -> None:
+    """`--json` has hashes, files, rungs and findings."""
+    done = routing("check", "--json")
+    data = done.json
+    (task,) = data["tasks"]
+    assert (data["files"], data["findings"], task["task"]) == (["policies/p.yml"], [], "classify")
+    assert re.fullmatch("[0-9a-f]{16}", data["policy_hash"])
+    assert [(rung["model"], rung["threshold"], rung["priced"]) for rung in task["rungs"]] == [
+        ("small", 0.8, True),
+        ("large", None, True),
+    ]
+
+
+@pytest.mark.parametrize("flags", [(), ("--json",)], ids=["text", "json"])
+def test_an_unpriced_model_is_a_finding(flags: tuple[str, ...], routing: Cli) -> None:
+    """A model that nobody has a price for makes costs unknown: exit code 1, and what to add."""
+    text = POLICY.replace(
+        "{litellm: openai/small, price: {input_usd_per_mtok: 0.1, output_usd_per_mtok: 0.4}}", "{litellm: my/own}"
+    )
+    Path("policies/p.yml").write_text(text)
+    done = routing("check", *flags)
+    finding = "task 'classify': model 'small' has no known price, so its costs are unknown; give it a `price:`"
+    assert done.code == 1
+    assert (done.json["findings"] == [finding]) if flags else (done.out.splitlines()[-1] == f"finding: {finding}")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("ladder:", "lader:", "p.yml:6: tasks.classify.lader: unknown key 'lader'; did you mean 'ladder'?"),
+        ("version: 1", "version: 2", "p.yml:1: version: should be 1, found 2"),
+        ("billing, bug]", "billing", "p.yml:6: "),
+        ("max_output_tokens: 8", "slo: {}", "p.yml:6: tasks.classify.slo: is part of the grammar but not built yet"),
+    ],
+    ids=["typo", "version", "yaml", "not-built"],
+)
+def test_a_fault_in_a_policy_is_exit_code_2(old: str, new: str, message: str, routing: Cli) -> None:
+    """File, line, path and remedy on standard error, no traceback."""
+    Path("policies/p.yml").write_text(POLICY.replace(old, new))
+    done = routing("check")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("error: policies/p.yml:")
+    assert f"policies/{message}" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_check_of_an_environment_applies_its_overlay(routing: Cli) -> None:
+    """`--env` shows what is in force there, and names the overlays when there is no such one."""
+    Path("policies/prod.yml").write_text("version: 1\nenvironment: prod\ntasks: {classify: {threshold: 0.95}}\n")
+    assert "95.0%" in routing("check", "--env", "prod").out
+    assert "80.0%" in routing("check").out
+    done = routing("check", "-e", "staging")
+    assert done.code == 2
+    assert "no file says `environment: staging`; there is prod" in done.err
+
+
+@pytest.mark.parametrize("command", [("check",), ("route", "classify", "hi")], ids=["check", "route"])
+def test_without_policies_the_error_names_init(command: tuple[str, ...], cli: Cli) -> None:
+    """The first thing a new user may see says what to do."""
+    done = cli(*command)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("error: policies: is not there; run `router init` to write one from a template")
+
+
+# --- route
+
+
+def test_route_prints_the_answer_and_why(routing: Cli) -> None:
+    """An escalation shows both rungs, the confidence, and what climbing added."""
+    done = _route(routing, "classify", "it broke", "--feature", "inbox", "--user", "ann")
+    assert (done.code, done.out) == (0, "bug\n")
+    assert done.err.splitlines() == [
+        "small: escalate - the draft names none of the 2 labels",
+        "large: accept - last rung",
+        "confidence 0.850 (uncalibrated prior)",
+        "cost $0.000029400, of it $0.000028000 for climbing; the top rung alone: $0.000028000 (known)",
+    ]
+
+
+def test_route_tells_programs_everything(routing: Cli) -> None:
+    """`--json` is one strict document with steps, attempts and costs, and nothing on standard error."""
+    done = _route(routing, "classify", "it broke", "--json")
+    data = done.json
+    expected = {"text": "bug", "parsed": "bug", "model": "large", "rung": 1, "escalated": True, "task": "classify"}
+    expected |= {"confidence_source": "prior", "baseline_source": "known", "finish_reason": "stop"}
+    assert {name: data[name] for name in expected} == expected
+    assert (data["cost_usd"], data["marginal_cost_usd"], data["baseline_cost_usd"]) == (2.94e-5, 2.8e-5, 2.8e-5)
+    assert [step["action"] for step in data["steps"]] == ["escalate", "accept"]
+    assert [attempt["amount"]["nusd"] for attempt in data["attempts"]] == [1400, 28000]
+    assert data["usage"]["input_tokens"] == 10
+    assert done.err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("clasify", "hi"), 2, "unknown task 'clasify'; did you mean 'classify'?"),
+        (("classify", ""), 2, "prompt: is empty; give some text"),
+        (("classify", "hi", "--deadline", "-1"), 2, "deadline_s: is -1.0; give a number above 0"),
+        (("classify", "hi", "--max-cost", "0"), 2, "max_cost_usd: is 0.0; give a number above 0"),
+        (("classify", "never recorded"), 1, "r.jsonl: holds no answer of 'openai/small' to this prompt"),
+        (("classify", "charged twice", "--max-cost", "0.0000001"), 3, "one more request can cost"),
+    ],
+    ids=["task", "prompt", "deadline", "limit", "miss", "cost"],
+)
+def test_a_call_that_cannot_be_answered_has_an_exit_code(
+    arguments: tuple[str, ...], code: int, message: str, routing: Cli
+) -> None:
+    """2 for a wrong call, 3 for a limit on cost, 1 where there is no answer; the message says what to do."""
+    done = _route(routing, *arguments)
+    assert (done.code, done.out) == (code, "")
+    assert done.err.startswith("error: ")
+    assert message in done.err
+
+
+@pytest.mark.filterwarnings("ignore::router.errors.RouterWarning")
+def test_a_ladder_that_failed_says_how(routing: Cli) -> None:
+    """No rung gave an answer: exit code 1, with what each came to."""
+    done = _route(routing, "classify", "both down")
+    assert (done.code, done.out) == (1, "")
+    assert "no rung gave a usable answer (small: auth (HTTP 401): recorded; large: payment (HTTP 402)" in done.err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "r2.jsonl: cannot be read after line 0: No such file"), ("{", "r2.jsonl:1: this line is no JSON")],
+    ids=["missing", "broken"],
+)
+def test_a_recording_that_cannot_be_read_is_a_wrong_call(content: str | None, message: str, routing: Cli) -> None:
+    """Exit code 2, with file and line."""
+    if content is not None:
+        Path("r2.jsonl").write_text(content)
+    done = routing("route", "classify", "hi", "--replay", "r2.jsonl")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(f"error: {message}")
+
+
+def test_standard_input_that_is_no_text_is_a_wrong_call(routing: Cli) -> None:
+    """Bytes that are no UTF-8 are refused in words."""
+    done = _route(routing, "classify", "-", stdin=b"\xff\xfe")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == "error: prompt: standard input is not UTF-8 (invalid start byte)\n"
+
+
+def test_an_answer_with_odd_characters_is_printed(routing: Cli) -> None:
+    """A paid answer is not lost because a terminal cannot show a part of it."""
+    assert _route(routing, "classify", "odd text").out == "billing ?\n"
+    assert _route(routing, "classify", "odd text", "--json").json["text"] == "billing \ud800"
+
+
+# --- audit
+
+
+@pytest.fixture
+def ledger(home: Path) -> Path:
+    """Traffic with realistic names: accepted, escalated and failed calls, one without a price, over two days."""
+    clock = SimulatedClock(START_S)
+    scripts: dict[str, Script] = {
+        "small": [Reply("yes", USAGE), Reply("maybe", USAGE), Failure(Fault.SERVER_ERROR), Failure(Fault.SERVER_ERROR)],
+        "large": [Reply("no", USAGE), Failure(Fault.BAD_REQUEST), Reply("no", None)],
+    }
+    policy = make_policy({"answer": {"choice": ["yes", "no"]}, "retry": {"attempts": 2, "max_wait_s": 0}})
+    models = ScriptedModels({**scripts, "free": "yes"}, clock=clock)
+    task = policy.tasks["t"]
+    policy = replace(
+        policy,
+        models={**policy.models, "free": Model(litellm="my/own")},
+        tasks={"classify-ticket": task, "answer-question": replace(task, ladder=("free",))},
+    )
+    with Router(policy, backend=models, world=World(clock=clock)) as router:
+        router.route("classify-ticket", "hi", feature="inbox", user="ann", tenant="acme")
+        router.route("classify-ticket", "hi", feature="inbox", user="ben", tenant="acme")
+        with pytest.raises(RequestRefused):
+            router.route("classify-ticket", "hi", feature="search [bold]", user="ann")
+        clock.sleep(7200)
+        router.route("answer-question", "hi", feature="search [bold]")
+    return home
+
+
+def _table(text: str) -> list[list[str]]:
+    """The cells of a printed table, header and footer included."""
+    lines = [re.split(r"\s{2,}", line.strip()) for line in text.splitlines()]
+    return [line for line in lines if len(line) > 2]
+
+
+@pytest.mark.parametrize(
+    ("by", "keys"),
+    [
+        ("task", ["classify-ticket", "answer-question"]),
+        ("model", ["free", "small", "large"]),
+        ("feature", ["inbox", "search [bold]"]),
+        ("tenant", ["acme", "(none)"]),
+        ("day", ["2023-11-14", "2023-11-15"]),
+        ("hour", ["2023-11-14T22:00Z", "2023-11-15T00:00Z"]),
+    ],
+)
+def test_an_audit_by_each_dimension(by: str, keys: list[str], ledger: Path, cli: Cli) -> None:
+    """One row for each group and a total, in text and in JSON."""
+    done = cli("audit", "--by", by)
+    header, *rows, total = _table(done.out)
+    saved = [] if by == "model" else ["saved"]
+    assert header == [by, "calls", "escalated", "failed", "cost", "marginal", *saved]
+    assert [row[0] for row in rows] == keys
+    assert total[:6] == ["total", "4", "2 (50%)", "1", "$0.000030800", "$0.000028000"]
+    data = cli("audit", "--by", by, "--json").json
+    assert (data["by"], [row["key"] for row in data["rows"]], data["total"]["calls"]) == (by, keys, 4)
+    assert (done.code, done.err) == (0, "")
+
+
+def test_an_audit_by_user_shows_fingerprints(ledger: Path, cli: Cli) -> None:
+    """No id is printed; `--user` takes the id that the application knows."""
+    rows = _table(cli("audit", "--by", "user").out)[1:-1]
+    assert [bool(re.fullmatch("[0-9a-f]{16}", row[0])) for row in rows] == [True, True, False]
+    assert cli("audit", "--user", "ann", "--json").json["total"]["calls"] == 2
+    assert cli("audit", "--user", "", "--json").json["total"]["calls"] == 0
+
+
+def test_an_audit_says_what_it_does_not_know(ledger: Path, cli: Cli) -> None:
+    """Calls without a price and requests that may have been billed are told below the table."""
+    lines = cli("audit").out.splitlines()
+    assert _table("\n".join(lines))[1:3] == [
+        ["classify-ticket", "3", "2 (67%)", "1", "$0.000030800", "$0.000028000", "$0.000025200"],
+        ["answer-question", "1", "0 (0%)", "0", "$0.00", "$0.00", "unknown"],
+    ]
+    assert lines[-2:] == [
+        "not in the costs: 1 call of a model whose price is unknown",
+        "not settled: 3 requests, up to $0.000038800 more, 1 of them without a bound",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "calls"),
+    [
+        (("--task", "classify-ticket"), 3),
+        (("--feature", "inbox"), 2),
+        (("--tenant", "acme"), 2),
+        (("--since", "2023-11-15"), 1),
+        (("--until", "2023-11-15"), 3),
+        (("--since", "2023-11-14T23:30:00-01:00"), 1),
+        (("--since", "24h"), 0),
+        (("--since", "365d", "--until", "0h"), 0),
+        (("--since", "2023-11-14", "--until", "2023-11-15", "--feature", "inbox"), 2),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_filters_of_an_audit(flags: tuple[str, ...], calls: int, ledger: Path, cli: Cli) -> None:
+    """By task, feature, tenant and time; a moment without a zone is UTC."""
+    assert cli("audit", "--json", *flags).json["total"]["calls"] == calls
+
+
+@pytest.mark.parametrize("moment", ["yesterday", "", "7", "-3d", "²d", "99999999999d", "2026-13-01"])
+@pytest.mark.parametrize("option", ["--since", "--until"])
+def test_a_moment_that_is_none_is_a_wrong_call(option: str, moment: str, cli: Cli) -> None:
+    """The message shows the forms that work."""
+    done = cli("audit", f"{option}={moment}")
+    assert (done.code, done.out) == (2, "")
+    assert f"Invalid value for {option}: {moment!r} is no moment; give 24h, 7d, or a date like 2026-11-20" in done.err
+
+
+@pytest.mark.parametrize("by", ["task", "model"])
+def test_an_audit_of_an_empty_ledger(by: str, cli: Cli, home: Path) -> None:
+    """There is nothing to show, and that is no error; nothing is made."""
+    done = cli("audit", "--by", by)
+    assert (done.code, done.out) == (0, "the ledger holds no calls here; ROUTER_HOME or --home names its folder\n")
+    assert cli("audit", "--json").json["rows"] == []
+    assert not home.exists()
+
+
+def test_an_audit_reports_damage(ledger: Path, cli: Cli) -> None:
+    """A line that cannot be read is named, once, with its place; the rest is summed."""
+    (segment,) = (ledger / "segments").iterdir()
+    content = segment.read_bytes()
+    segment.write_bytes(b"x" + content[1:] + b'00000000 {"kind"')
+    lines = cli("audit").out.splitlines()
+    assert lines[-2:] == [
+        f"ledger: torn last line in {segment.name}; nothing else of it is lost",
+        f"ledger: unreadable line in {segment.name}:0; nothing else of it is lost",
+    ]
+    assert cli("audit", "--json").json["ledger"]["corrupt"] == []
+
+
+def test_an_audit_of_a_ledger_that_cannot_be_read(ledger: Path, cli: Cli) -> None:
+    """The error names the file and the remedy: exit code 1."""
+    (ledger / "ledger.db").write_bytes(b"no database" * 100)
+    done = cli("audit")
+    assert (done.code, done.out) == (1, "")
+    assert re.search(r"^error: .*ledger\.db: the read model cannot be used .* delete it", done.err)
+
+
+def test_names_from_outside_cannot_forge_the_output(home: Path, cli: Cli) -> None:
+    """A feature is whatever a caller gave: no markup of it is drawn, and no escape code of it reaches the terminal."""
+    names = ["[red]x[/red]", "[/]", "a\nb", "\x1b[31mred", ":smile:"]
+    with Router(make_policy(), backend=ScriptedModels({"small": "yes"})) as router:
+        for name in names:
+            router.route("t", "hi", feature=name)
+    keys = [row[0] for row in _table(cli("audit", "--by", "feature").out)[1:-1]]
+    assert sorted(keys) == sorted(["[red]x[/red]", "[/]", "a\ufffdb", "\ufffd[31mred", ":smile:"])
+
+
+# --- terminals
+
+
+def _in_terminal(*arguments: str, columns: int = 80, **environment: str) -> list[str]:
+    """What a command prints on a terminal of so many columns."""
+    receiving, sending = pty.openpty()
+    ioctl(sending, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    clean = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS", "FORCE_COLOR")}
+    command = subprocess.Popen(
+        [ROUTER, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=sending,
+        stderr=sending,
+        env={**clean, "TERM": "xterm-256color", **environment},
+    )
+    os.close(sending)
+    output = b""
+    while True:
+        try:
+            more = os.read(receiving, 65536)
+        except OSError as error:  # Linux says so when the last writer has closed.
+            assert error.errno == errno.EIO
+            break
+        if not more:
+            break
+        output += more
+    os.close(receiving)
+    assert command.wait(60) == 0
+    return output.decode().replace("\r\n", "\n").splitlines()
+
+
+def test_no_color_output_has_no_escape_codes(ledger: Path) -> None:
+    """NO_COLOR means plain text, bold included, even on a terminal; without it there is some."""
+    plain = _in_terminal("audit", NO_COLOR="1")
+    styled = _in_terminal("audit")
+    assert [line for line in plain if "\x1b" in line] == []
+    assert [line for line in styled if "\x1b" in line] != []
+    assert [re.sub("\x1b\\[[0-9;]*m", "", line).rstrip() for line in styled] == plain
+
+
+def test_shipped_templates_fit_80_columns_in_one_line_each(cli: Cli) -> None:
+    """Realistic names are neither folded nor cut: one line for each rung of each task."""
+    cli("init")
+    lines = _in_terminal("check", NO_COLOR="1")
+    assert max(map(len, lines)) <= 80
+    policy = load_policy()
+    rungs = [name for task in policy.tasks.values() for name in task.ladder]
+    assert len(lines) == 2 + len(rungs) + 1
+    names = [model.litellm for model in policy.models.values() if any(model.litellm in line for line in lines)]
+    assert len(names) == len(set(rungs))
+
+
+@pytest.mark.parametrize("by", ["task", "model", "feature", "tenant", "day", "hour"])
+def test_an_audit_fits_80_columns(by: str, ledger: Path) -> None:
+    """The same for the audit, with amounts of every size: rows are one line each."""
+    text = _in_terminal("audit", "--by", by, NO_COLOR="1")
+    assert max(map(len, text)) <= 80
+    table = _table("\n".join(text))
+    assert {len(row) for row in table} == {6 if by == "model" else 7}
+
+
+def test_a_narrow_terminal_folds_names_and_never_cuts_numbers(ledger: Path) -> None:
+    """A name that does not fit goes on in the next line; a number is whole, even where the line gets too long."""
+    text = "\n".join(_in_terminal("audit", columns=40, NO_COLOR="1"))
+    assert "…" not in text
+    folded = re.search(r"^(classify\S*) .*\n(\S+)$", text, re.MULTILINE)
+    assert folded is not None
+    assert folded[1] + folded[2] == "classify-ticket"
+    assert {"$0.000030800", "$0.000028000", "$0.000025200"} <= set(text.split())
+
+
+def test_a_long_name_is_one_line_where_no_terminal_is(home: Path, cli: Cli) -> None:
+    """Output that goes to a file or a pipe can be searched: each row is one line, whatever COLUMNS says."""
+    name = "feature-" + "x" * 200
+    with Router(make_policy(), backend=ScriptedModels({"small": "yes"})) as router:
+        router.route("t", "hi", feature=name)
+    _, row, _ = _table(cli("audit", "--by", "feature").out)
+    assert row[0] == name
+
+
+@pytest.mark.parametrize(
+    ("nusd", "text"),
+    [
+        (None, "unknown"),
+        (0, "$0.00"),
+        (1, "$0.000000001"),
+        (1_400, "$0.000001400"),
+        (100_000, "$0.000100"),
+        (112_345, "$0.000112"),
+        (9_999_999, "$0.010000"),
+        (12_345_678, "$0.0123"),
+        (1_234_567_890_123, "$1,234.57"),
+        (-26_600, "-$0.000026600"),
+    ],
+)
+def test_small_amounts_are_not_rounded_away(nusd: int | None, text: str) -> None:
+    """An amount has as many decimals as it needs; unknown is never $0.00."""
+    assert dollars(nusd) == text
+
+
+def test_counts_and_shares_are_written_for_people() -> None:
+    """One thing is singular, and a share is a percentage."""
+    assert [counted(0, "call"), counted(1, "call"), counted(1234, "call")] == ["0 calls", "1 call", "1,234 calls"]
+    assert percent(0.1234) == "12.3%"
