@@ -65,6 +65,7 @@ def test_long_conversations_keep_their_earliest_prefixes() -> None:
     [
         ([_user("a\1assistant\0b")], [_user("a"), {"role": "assistant", "content": "b"}]),
         ([_user("ab")], [_user("a"), _user("b")]),
+        ([_user("auserb")], [_user("a"), _user("b")]),
         ([_user("")], [_user(None)]),
         ([_user('["a"]')], [_user(["a"])]),
         ([_user("a")], [_user("a", name="ann")]),
@@ -72,7 +73,7 @@ def test_long_conversations_keep_their_earliest_prefixes() -> None:
         ([_user("a")], [{"role": "system", "content": "a"}]),
         ([_user([{"type": "text", "text": "a"}])], [_user([{"type": "text", "text": "b"}])]),
     ],
-    ids=["separators", "split", "empty", "json", "name", "tool-call", "role", "parts"],
+    ids=["separators", "split", "joined", "empty", "json", "name", "tool-call", "role", "parts"],
 )
 def test_prompts_that_look_alike_differ(one: list[Any], other: list[Any]) -> None:
     """No text can pass for another structure, and every part of a message counts."""

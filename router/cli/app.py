@@ -7,6 +7,7 @@ a file with a fault, 3 a limit on cost.
 from __future__ import annotations
 
 import sys
+import warnings
 
 import typer
 
@@ -18,6 +19,7 @@ from router.errors import (
     RecordingError,
     ReplayMiss,
     RouterError,
+    RouterWarning,
     UnknownTask,
 )
 
@@ -50,11 +52,18 @@ def _root(version: bool = typer.Option(False, "--version", help="Show the versio
 
 def main() -> None:
     """Run the command; errors of ours are messages on standard error, never tracebacks."""
+    warnings.showwarning = _show_warning
     try:
         app(prog_name="router")
     except RouterError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(_exit_code(error))
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *where: object) -> None:
+    """A warning of ours is one line: where in the code it was raised is of no use to who typed the command."""
+    if issubclass(category, RouterWarning):
+        typer.echo(f"warning: {message}", err=True)
 
 
 def _exit_code(error: RouterError) -> int:
