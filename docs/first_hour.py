@@ -37,7 +37,7 @@ _STEPS = [
     ("What happened, and what did climbing cost?", "router audit --by model"),
     (
         "Ask a real model without a key: the message says what to set",
-        "router route classify-ticket 'I was charged twice'",
+        "router route classify-ticket 'Charged twice'",
     ),
     ("Labels for a local rung, here from the demo's tickets", "python labels.py"),
     ("Train the cheapest rung there is", "router distill classify-ticket --from labels.csv"),

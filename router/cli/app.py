@@ -60,7 +60,7 @@ def main() -> None:
         sys.exit(_exit_code(error))
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *where: object) -> None:
+def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
     """A warning of ours is one line: where in the code it was raised is of no use to who typed the command."""
     if issubclass(category, RouterWarning):
         typer.echo(f"warning: {message}", err=True)

@@ -72,7 +72,8 @@ def _print(found: Demo) -> None:
     points = 100 * (cascade.accuracy - large.accuracy)
     word = "less" if saved >= 0 else "more"
     typer.echo(
-        f"\nThe cascade costs {abs(saved):.0%} {word} than the large one alone, with {points:+.1f} points of accuracy:\n"
+        f"\nThe cascade costs {abs(saved):.0%} {word} than the large one alone, "
+        f"with {points:+.1f} points of accuracy:\n"
         "where the small one is sure enough it answers, and only the rest climbs."
     )
 
