@@ -317,9 +317,11 @@ def test_an_event_for_nobody_is_not_built() -> None:
         assert events.wanted()
     with _logged():
         assert events.wanted()
-    with _logged(logging.WARNING):
+    with _logged(logging.WARNING) as records:
         assert (events.wanted(), events.wanted(logging.WARNING)) == (False, True)
+        emit("route", {"task": "t"})
     assert not events.wanted()
+    assert records == []
 
 
 def test_a_users_function_that_raises_is_isolated() -> None:

@@ -179,6 +179,22 @@ def test_a_fold_that_crashes_goes_on_where_it_was(batch: int, traffic: Path, mon
         assert _dump(traffic) == expected, survived
 
 
+def test_a_fold_that_fails_inside_a_transaction_takes_all_of_it_back(
+    traffic: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attempts that are stored already and sums that are not would never agree again."""
+
+    def fail(*_: Any) -> None:
+        raise _Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MODULE._Batch, "_routes", fail)
+        with pytest.raises(_Crash):
+            fold(traffic)
+    assert {table: len(rows) for table, rows in _dump(traffic).items()} == dict.fromkeys(TABLES, 0)
+    assert fold(traffic).rows == 44
+
+
 def test_a_fold_that_is_killed_goes_on_where_it_was(traffic: Path) -> None:
     """kill -9 between two transactions, or inside one, loses and doubles nothing."""
     code = """

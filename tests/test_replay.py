@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import math
@@ -141,6 +142,12 @@ def test_the_recorded_latency_is_reported_and_not_waited_for() -> None:
 def test_an_error_is_replayed_as_its_fault(error: Any, failure: Failure) -> None:
     """By a word of the fault table, with status and pause; anything else was the server's fault."""
     assert _ask({**ROW, "response": None, "error": error}) == failure
+
+
+def test_a_recording_answers_awaited_calls_too() -> None:
+    """`aroute` gets what `route` gets."""
+    answer = asyncio.run(Router(make_policy(), backend=Replay([ROW])).aroute("t", "6 times 7?"))
+    assert answer.text == "42"
 
 
 def test_rows_with_one_key_come_in_order_and_then_the_last_one() -> None:

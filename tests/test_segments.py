@@ -316,6 +316,13 @@ def test_sync_full_waits_for_the_disk_after_each_row(sync: str, after: list[str]
     assert log.done == ["open", "intent", *after, "settle", *after, "route", *after, "close"]
 
 
+def test_a_real_disk_can_be_waited_for(home: Path) -> None:
+    """`sync: full` works on the machine's own file system."""
+    with Router(make_policy(ledger={"sync": "full"}), backend=ScriptedModels({"small": "yes"})) as router:
+        router.route("t", "hi")
+    assert len(read_table(home, "routes")) == 1
+
+
 def test_threads_write_one_row_at_a_time() -> None:
     """Rows of many threads never overlap, go to one segment, and a gap is told once."""
     log = _Log(broken=True)
