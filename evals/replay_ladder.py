@@ -114,7 +114,7 @@ def _messages(row: Row) -> list[dict[str, str]]:
 
 def _rows(path: Path, ladder: list[str], task: str | None) -> tuple[list[Row], int]:
     """The ladder's rows of the prompts that every model of it answered, and how many prompts that leaves out."""
-    rows = [row for row in read_recording(path) if row["model"] in ladder and task in (None, row["task"])]
+    rows = list(read_recording(path, models=ladder, task=task))
     answered: dict[tuple[str, str], set[str]] = {}
     for row in rows:
         answered.setdefault((row["task"], row["prompt_id"]), set()).add(row["model"])

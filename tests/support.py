@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,8 +35,12 @@ def make_policy(
     }
     settings = {"ladder": ["small", "large"], "max_output_tokens": 40, "retry": {"attempts": 2, "max_wait_s": 0.2}}
     data = {"version": 1, "models": models, "tasks": {"t": {**settings, **(task or {})}}, "ledger": dict(ledger or {})}
-    policy: Policy = TypeAdapter(Policy).validate_json(TypeAdapter(Any).dump_json(data))
-    return policy
+    return _adapter().validate_json(json.dumps(data))
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[Policy]:
+    return TypeAdapter(Policy)
 
 
 def read_table(home: Path, table: str) -> list[dict[str, Any]]:

@@ -25,7 +25,10 @@ def init(
     if unknown := [name for name in names if name not in TEMPLATES]:
         typer.echo(f"error: unknown template {unknown[0]!r}; there is {', '.join(TEMPLATES)}, or all", err=True)
         raise typer.Exit(2)
-    contents = {folder / f"{name}.yml": template_text(name) for name in ["models", *names]}
+    contents = {folder / f"{name}.yml": template_text(name) for name in names}
+    models = folder / "models.yml"
+    if force or not models.exists():  # Shared by all templates, and the user's own once it is there.
+        contents = {models: template_text("models"), **contents}
     contents[folder / "policy.schema.json"] = packaged_schema_text()
     there = [path for path, text in contents.items() if path.exists() and not _holds(path, text)]
     if there and not force:

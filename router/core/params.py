@@ -84,7 +84,7 @@ def checked_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any] | Non
         return None
     try:
         size = len(json.dumps(dict(metadata), allow_nan=False))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise InvalidCall(
             "metadata: holds something that is no JSON; give plain values", argument="metadata"
         ) from error

@@ -22,6 +22,7 @@ from router.tuning.labels import LabelledText
 MIN_ROWS = 40
 MIN_ROWS_PER_LABEL = 4
 _FOLDS = 3
+_MIN_TRAIN_PER_LABEL = 2  # So that each part of the cross-validation has one.
 _TEST_SHARE = 0.3
 _STRENGTHS = (3.0, 10.0, 30.0)
 
@@ -70,7 +71,7 @@ def distill(rows: Sequence[LabelledText], *, size: Size = "small", seed: int = 0
     labels = tuple(sorted({row.label for row in train}))
     targets = np.array([labels.index(row.label) for row in train])
     matrix, columns = _matrix([row.text for row in train], size)
-    folds = np.random.default_rng(seed).permutation(len(train)) % _FOLDS
+    folds = _folds(targets, seed)
     strength, held_out = min(
         ((strength, _cross_validated(matrix, targets, folds, strength, len(labels))) for strength in _STRENGTHS),
         key=lambda fitted: -float(np.log(np.maximum(fitted[1][np.arange(len(train)), targets], 1e-12)).mean()),
@@ -101,16 +102,45 @@ def _split(rows: Sequence[LabelledText], seed: int) -> tuple[list[LabelledText],
         train, test = ([row for row in rows if row.split == name] for name in ("train", "test"))
         if len(train) + len(test) != len(rows) or not train or not test:
             raise TuningError("`split` must say train or test for every text, and both must occur", needed=len(rows))
+        trained = Counter(row.label for row in train)
+        if scarce := [label for label in counts if trained[label] < _MIN_TRAIN_PER_LABEL]:
+            raise TuningError(
+                f"label {scarce[0]!r} has {trained[scarce[0]]} training texts; {_MIN_TRAIN_PER_LABEL} of each are needed",
+                needed=_MIN_TRAIN_PER_LABEL,
+            )
         return train, test
+    return _split_by_chance(rows, seed)
+
+
+def _split_by_chance(rows: Sequence[LabelledText], seed: int) -> tuple[list[LabelledText], list[LabelledText]]:
+    """The same share of each label; a text that occurs twice is never on both sides."""
     dice = np.random.default_rng(seed)
-    train, test = [], []
-    for label in sorted(counts):
+    train: list[LabelledText] = []
+    test: list[LabelledText] = []
+    for label in sorted({row.label for row in rows}):
         of_label = [row for row in rows if row.label == label]
         cut = max(1, round(_TEST_SHARE * len(of_label)))
         order = dice.permutation(len(of_label))
         test += [of_label[index] for index in order[:cut]]
         train += [of_label[index] for index in order[cut:]]
+    seen = {row.text for row in train}
+    train += [row for row in test if row.text in seen]
+    test = [row for row in test if row.text not in seen]
+    if not test:
+        different = len({row.text for row in rows})
+        raise TuningError(
+            f"the {len(rows)} texts are copies of {different}; at least {MIN_ROWS} different ones are needed",
+            needed=MIN_ROWS,
+        )
     return train, test
+
+
+def _folds(targets: Any, seed: int) -> Any:
+    """A fold for each text: those of one label are dealt out in turn, so that no fold holds all of them."""
+    order = np.random.default_rng(seed).permutation(len(targets))
+    folds = np.empty(len(targets), dtype=int)
+    folds[order[np.argsort(targets[order], kind="stable")]] = np.arange(len(targets)) % _FOLDS
+    return folds
 
 
 def _matrix(texts: Sequence[str], size: Size) -> tuple[Any, Any]:
@@ -136,9 +166,12 @@ def _matrix(texts: Sequence[str], size: Size) -> tuple[Any, Any]:
 
 def _logistic(matrix: Any, targets: Any, strength: float) -> Any:
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
-    # Held-out figures do not change with a tighter tolerance, the time does.
-    return LogisticRegression(C=strength, max_iter=300, tol=1e-3).fit(matrix, targets)
+    # The solver's steps are so short that threads mostly wait for each other: one is up to six times as fast.
+    with threadpool_limits(1):
+        # Held-out figures do not change with a tighter tolerance, the time does.
+        return LogisticRegression(C=strength, max_iter=300, tol=1e-3).fit(matrix, targets)
 
 
 def _cross_validated(matrix: Any, targets: Any, folds: Any, strength: float, labels: int) -> Any:
