@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from router.errors import RouterWarning
+from router.errors import RouterWarning, warn
 
 Event = dict[str, Any]
 Listener = Callable[[Event], None]
@@ -73,11 +73,16 @@ def clean(value: Any) -> Any:
 
 def guarded(hook: Callable[[Any], Any], default: Any) -> Callable[[Any], Any]:
     """A user's function whose exceptions become `default` and one event: it must not take a paid answer down."""
+    warned = False
 
     def failed(error: Exception) -> Any:
+        nonlocal warned
         # The class only: the text of an exception may hold the prompt.
-        name = getattr(hook, "__qualname__", "hook")
-        emit("router.hook_failed", {"hook": name, "error": type(error).__name__}, level=logging.ERROR)
+        name, kind = getattr(hook, "__qualname__", "hook"), type(error).__name__
+        emit("router.hook_failed", {"hook": name, "error": kind}, level=logging.ERROR)
+        if not warned:
+            warned = True
+            warn(f"your function {name} raised {kind}; what it was asked counts as {default!r}")
         return default
 
     return lambda value: _isolated(lambda: hook(value), failed)

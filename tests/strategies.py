@@ -187,7 +187,7 @@ def _models() -> st.SearchStrategy[Data]:
         optional={
             "params": _optional(temperature=st.floats(0, 2), logprobs=st.booleans(), stop=st.lists(plain_text())),
             "api_base": plain_text(),
-            "api_key_env": plain_text(),
+            "api_key_env": st.just("SOME_API_KEY"),
             "headers": st.dictionaries(st.sampled_from(["X-Team", "X-App"]), plain_text()),
             "context_tokens": st.integers(1, 10**6),
             "max_output_tokens": st.integers(1, 10**6),

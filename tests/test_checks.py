@@ -338,7 +338,7 @@ def test_any_text_with_a_visible_character_is_an_answer() -> None:
 def test_a_task_s_own_check_has_the_last_word(text: str, valid: bool) -> None:
     """The user's function sees the value that was found, not the text."""
     check = build_check(AnswerKind(number=NumberAnswer()), own=lambda value: value % 2 == 0)
-    problem = "" if valid else "the task's own check says no"
+    problem = "" if valid else "is refused by the task's own check"
     assert check(text) == Verdict(valid, float(text), problem)
 
 

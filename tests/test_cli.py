@@ -217,12 +217,12 @@ def test_each_template_loads_and_passes_check(template: str, cli: Cli) -> None:
 def test_init_refuses_to_overwrite(cli: Cli) -> None:
     """A file that somebody edited stays, and nothing beside it is written; `--force` is for those who mean it."""
     Path("policies").mkdir()
-    path = Path("policies/models.yml")
+    path = Path("policies/text.yml")
     path.write_text("mine")
     done = cli("init", "text")
     assert (done.code, done.out) == (1, "")
-    assert done.err == "error: policies/models.yml is there already; nothing was written. Use --force to overwrite\n"
-    assert [one.name for one in Path("policies").iterdir()] == ["models.yml"]
+    assert done.err == "error: policies/text.yml is there already; nothing was written. Use --force to overwrite\n"
+    assert [one.name for one in Path("policies").iterdir()] == ["text.yml"]
     assert path.read_text() == "mine"
     assert cli("init", "text", "--force").code == 0
     assert path.read_text() != "mine"

@@ -360,7 +360,16 @@ BAD = {
         task_key("retry: {zzz: 1}"), "unknown key 'zzz'; there is 'attempts', 'max_wait_s'", "tasks.t.retry.zzz"
     ),
     "key_in_a_file": Bad(
-        model_key("api_key: sk-1"), "unknown key 'api_key'; did you mean 'api_key_env'?", "models.small.api_key", 3
+        model_key("api_key: sk-1"),
+        "unknown key 'api_key': a key has no place in a file; use `api_key_env:` of the model",
+        "models.small.api_key",
+        3,
+    ),
+    "key_in_place_of_its_variable": Bad(
+        model_key("api_key_env: sk-1"),
+        "is no name of an environment variable; give a name like OPENAI_API_KEY, never the key",
+        "models.small.api_key_env",
+        3,
     ),
     "duplicate_key": Bad(task_key("ladder: [small]"), "the key 'ladder' stands twice; keep one", "tasks.t"),
     "key_that_is_no_text": Bad("version: 1\n? [a, b]\n: 1\n", "a key must be plain text", "", 2),

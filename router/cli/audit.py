@@ -68,7 +68,8 @@ def _print(report: AuditReport) -> None:
     if report.uncertain:
         more = f", {report.unbounded:,} of them without a bound" if report.unbounded else ""
         most = dollars(report.uncertain_nusd)
-        typer.echo(f"not settled: {counted(report.uncertain, 'request')}, up to {most} more{more}")
+        bound = "with no bound" if report.unbounded == report.uncertain else f"up to {most} more{more}"
+        typer.echo(f"not settled: {counted(report.uncertain, 'request')}, {bound}")
     for problem, items in (("torn last line", report.fold.torn), ("unreadable line", report.fold.corrupt)):
         for item in items:
             typer.echo(f"ledger: {problem} in {item}; nothing else of it is lost")
@@ -82,8 +83,7 @@ def _cells(row: AuditRow) -> list[str]:
         f"{row.calls:,}",
         f"{row.escalated:,} ({_rate(row.escalation_rate)})",
         f"{row.failed:,}",
-        dollars(row.cost_nusd),
-        dollars(row.marginal_nusd),
+        *(["unknown"] * 2 if row.unpriced == row.calls > 0 else [dollars(row.cost_nusd), dollars(row.marginal_nusd)]),
     ]
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from router.cli.common import AsJson, Environment, Policies, counted, print_json, print_table
+from router.core.params import suggestion
+from router.core.pricing import NUSD_PER_USD
+
+if TYPE_CHECKING:
+    from router.core.plan import Plan
+    from router.spec import Loaded
 
 
 def check(policies: Policies = None, environment: Environment = None, as_json: AsJson = False) -> None:
@@ -39,13 +45,42 @@ def check(policies: Policies = None, environment: Environment = None, as_json: A
             for rung in rungs
             if not rung["priced"]
         ]
+        findings += _unaffordable(plan)
         tasks.append({"task": name, "plan_hash": plan.plan_hash, "rungs": rungs})
+    findings += _stray_tuned(loaded)
     if as_json:
         files = [str(path) for path in loaded.files]
         print_json({"policy_hash": loaded.policy_hash, "files": files, "tasks": tasks, "findings": findings})
     else:
         _print(tasks, findings, loaded.policy_hash, len(loaded.files))
     raise typer.Exit(1 if findings else 0)
+
+
+def _unaffordable(plan: Plan) -> list[str]:
+    """Rungs that the task's own limit leaves no room for, however short the prompt."""
+    limit = plan.task.budget.usd_per_call
+    if limit is None:
+        return []
+    found = []
+    for rung in plan.rungs:
+        longest = min(filter(None, (plan.task.max_output_tokens, rung.max_output_tokens)), default=None)
+        upper = rung.rates.upper_nusd(0, longest, plan.task.deadline_s)
+        if upper is None or upper > limit * NUSD_PER_USD:
+            found.append(
+                f"task {plan.task_name!r}: `usd_per_call: {limit}` never leaves room for a request to {rung.name!r}; "
+                "give the task a `max_output_tokens:` or raise the limit"
+            )
+    return found
+
+
+def _stray_tuned(loaded: Loaded) -> list[str]:
+    """Tuned files that no task reads, because their names are nobody's."""
+    files = sorted((loaded.folder / "tuned").glob("*.json")) if loaded.folder else []
+    return [
+        f"{path}: no task is called {path.stem!r}; {suggestion(path.stem, loaded.policy.tasks)}"
+        for path in files
+        if path.stem not in loaded.policy.tasks
+    ]
 
 
 def _print(tasks: list[dict[str, Any]], findings: list[str], policy_hash: str, files: int) -> None:

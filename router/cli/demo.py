@@ -36,9 +36,9 @@ def demo(
         print_json(_as_plain(found))
         return
     sizes = ", ".join(f"{name} {one.microseconds:.0f} us a call" for name, one in fitted.items())
-    typer.echo(f"Two classifiers, trained just now on tickets written for this demo ({sizes}).")
+    typer.echo(f"Two classifiers, trained just now on tickets written for this demo\n({sizes}).")
     if api := api_model():
-        typer.echo(f"A key is set, so the calls below may climb to {api}; the table uses the local rungs only.")
+        typer.echo(f"A key is set, so the calls below may climb to {api};\nthe table uses the local rungs only.")
     typer.echo("")
     _print(found)
     if keep:
@@ -54,7 +54,7 @@ def _print(found: Demo) -> None:
             typer.echo(f"    {step.model}: {step.action}, {step.reason}")
         verdict = "right" if answer.parsed == shown.label else f"a person said {shown.label}"
         typer.echo(f"    -> {answer.text} ({verdict})\n")
-    typer.echo(f"{found.tickets} unseen tickets; dollars for a million calls, at $0.36 for an hour of this machine:\n")
+    typer.echo(f"{found.tickets} unseen tickets; dollars for a million calls, this machine at $0.36 an hour:\n")
     columns = ["", "accuracy", "cost", "escalated", "for climbing"]
     rows = [
         [
@@ -72,8 +72,7 @@ def _print(found: Demo) -> None:
     points = 100 * (cascade.accuracy - large.accuracy)
     word = "less" if saved >= 0 else "more"
     typer.echo(
-        f"\nThe cascade costs {abs(saved):.0%} {word} than the large one alone, "
-        f"with {points:+.1f} points of accuracy:\n"
+        f"\nThe cascade costs {abs(saved):.0%} {word} than the large one alone, at {points:+.1f} points of accuracy:\n"
         "where the small one is sure enough it answers, and only the rest climbs."
     )
 

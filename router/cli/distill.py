@@ -62,7 +62,8 @@ def distill(
 
 
 def _report(found: Distilled, plan: Plan, path: Path, tuned: Path, local: str) -> dict[str, Any]:
-    threshold = plan.rungs[0].threshold if plan.rungs[0].threshold is not None else 0.8
+    # As it will be in the ladder: one number counts for every rung, of a list the first.
+    threshold = plan.task.threshold[0] if isinstance(plan.task.threshold, tuple) else plan.task.threshold
     kept, accuracy = found.accepted_at(threshold)
     return {
         "model": local,
@@ -90,17 +91,21 @@ def _print(report: dict[str, Any], plan: Plan, local: str) -> None:
         f"confidence         {percent(report['calibration_error'])} off on average; Brier score {report['brier']:.3f}"
     )
     typer.echo(f"speed and size     {report['microseconds']:.0f} us a text, {report['bytes'] / 1000:,.0f} kB on disk")
-    there = "" if report["accuracy_there"] is None else f", right in {percent(report['accuracy_there'])} of them"
-    first = plan.rungs[0].name
+    others = [rung.name for rung in plan.rungs if rung.name != local]
     typer.echo(
         f"what it would save at a threshold of {percent(report['threshold'])} it answers "
-        f"{percent(report['would_answer'])} of the calls itself{there};\n"
-        f"                   {first!r} is then asked for the other {percent(1 - report['would_answer'])} only"
+        f"{percent(report['would_answer'])} of the calls itself"
     )
+    if report["accuracy_there"] is not None:
+        typer.echo(f"                   and is right in {percent(report['accuracy_there'])} of them")
+    if others:
+        left = percent(1 - report["would_answer"])
+        typer.echo(f"                   {others[0]!r} is then asked for the other {left} only")
     for path in report["written"]:
         typer.echo(f"wrote {path}")
     typer.echo("next: put it first in the ladder, and say what a second of your machine costs:")
     typer.echo(f"  models:\n    {local}: {{litellm: local/{local}, price: {{gpu_second_usd: 0.00001}}}}")
-    typer.echo(
-        f"  tasks:\n    {plan.task_name}:\n      ladder: [{', '.join([local, *(rung.name for rung in plan.rungs)])}]"
-    )
+    typer.echo(f"  tasks:\n    {plan.task_name}:\n      ladder: [{', '.join([local, *others])}]")
+    if isinstance(plan.task.threshold, tuple) and len(others) == len(plan.rungs):
+        thresholds = [report["threshold"], *plan.task.threshold]
+        typer.echo(f"      threshold: [{', '.join(map(str, thresholds))}]")

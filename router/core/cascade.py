@@ -156,7 +156,9 @@ class _Climb:
             upper = self._upper(rung)
             attempts = self._affordable(upper)
             if attempts == 0:
-                return self._kept(index, "the cost limit leaves no room for it") or self._raise_cost_limit(upper)
+                return self._kept(index, "the cost limit leaves no room for it") or self._raise_cost_limit(
+                    rung.name, upper
+                )
             asked: Asked = yield Ask(index, call, attempts, rung.rates, upper)
             self.attempts += asked.attempts
             self.elapsed_s = asked.elapsed_s
@@ -336,16 +338,17 @@ class _Climb:
             **self._error_fields(),
         )
 
-    def _raise_cost_limit(self, upper: int | None) -> NoReturn:
+    def _raise_cost_limit(self, model: str, upper: int | None) -> NoReturn:
         limit, spent, needed = usd(self.request.max_cost_nusd) or 0.0, usd(self._spent_upper()), usd(upper)
         already = "an unknown part" if spent is None else f"{spent:.6f}"
         remedy = (
-            "its price or longest output is unknown: give the model a `price:` and the task a `max_output_tokens:`"
+            f"a request to {model!r} has no bound: its price, its longest output or the size of the prompt is unknown; "
+            "give the model a `price:` and the task a `max_output_tokens:`"
             if needed is None or spent is None
-            else f"one more request can cost {needed:.6f} USD; raise the limit or lower max_output_tokens"
+            else f"a request to {model!r} can cost {needed:.6f} USD; raise the limit or lower max_output_tokens"
         )
         raise CostLimitExceeded(
-            f"task {self.plan.task_name!r}: {already} of {limit:.6f} USD may be spent already, and {remedy}",
+            f"task {self.plan.task_name!r}: {already} of {limit:.6f} USD may be spent already, and {remedy}{self._history()}",
             limit_usd=limit,
             spent_usd=spent,
             needed_usd=needed,

@@ -53,7 +53,7 @@ def build_check(
     def with_own(text: str) -> Verdict:
         verdict = check(text)
         if verdict.valid and not own(verdict.value):
-            return Verdict(False, verdict.value, "the task's own check says no")
+            return Verdict(False, verdict.value, "is refused by the task's own check")
         return verdict
 
     return with_own

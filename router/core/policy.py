@@ -89,7 +89,7 @@ class Model:
     """Parameters sent with every request, such as `temperature`, `reasoning_effort` or `logprobs`."""
     api_base: str | None = None
     """Address of a self-hosted or proxied endpoint, such as `http://localhost:8000/v1`."""
-    api_key_env: str | None = None
+    api_key_env: Annotated[str, Limit(pattern=r"^[A-Z][A-Z0-9_]{1,63}$")] | None = None
     """Name of the environment variable that holds the key; the provider's usual one when missing."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """HTTP headers sent with every request. Never a key: use `api_key_env`."""

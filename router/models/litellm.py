@@ -238,9 +238,9 @@ def _failure(litellm: Any, error: Exception, call: Call) -> Failure:
     status = getattr(error, "status_code", None)
     status = status if isinstance(status, int) else None
     fault = classify(error, status)
-    if _lacks_credentials(error):
+    if _lacks_credentials(error) or (_nothing_came(error) and _key_is_missing(litellm, call)):
         fault, status = Fault.AUTH, None
-    if fault in (Fault.SERVER_ERROR, Fault.TIMEOUT) and getattr(error, "litellm_response_headers", None) is None:
+    if fault in (Fault.SERVER_ERROR, Fault.TIMEOUT) and _nothing_came(error):
         # litellm invents a status where no response arrived; without headers there was none.
         fault, status = Fault.CONNECTION if fault is Fault.SERVER_ERROR else fault, None
     detail = _missing_keys(litellm, call) if fault is Fault.AUTH else ""
@@ -261,6 +261,19 @@ def _lacks_credentials(error: Exception) -> bool:
             return True
         link = link.__cause__ or link.__context__
     return False
+
+
+def _nothing_came(error: Exception) -> bool:
+    """Whether no response arrived: litellm then has no headers of one."""
+    return getattr(error, "litellm_response_headers", None) is None
+
+
+def _key_is_missing(litellm: Any, call: Call) -> bool:
+    """Whether a provider that always wants a key has none: its client then refuses to start, in words of its own."""
+    if call.model.api_key_env or call.model.api_base:
+        return False
+    missing = litellm.validate_environment(call.model.litellm).get("missing_keys") or []
+    return bool(missing) and all(name.endswith("_API_KEY") for name in missing)
 
 
 def _missing_keys(litellm: Any, call: Call) -> str:

@@ -1,7 +1,7 @@
 """Local rungs: a linear text classifier on this machine that answers with a label and its true log-probability.
 
 A file is a NumPy archive of plain arrays, read with pickling forbidden: `weights` and `bias` in float32, and
-`about`, the JSON of the labels, the features and where it all comes from, with a checksum over the numbers.
+`about`, the JSON of the labels, the features and where it all comes from, with a checksum over everything.
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ import json
 import math
 import os
 import re
+import struct
 import time
+import tokenize
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from router.core.call import Call, Failure, Outcome, Reply, Usage, input_tokens_estimate, texts
+from router.core.call import Call, Failure, Message, Outcome, Reply, Usage, input_tokens_estimate, texts
 from router.core.faults import Fault
 from router.core.policy import Model
 from router.errors import PolicyError
@@ -32,6 +35,24 @@ if TYPE_CHECKING:
 PREFIX = "local/"
 FOLDER = "local"
 _FORMAT = 1
+
+# What NumPy and zipfile raise at an archive that was changed by hand.
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    SyntaxError,
+    RuntimeError,
+    MemoryError,
+    OverflowError,
+    struct.error,
+    tokenize.TokenError,
+    zlib.error,
+    zipfile.BadZipFile,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +92,13 @@ def save(classifier: Classifier, path: Path) -> None:
     """Write a classifier: whole or not at all, so that a reader never sees half a file."""
     import numpy as np
 
-    about = {
+    about: dict[str, Any] = {
         "format": _FORMAT,
         "size": classifier.size,
         "labels": classifier.labels,
         "provenance": dict(classifier.provenance),
-        "sha256": _digest(classifier.weights, classifier.rarity, classifier.bias),
     }
+    about["sha256"] = _digest(about, classifier.weights, classifier.rarity, classifier.bias)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     with draft.open("wb") as file:
@@ -107,28 +128,40 @@ def load(path: Path) -> Classifier:
             weights, rarity, bias = archive["weights"], archive["rarity"], archive["bias"]
     except FileNotFoundError:
         raise PolicyError("is not there; run `router distill TASK --from LABELS` to make it", path=str(path)) from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise PolicyError(_changed(f"cannot be read ({type(error).__name__})"), path=str(path)) from error
-    if not isinstance(about, dict) or about.get("format") != _FORMAT or about.get("size") not in SIZES:
+    if not _is_about(about):
         raise PolicyError(_changed("has another format"), path=str(path))
-    labels = tuple(map(str, about.get("labels", ())))
-    shape = (SIZES[about["size"]].buckets, len(labels))
+    shape = (SIZES[about["size"]].buckets, len(about["labels"]))
     arrays = (weights, rarity, bias)
-    if (weights.shape, rarity.shape, bias.shape) != (shape, shape[:1], shape[1:]) or {
-        array.dtype for array in arrays
-    } != {np.dtype(np.float32)}:
+    shapes = [(np.float32, shape), (np.float32, shape[:1]), (np.float32, shape[1:])]
+    if [(getattr(array, "dtype", None), getattr(array, "shape", None)) for array in arrays] != shapes:
         raise PolicyError(_changed("has arrays of another shape than its labels"), path=str(path))
-    if about.get("sha256") != _digest(*arrays) or not all(np.isfinite(array).all() for array in arrays):
-        raise PolicyError(_changed("has other numbers than were written"), path=str(path))
-    return Classifier(about["size"], labels, weights, rarity, bias, about.get("provenance", {}))
+    if about.pop("sha256", None) != _digest(about, *arrays) or not all(np.isfinite(array).all() for array in arrays):
+        raise PolicyError(_changed("has another content than was written"), path=str(path))
+    return Classifier(about["size"], tuple(about["labels"]), weights, rarity, bias, about["provenance"])
+
+
+def _is_about(about: Any) -> bool:
+    if not isinstance(about, dict) or about.get("format") != _FORMAT or not isinstance(about.get("provenance"), dict):
+        return False
+    size, labels = about.get("size"), about.get("labels")
+    return (
+        isinstance(size, str)
+        and size in SIZES
+        and isinstance(labels, list)
+        and all(isinstance(label, str) for label in labels)
+        and len(set(labels)) == len(labels) > 0
+    )
 
 
 def _changed(problem: str) -> str:
     return f"{problem}: it was changed after it was written; run `router distill` again"
 
 
-def _digest(*arrays: NDArray[np.float32]) -> str:
-    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
+def _digest(about: Mapping[str, Any], *arrays: NDArray[np.float32]) -> str:
+    told = json.dumps(about, sort_keys=True).encode()
+    return hashlib.sha256(b"".join([told, *(array.tobytes() for array in arrays)])).hexdigest()
 
 
 class LocalModels:
@@ -153,14 +186,14 @@ class LocalModels:
     def send(self, call: Call, timeout_s: float | None) -> Outcome:
         """The likeliest label of the last user message, with its log-probability as its only token's."""
         classifier = self._classifier(call.model.litellm)
-        asked = [message for message in call.messages if message["role"] == "user"]
-        if not asked:
+        asked = last_user_text(call.messages)
+        if asked is None:
             return Failure(Fault.UNSUPPORTED, detail="a local classifier needs a user message")
         started = time.perf_counter()
-        scores = classifier.log_probabilities("\n".join(texts(asked[-1:])))
+        scores = classifier.log_probabilities(asked)
         seconds = time.perf_counter() - started
         label = max(scores, key=scores.__getitem__)
-        usage = Usage(input_tokens=input_tokens_estimate(asked[-1:]), output_tokens=1)
+        usage = Usage(input_tokens=input_tokens_estimate([{"content": asked}]), output_tokens=1)
         return Reply(
             label,
             usage,
@@ -179,6 +212,12 @@ class LocalModels:
         if known is None:
             known = self._loaded[name] = load(classifier_path(self._folder, name.removeprefix(PREFIX)))
         return known
+
+
+def last_user_text(messages: Sequence[Message]) -> str | None:
+    """What a classifier reads of a prompt, in training as in use; `None` when nobody asks anything."""
+    asked = [message for message in messages if message["role"] == "user"]
+    return "\n".join(texts(asked[-1:])) if asked else None
 
 
 def classifier_path(folder: Path, name: str) -> Path:

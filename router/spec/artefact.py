@@ -18,6 +18,7 @@ from router.errors import PolicyError
 from router.spec.document import MAX_BYTES, dotted
 
 _MAX_BYTES = 4 * MAX_BYTES  # An isotonic curve may have thousands of knots.
+_LOCAL = "local/"  # What `router distill` wrote may wait for its place in the policy.
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,8 @@ def _check(artefact: Artefact, path: Path, task: str, policy: Policy) -> None:
             raise refuse("is part of the format but not built yet; remove it", part)
     for index, entry in enumerate(artefact.models):
         model = policy.models.get(entry.model)
+        if model is None and entry.litellm.startswith(_LOCAL):
+            continue
         if model is None:
             raise refuse(f"unknown model {entry.model!r}; {suggestion(entry.model, policy.models)}", f"models.{index}")
         if model.litellm != entry.litellm:

@@ -222,15 +222,24 @@ def _text(entry: Mapping[str, Any], where: Path_, value: Any) -> str:
     kind = entry["type"]
     name = str(entry["loc"][-1]) if entry["loc"] else ""
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        if name in RESERVED_PARAMS:
+            return f"unknown key {name!r}: {RESERVED_PARAMS[name]}"
         keys = allowed_keys(where[:-1])
         return f"unknown key {name!r}; {suggestion(name, keys)}"
     if kind in ("missing", "missing_argument"):
         return f"{name!r} is missing; add it"
+    if kind == "string_pattern_mismatch" and "api_key_env" in where:
+        # Whoever put the key itself here must not find it in a log.
+        return "is no name of an environment variable; give a name like OPENAI_API_KEY, never the key"
     if kind == "string_pattern_mismatch":
         return "is no name; use letters, digits and any of ._@+- (a letter or digit first, at most 100 characters)"
     message = str(entry["msg"]).removeprefix("Value error, ").replace(" after validation", "")
     message = re.sub(r"^(?:Input|String|Tuple) should", "should", message)
-    if isinstance(value, str | int | float | bool) and kind != "value_error" and "headers" not in where:
+    if (
+        isinstance(value, str | int | float | bool)
+        and kind != "value_error"
+        and not {"headers", "api_key_env"} & {*where}
+    ):
         return f"{message}, found {value if not isinstance(value, str) else repr(value[:60])}"
     return message
 

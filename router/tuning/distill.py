@@ -104,10 +104,8 @@ def _split(rows: Sequence[LabelledText], seed: int) -> tuple[list[LabelledText],
             raise TuningError("`split` must say train or test for every text, and both must occur", needed=len(rows))
         trained = Counter(row.label for row in train)
         if scarce := [label for label in counts if trained[label] < _MIN_TRAIN_PER_LABEL]:
-            raise TuningError(
-                f"label {scarce[0]!r} has {trained[scarce[0]]} training texts; {_MIN_TRAIN_PER_LABEL} of each are needed",
-                needed=_MIN_TRAIN_PER_LABEL,
-            )
+            has = f"label {scarce[0]!r} has {trained[scarce[0]]} texts to train on"
+            raise TuningError(f"{has}; {_MIN_TRAIN_PER_LABEL} of each are needed", needed=_MIN_TRAIN_PER_LABEL)
         return train, test
     return _split_by_chance(rows, seed)
 
@@ -166,7 +164,7 @@ def _matrix(texts: Sequence[str], size: Size) -> tuple[Any, Any]:
 
 def _logistic(matrix: Any, targets: Any, strength: float) -> Any:
     from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     # The solver's steps are so short that threads mostly wait for each other: one is up to six times as fast.
     with threadpool_limits(1):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from router.core.call import to_messages
 from router.core.checks import Check
 from router.errors import RecordingError
+from router.models.local import last_user_text
 from router.models.replay import read_recording
 
 # Enough for a million tickets; a larger file is more than a linear classifier has use for.
@@ -54,8 +58,9 @@ def read_labels(path: Path, *, check: Check, model: str | None = None) -> list[L
     found = []
     for line, row in rows:
         text, label = row.get("text"), row.get("label")
-        if not text or label is None or label == "":
-            lacking = "text" if not text else "label"
+        has_text = isinstance(text, str) and text.strip()
+        if not has_text or label is None or label == "":
+            lacking = "label" if has_text else "text"
             raise RecordingError(
                 f"{path}:{line}: has no {lacking!r}; add it or delete the line", path=str(path), line=line
             )
@@ -90,41 +95,57 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         raise RecordingError(
             f"{path}: is not UTF-8 after line {line}; save it as UTF-8", path=str(path), line=line
         ) from error
+    except OSError as error:
+        raise RecordingError(f"{path}: cannot be read ({error.strerror})", path=str(path), line=None) from error
     except csv.Error as error:
         raise RecordingError(f"{path}:{line}: is no CSV ({error})", path=str(path), line=line) from error
 
 
 def _json_rows(path: Path, model: str | None) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    with path.open("rb") as file:
-        first = file.readline() if path.suffix != ".gz" else b""
-    if not first or b'"prompt"' in first:
-        yield from _recorded_rows(path, model)
-        return
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise RecordingError(
-                    f"{path}:{number}: this line is no JSON in UTF-8; mend or delete it", path=str(path), line=number
-                ) from error
-            if not isinstance(row, dict):
-                raise RecordingError(f"{path}:{number}: is no JSON object", path=str(path), line=number)
-            yield number, row
+    number = 0
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                row = _parsed(line, path, number)
+                if "prompt" in row and "text" not in row:
+                    break  # The columns of a recording.
+                yield number, row
+            else:
+                return
+    except (OSError, EOFError, zlib.error) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise RecordingError(
+            f"{path}: cannot be read after line {number} ({reason})", path=str(path), line=number or None
+        ) from error
+    yield from _recorded_rows(path, model)
+
+
+def _parsed(line: bytes, path: Path, number: int) -> Mapping[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise RecordingError(
+            f"{path}:{number}: this line is no JSON in UTF-8; mend or delete it", path=str(path), line=number
+        ) from error
+    if not isinstance(row, dict):
+        raise RecordingError(f"{path}:{number}: is no JSON object; mend or delete it", path=str(path), line=number)
+    return row
 
 
 def _recorded_rows(path: Path, model: str | None) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """The answers of one model of a recording, as labels of their prompts."""
-    seen = False
+    seen: set[str] = set()
     for number, row in enumerate(read_recording(path), 1):
         if model in (None, row["model"]) and row.get("response") is not None:
-            seen = True
-            yield number, {"text": row["prompt"], "label": row["response"], "split": None}
-    if not seen:
+            seen.add(row["model"])
+            asked = last_user_text(to_messages(row["prompt"], None))
+            yield number, {"text": asked, "label": row["response"], "split": None}
+    if len(seen) != 1:
+        problem = f"answers of {', '.join(sorted(seen))}" if seen else f"no answer of {model or 'any model'}"
         raise RecordingError(
-            f"{path}: holds no answer of {model!r}; --model names the recording's model whose answers are the labels",
+            f"{path}: holds {problem}; --model names the recording's model whose answers are the labels",
             path=str(path),
             line=None,
         )
