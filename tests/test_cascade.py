@@ -447,7 +447,7 @@ def test_a_first_rung_beyond_the_cost_limit_raises_before_anything_is_sent() -> 
     assert (error.limit_usd, error.spent_usd, error.needed_usd) == (0.000043699, 0.0, 0.0000437)
     assert error.attempts == ()
     assert str(error) == (
-        "task 't': 0.000000 of 0.000044 USD may be spent already, and one more request can cost 0.000044 USD; "
+        "task 't': 0.000000 of 0.000044 USD may be spent already, and a request to 'small' can cost 0.000044 USD; "
         "raise the limit or lower max_output_tokens"
     )
     assert len(play(make_plan(0.8), make_request(max_cost_nusd=43_700), draft(0.9)).asks) == 1
@@ -480,7 +480,7 @@ def test_a_cost_limit_with_an_unknown_part_spent_raises() -> None:
     error = play(plan, make_request(max_cost_nusd=10**12), reply).error
     assert isinstance(error, CostLimitExceeded)
     assert vars(error)["spent_usd"] is None
-    assert str(error).startswith("task 't': an unknown part of 1000.000000 USD may be spent already, and its price")
+    assert str(error).startswith("task 't': an unknown part of 1000.000000 USD may be spent already, and a request to")
 
 
 @pytest.mark.parametrize(

@@ -51,9 +51,13 @@ def distill(
         raise typer.Exit(1)
     rows = read_labels(source, check=plan.check, model=model)
     found = fit(rows, size="large" if size == "large" else "small", seed=seed, source=source.name)
-    save(found.classifier, path)
     entry = ModelCalibrators(model=local, litellm=f"{PREFIX}{local}", calibrators=(found.calibrator,))
-    tuned = write_tuned(loaded.folder or Path(), task, entry, found.classifier.provenance)
+    try:
+        save(found.classifier, path)
+        tuned = write_tuned(loaded.folder or Path(), task, entry, found.classifier.provenance)
+    except OSError as error:
+        typer.echo(f"error: {error.filename}: cannot be written ({error.strerror})", err=True)
+        raise typer.Exit(1) from None
     report = _report(found, plan, path, tuned, local)
     if as_json:
         print_json(report)

@@ -348,7 +348,8 @@ class _Climb:
             else f"a request to {model!r} can cost {needed:.6f} USD; raise the limit or lower max_output_tokens"
         )
         raise CostLimitExceeded(
-            f"task {self.plan.task_name!r}: {already} of {limit:.6f} USD may be spent already, and {remedy}{self._history()}",
+            f"task {self.plan.task_name!r}: {already} of {limit:.6f} USD may be spent already, and {remedy}"
+            f"{self._history()}",
             limit_usd=limit,
             spent_usd=spent,
             needed_usd=needed,

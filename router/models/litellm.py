@@ -23,7 +23,7 @@ from router.core.policy import Model, Price
 from router.core.pricing import NUSD_PER_USD
 from router.errors import NetworkForbidden
 from router.models import About, Facts
-from router.models.litellm_faults import EXCEPTIONS, classify
+from router.models.litellm_faults import EXCEPTIONS, classify, lacks_credentials, nothing_came, retry_after_s
 
 # Set before litellm is imported, unless the operator has set them: without these it fetches its price map from the
 # network and loads the nearest `.env` file while being imported.
@@ -238,34 +238,19 @@ def _failure(litellm: Any, error: Exception, call: Call) -> Failure:
     status = getattr(error, "status_code", None)
     status = status if isinstance(status, int) else None
     fault = classify(error, status)
-    if _lacks_credentials(error) or (_nothing_came(error) and _key_is_missing(litellm, call)):
+    if lacks_credentials(error) or (nothing_came(error) and _key_is_missing(litellm, call)):
         fault, status = Fault.AUTH, None
-    if fault in (Fault.SERVER_ERROR, Fault.TIMEOUT) and _nothing_came(error):
+    if fault in (Fault.SERVER_ERROR, Fault.TIMEOUT) and nothing_came(error):
         # litellm invents a status where no response arrived; without headers there was none.
         fault, status = Fault.CONNECTION if fault is Fault.SERVER_ERROR else fault, None
     detail = _missing_keys(litellm, call) if fault is Fault.AUTH else ""
     return Failure(
         fault,
         status=status,
-        retry_after_s=_retry_after_s(error),
+        retry_after_s=retry_after_s(error),
         detail=detail,
         provider_message=str(getattr(error, "message", ""))[:2000],
     )
-
-
-def _lacks_credentials(error: Exception) -> bool:
-    """Whether the OpenAI SDK refused to start: it raises its bare base class for that and for nothing else."""
-    link: BaseException | None = error
-    while link is not None:
-        if (type(link).__module__.partition(".")[0], type(link).__name__) == ("openai", "OpenAIError"):
-            return True
-        link = link.__cause__ or link.__context__
-    return False
-
-
-def _nothing_came(error: Exception) -> bool:
-    """Whether no response arrived: litellm then has no headers of one."""
-    return getattr(error, "litellm_response_headers", None) is None
 
 
 def _key_is_missing(litellm: Any, call: Call) -> bool:
@@ -286,18 +271,6 @@ def _missing_keys(litellm: Any, call: Call) -> str:
 def _variables(names: list[str]) -> str:
     """Several keys are spellings of one; a key, an address and a version are all needed."""
     return (" or " if all(name.endswith("_API_KEY") for name in names) else " and ").join(names)
-
-
-def _retry_after_s(error: Exception) -> float | None:
-    headers = getattr(error, "litellm_response_headers", None) or {}
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        try:
-            seconds = float(headers.get(name, "")) * unit
-        except ValueError:  # Absent, or a date, which providers of models do not send.
-            continue
-        if math.isfinite(seconds) and seconds >= 0:
-            return seconds
-    return None
 
 
 def _reply(response: Any) -> Outcome:

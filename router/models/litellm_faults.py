@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from router.core.faults import Fault
 
 # litellm's exception classes. A fault means the class decides; `None` means the HTTP status does, because litellm
@@ -69,3 +71,31 @@ def classify(error: Exception, status: int | None) -> Fault:
     if status is None or status >= 500:
         return STATUSES.get(status or 500, Fault.SERVER_ERROR)
     return STATUSES.get(status, Fault.BAD_REQUEST if status >= 400 else Fault.MALFORMED)
+
+
+def lacks_credentials(error: Exception) -> bool:
+    """Whether the OpenAI SDK refused to start: it raises its bare base class for that and for nothing else."""
+    link: BaseException | None = error
+    while link is not None:
+        if (type(link).__module__.partition(".")[0], type(link).__name__) == ("openai", "OpenAIError"):
+            return True
+        link = link.__cause__ or link.__context__
+    return False
+
+
+def nothing_came(error: Exception) -> bool:
+    """Whether no response arrived: litellm then has no headers of one."""
+    return getattr(error, "litellm_response_headers", None) is None
+
+
+def retry_after_s(error: Exception) -> float | None:
+    """How long the provider asked to wait, where it did."""
+    headers = getattr(error, "litellm_response_headers", None) or {}
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers.get(name, "")) * unit
+        except ValueError:  # Absent, or a date, which providers of models do not send.
+            continue
+        if math.isfinite(seconds) and seconds >= 0:
+            return seconds
+    return None

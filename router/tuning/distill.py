@@ -164,7 +164,7 @@ def _matrix(texts: Sequence[str], size: Size) -> tuple[Any, Any]:
 
 def _logistic(matrix: Any, targets: Any, strength: float) -> Any:
     from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     # The solver's steps are so short that threads mostly wait for each other: one is up to six times as fast.
     with threadpool_limits(1):
