@@ -123,7 +123,8 @@ def load(path: Path) -> Classifier:
     import numpy as np
 
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # NumPy leaves a file open that it opened and cannot read.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             about = json.loads(archive["about"].tobytes())
             weights, rarity, bias = archive["weights"], archive["rarity"], archive["bias"]
     except FileNotFoundError:
