@@ -317,6 +317,15 @@ _default: Router | None = None
 _default_lock = threading.Lock()
 
 
+def _renew_lock() -> None:
+    """In a forked child: the thread that may hold the lock is not there to release it."""
+    global _default_lock
+    _default_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
+
+
 def default_router() -> Router:
     """The router that `route` and `aroute` share, made on first use from the environment."""
     global _default

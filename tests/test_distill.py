@@ -1,4 +1,4 @@
-"""Distilling: figures that hold on unseen texts, label files whose faults are named, and a rung that works as advised."""
+"""Distilling: figures that hold on unseen texts, faults of label files by line, and a rung that works as advised."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import sys
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from zlib import crc32
 
 import numpy as np
 import pytest
@@ -50,7 +49,7 @@ def rows(
     split: bool = False,
     seed: int = 1,
 ) -> list[LabelledText]:
-    """So many texts of each label: two words of the label, some of any, and one of the text's own."""
+    """So many texts of each label: two words of the label, some of any label, and one of the text's own."""
     dice = np.random.default_rng(seed)
     found = []
     for number in range(count * len(labels)):
@@ -66,9 +65,8 @@ def marker(number: int) -> str:
 
 
 def is_trained(found: Distilled, text: str) -> bool:
-    """Whether a text was trained on: then its own word, the last, has a weight."""
-    bucket = crc32(text.split()[-1].encode()) & (SIZES["large"].buckets - 1)
-    return bool(found.classifier.rarity[bucket])
+    """Whether a text was trained on: then each of its n-grams is known, those of its own word among them."""
+    return bool(found.classifier.rarity[list(SIZES["large"].counts(text))].all())
 
 
 def same(one: Distilled, other: Distilled) -> bool:
@@ -114,11 +112,11 @@ def test_the_figures_are_what_they_say(fitted: Distilled) -> None:
     assert fitted.calibration_error < 0.2
 
 
-@given(st.floats(0, 1))
-def test_what_is_kept_at_a_threshold(threshold: float) -> None:
+@given(threshold=st.floats(0, 1))
+def test_what_is_kept_at_a_threshold(fitted: Distilled, threshold: float) -> None:
     """The share at or above it and the accuracy among them, or none where nothing is."""
     confidences, right = (0.9, 0.6, 0.6, 0.2), (True, True, False, False)
-    found = Distilled(KNOWN.classifier, KNOWN.calibrator, 1, 4, 0.5, 0.5, 0, 0, 1, confidences, right)
+    found = replace(fitted, confidences=confidences, right=right)
     kept = [hit for p, hit in zip(confidences, right, strict=True) if p >= threshold]
     assert found.accepted_at(threshold) == (len(kept) / 4, sum(kept) / len(kept) if kept else None)
 
@@ -184,9 +182,8 @@ def test_figures_are_not_flattered_by_copies() -> None:
     assert distill(data).accuracy < 0.75
 
 
-KNOWN = distill(rows())
 FITS: dict[str, Callable[[], Distilled]] = {
-    "plain": lambda: KNOWN,
+    "plain": lambda: distill(rows()),
     "two_labels": lambda: distill(rows(("bug", "billing"))),
     "always_right": lambda: distill(rows(noise=0)),
     "nothing_to_learn": lambda: distill(
@@ -215,7 +212,8 @@ def test_confidence_tells_right_from_wrong(fitted: Distilled) -> None:
     assert sum(right) / len(right) > sum(wrong) / len(wrong) + 0.1
 
 
-@pytest.mark.parametrize("seed", range(12))
+# From 67 on: seeds at which a fold that is drawn by chance alone holds every text of the rare label.
+@pytest.mark.parametrize("seed", [0, 1, 2, 67, 99, 101, 122])
 def test_two_labels_work_even_where_one_is_rare(seed: int) -> None:
     """Four texts of the second label are enough to fit, whichever of them chance holds out."""
     data = [*rows(("billing",), 40, seed=seed), *rows(("bug",), 4, seed=seed)]
@@ -359,7 +357,7 @@ BAD_FILES: dict[str, tuple[str, bytes | None, int | None, str]] = {
         "l.csv",
         b"text,label\na,bug\nb,refund\n",
         3,
-        ":3: the label 'refund' names none of the 3 labels of the task; mend it, or add it to `answer: {choice: [...]}`",
+        ":3: the label 'refund' names none of the 3 labels of the task; mend it, or add it to `answer: {choice",
     ),
     "unknown_label_jsonl": ("l.jsonl", f'{_GOOD}\n{{"text": "b", "label": "x"}}'.encode(), 3, ":3: the label 'x' "),
     "unknown_label_recording": (
@@ -372,14 +370,14 @@ BAD_FILES: dict[str, tuple[str, bytes | None, int | None, str]] = {
         "l.csv",
         b"text,label\na,bug or billing\n",
         2,
-        ":2: the label 'bug or billing' names 2 of the 3",
+        ":2: the label 'bug or billing' names 2 of",
     ),
     "label_is_long": ("l.csv", b"text,label\na," + b"x" * 99 + b"\n", 2, f":2: the label '{'x' * 60}' names none of"),
     "no_text_column": (
         "l.csv",
         b"body,label\na,bug\n",
         1,
-        ":1: has no column 'text'; the first line names the columns",
+        ":1: has no column 'text'; the first line names",
     ),
     "no_label_column": ("l.csv", b"text,class\na,bug\n", 1, ":1: has no column 'label'; the first line names"),
     "empty_csv": ("l.csv", b"", 1, ":1: has no column 'label'; the first line names the columns"),
@@ -414,7 +412,7 @@ BAD_FILES: dict[str, tuple[str, bytes | None, int | None, str]] = {
         "r.jsonl",
         recording(rows()[:1]).encode() + b"{}\n",
         2,
-        ":2: this line lacks 'model'; mend or",
+        ":2: this line lacks 'model'",
     ),
     "two_models": ("r.jsonl", _TWO_MODELS.encode(), None, ": holds answers of a/one, a/two; --model names the"),
     "only_errors": (
@@ -437,9 +435,16 @@ def test_a_fault_of_a_label_file_is_located(
     with pytest.raises(RecordingError) as caught:
         read_labels(path, check=CHECK)
     assert str(caught.value).startswith(f"{path}{message}")
-    assert caught.value.path == str(path)
-    if "half_a_gzip" not in path.parent.name:  # How far it can be read is zlib's own affair.
-        assert caught.value.line == line
+    assert (caught.value.path, caught.value.line) == (str(path), line)
+
+
+@pytest.mark.parametrize("written", [json_lines, recording])
+def test_half_an_archive_is_a_fault(written: Callable[[Sequence[LabelledText]], str], tmp_path: Path) -> None:
+    """A gzipped file that was cut short is refused, however much of it could be read."""
+    path = tmp_path / "l.jsonl.gz"
+    path.write_bytes(gzip.compress(written(rows()).encode())[:-9])
+    with pytest.raises(RecordingError, match=rf"^{path}: cannot be read after line \d+"):
+        read_labels(path, check=CHECK)
 
 
 def test_an_answer_of_another_model_is_no_label(tmp_path: Path) -> None:
@@ -453,7 +458,7 @@ def test_an_answer_of_another_model_is_no_label(tmp_path: Path) -> None:
 def test_a_folder_is_no_label_file(name: str, tmp_path: Path) -> None:
     """The error says so instead of a traceback."""
     (tmp_path / name).mkdir()
-    with pytest.raises(RecordingError, match="cannot be read .*Is a directory"):
+    with pytest.raises(RecordingError, match=r"cannot be read .*Is a directory"):
         read_labels(tmp_path / name, check=CHECK)
 
 
@@ -473,18 +478,43 @@ def test_a_file_that_is_too_large_is_refused_unread(name: str, tmp_path: Path) -
         read_labels(path, check=CHECK)
 
 
-@given(st.binary(max_size=200), st.sampled_from(["l.csv", "l.jsonl", "l.jsonl.gz"]))
-def test_any_bytes_are_labels_or_a_located_error(content: bytes, name: str) -> None:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all files of a property."""
+    return tmp_path_factory.mktemp("labels")
+
+
+_PIECES = [
+    b"text",
+    b"label",
+    b",",
+    b'"',
+    b"\n",
+    b"{",
+    b"}",
+    b":",
+    b"[",
+    b"bug",
+    b"prompt",
+    b"model",
+    b"\xff",
+    b"1",
+]
+
+
+@given(
+    content=st.binary(max_size=50) | st.lists(st.sampled_from([*_PIECES, b"text,label\n"]), max_size=20).map(b"".join),
+    name=st.sampled_from(["l.csv", "l.jsonl", "l.jsonl.gz"]),
+)
+def test_any_bytes_are_labels_or_a_located_error(folder: Path, content: bytes, name: str) -> None:
     """Whatever a file holds, it is read or refused with its path."""
-    path = Path(f"/dev/shm/router-test-{os.getpid()}-{name}")
-    path.write_bytes(content)
+    path = folder / name
+    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
     try:
         assert all(row.text and row.label in WORDS for row in read_labels(path, check=CHECK))
     except RecordingError as error:
         assert error.path == str(path)
         assert str(error).startswith(str(path))
-    finally:
-        path.unlink()
 
 
 # --- the command
@@ -543,7 +573,7 @@ def tree() -> dict[str, bytes]:
 
 
 def test_a_rung_and_its_calibrator_are_written(cli: Cli) -> None:
-    """Both files stand beside the policy, the report holds the figures of the held-out texts, and nothing else changed."""
+    """Both files stand beside the policy, with a report of the figures on the held-out texts, and nothing else."""
     done = cli("distill", "classify", "--from", "labels.csv", "--seed", "5")
     written = ["policies/local/classify-small.npz", "policies/tuned/classify.json"]
     assert (done.code, done.err) == (0, "")
@@ -596,17 +626,16 @@ def test_the_rung_works_as_advised(size: str, threshold: str, cli: Cli, home: Pa
     task = load_policy(environment="local").tasks["classify"]
     assert task.ladder == (f"classify-{size}", "small", "large")
     assert task.thresholds() == (before.thresholds()[0], *before.thresholds())
+    text = "invoice charge card payment tax price"
     checked = cli("check", "--env", "local", "--json")
     (first, *_), *_ = [one["rungs"] for one in json.loads(checked.out)["tasks"] if one["task"] == "classify"]
     assert (checked.code, first["model"], first["priced"]) == (0, f"classify-{size}", True)
     assert first["confidence_source"].startswith("tuned:")
     with no_network(), Router(environment="local") as router:
-        answer = router.route("classify", "invoice charge card payment tax price")
+        answer = router.route("classify", text)
     assert (answer.text, answer.model, answer.escalated) == ("billing", f"classify-{size}", False)
     assert answer.confidence_source == first["confidence_source"]
-    scores = load(Path(f"policies/local/classify-{size}.npz")).log_probabilities(
-        "invoice charge card payment tax price"
-    )
+    scores = load(Path(f"policies/local/classify-{size}.npz")).log_probabilities(text)
     calibrator = distill(rows(count=40), size="large" if size == "large" else "small").calibrator
     assert answer.confidence == pytest.approx(calibrator.probability({"lp_first": scores["billing"]}))
     assert answer.cost_nusd is not None
@@ -670,6 +699,11 @@ def _labels(content: str) -> Callable[[], object]:
     return lambda: Path("labels.csv").write_text(content)
 
 
+def _broken_artefact() -> None:
+    Path("policies/tuned").mkdir()
+    Path("policies/tuned/classify.json").write_text("{")
+
+
 FAULTS: dict[str, tuple[Callable[[], object], tuple[str, ...], int, str]] = {
     "no_choice": (
         lambda: None,
@@ -692,7 +726,7 @@ FAULTS: dict[str, tuple[Callable[[], object], tuple[str, ...], int, str]] = {
         "error: labels.csv: is not UTF-8 after line 1; save it as UTF-8\n",
     ),
     "broken_artefact": (
-        lambda: (Path("policies/tuned").mkdir(), Path("policies/tuned/classify.json").write_text("{")),
+        _broken_artefact,
         ("classify",),
         2,
         "error: policies/tuned/classify.json: ",

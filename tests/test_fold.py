@@ -609,3 +609,24 @@ def test_metadata_and_signals_are_kept_as_json(home: Path) -> None:
     (step,) = read_table(home, "steps")
     assert json.loads(route["metadata"]) == {"ticket": 7, "tags": ["a"]}
     assert json.loads(step["signals"])["output_chars"] == 3
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"kind": "settle", "state": "settled"},
+        {"kind": "intent", "attempt_id": "a"},
+        {"kind": "route", "route_id": "r", "time_s": "1.5"},
+        {"kind": "gap", "lost": "2"},
+    ],
+    ids=lambda row: str(row["kind"]),
+)
+def test_a_sound_line_with_a_row_of_no_sense_is_corrupt(row: dict[str, Any], home: Path) -> None:
+    """A row that this library cannot have written is reported, and the rows around it are read."""
+    folder = home / "segments"
+    folder.mkdir(parents=True)
+    good = {"kind": "gap", "lost": 3}
+    (folder / "a.seg").write_bytes(frame(good) + frame(row) + frame(good))
+    (folder / "folder.seg").mkdir()
+    report = fold(home)
+    assert (report.corrupt, report.lost) == ([f"a.seg:{len(frame(good))}"], 6)

@@ -29,9 +29,9 @@ def models(policies: Policies = None, environment: Environment = None, as_json: 
             {
                 "model": name,
                 "litellm": model.litellm,
-                "input_usd_per_mtok": price.input_usd_per_mtok,
-                "output_usd_per_mtok": price.output_usd_per_mtok,
-                "gpu_second_usd": price.gpu_second_usd,
+                "input_usd_per_mtok": _plain(price.input_usd_per_mtok),
+                "output_usd_per_mtok": _plain(price.output_usd_per_mtok),
+                "gpu_second_usd": _plain(price.gpu_second_usd),
                 "context_tokens": model.context_tokens or facts.context_tokens,
                 "capabilities": list(about.capabilities),
                 "key": about.key,
@@ -48,12 +48,12 @@ def models(policies: Policies = None, environment: Environment = None, as_json: 
 
 def _lines(row: dict[str, Any]) -> list[list[str]]:
     if row["gpu_second_usd"] is not None:
-        price = f"{_amount(row['gpu_second_usd'])} a second"
+        price = f"${row['gpu_second_usd']} a second"
     elif row["input_usd_per_mtok"] is None or row["output_usd_per_mtok"] is None:
         price = "unknown: give it a `price:`"
     else:
-        into, out = _amount(row["input_usd_per_mtok"]), _amount(row["output_usd_per_mtok"])
-        price = f"{into} in, {out} out, per million tokens"
+        into, out = row["input_usd_per_mtok"], row["output_usd_per_mtok"]
+        price = f"${into} in, ${out} out, per million tokens"
     context = f"{row['context_tokens']:,} tokens" if row["context_tokens"] else "unknown"
     return [
         ["name", row["litellm"]],
@@ -65,5 +65,6 @@ def _lines(row: dict[str, Any]) -> list[list[str]]:
     ]
 
 
-def _amount(usd: Decimal) -> str:
-    return f"${usd.normalize():f}"
+def _plain(usd: Decimal | None) -> str | None:
+    """Exact, and without the zeros that only say how it was computed."""
+    return None if usd is None else f"{usd.normalize():f}"

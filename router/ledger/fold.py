@@ -107,7 +107,7 @@ def _fold_segment(database: sqlite3.Connection, path: Path, offset: int, report:
     batch = _Batch(database, path.name)
     for line in read_lines(path, offset, complete=complete):
         offset = line.end
-        if line.row is None:
+        if line.row is None or not _is_sound(line.row):
             batch.broken += 1
             if line.ended:
                 report.corrupt.append(f"{path.name}:{line.start}")
@@ -120,6 +120,22 @@ def _fold_segment(database: sqlite3.Connection, path: Path, offset: int, report:
         if batch.size >= _BATCH_ROWS:
             batch.commit(offset)
     report.orphans += batch.commit(offset, closed=complete)
+
+
+# What a row needs before it can be folded; other fields may be missing in older rows.
+_NEEDED: dict[str, dict[str, Any]] = {
+    "intent": {"attempt_id": str, "time_s": int | float},
+    "settle": {"attempt_id": str, "state": str},
+    "route": {"route_id": str, "time_s": int | float},
+    "gap": {"lost": int},
+}
+
+
+def _is_sound(row: Row) -> bool:
+    """Whether a row whose checksum is right is one that this library wrote."""
+    kind = row.get("kind")
+    needed = _NEEDED.get(kind, {}) if isinstance(kind, str) else {}
+    return all(isinstance(row.get(name), type_) for name, type_ in needed.items())
 
 
 class _Batch:

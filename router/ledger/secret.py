@@ -58,7 +58,9 @@ def load_secret(home: Path, world: World) -> bytes:
         return world.secret
     path = home / "secret"
     try:
-        return path.read_bytes()
+        if found := path.read_bytes():
+            return found
+        path.unlink()  # An empty file is no secret: fingerprints under it could be made by anybody.
     except OSError:
         pass
     secret = f"{world.random.getrandbits(256):064x}".encode()

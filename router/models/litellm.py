@@ -149,6 +149,7 @@ class LiteLLM:
         can = [name for name, flag in _CAPABILITIES.items() if entry.get(flag)]
         try:
             can += ["logprobs"] if "logprobs" in (litellm.get_supported_openai_params(model.litellm) or ()) else []
+            litellm.get_llm_provider(model.litellm)
             missing = litellm.validate_environment(model.litellm).get("missing_keys") or []
         except _raised(litellm):
             return About(tuple(can), "unknown: litellm knows no such provider")

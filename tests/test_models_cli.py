@@ -1,0 +1,240 @@
+"""`router models`: what each model costs, takes and can do, whether its key is there, and never the key."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from router import load_policy
+from router.cli import main
+from router.models.local import Classifier, classifier_path, save
+from router.models.text_features import SIZES
+from router.testing import no_network
+
+CANARY = "sk-canary-5d20c8"
+KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "GOOGLE_API_KEY", "MY_OWN_KEY")
+
+POLICY = """\
+version: 1
+models:
+  luna: {litellm: openai/gpt-5.6-luna}
+  haiku: {litellm: anthropic/claude-haiku-5-5, price: {input_usd_per_mtok: 0.07}}
+  tenant: {litellm: openai/gpt-5.6-luna, api_key_env: MY_OWN_KEY}
+  own: {litellm: my/own, context_tokens: 4096}
+  hosted: {litellm: hosted_vllm/llama-3.1-8b, api_base: http://localhost:8000/v1, price: {gpu_second_usd: 0.00055}}
+  unpriced: {litellm: hosted_vllm/llama-3.1-8b}
+  tiny: {litellm: local/tiny, price: {gpu_second_usd: 0.00001}}
+tasks:
+  classify: {ladder: [tiny, luna, haiku]}
+  write: {ladder: [luna]}
+"""
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def models(self) -> dict[str, dict[str, Any]]:
+        """The document that `--json` prints, by model."""
+        return {row["model"]: row for row in json.loads(self.out)}
+
+
+Cli = Callable[..., Done]
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Runs a command in this process, in a folder with a policy and its local model, without any key."""
+    for name in KEYS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    buckets = SIZES["small"].buckets
+    numbers = np.ones((buckets, 2), np.float32), np.ones(buckets, np.float32), np.ones(2, np.float32)
+    save(Classifier("small", ("a", "b"), *numbers, {}), classifier_path(Path("policies"), "tiny"))
+    Path("policies/p.yml").write_text(POLICY)
+
+    def run(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["router", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended, no_network():
+            main()
+        captured = capsys.readouterr()
+        code = ended.value.code
+        assert isinstance(code, int)
+        return Done(code, captured.out, captured.err)
+
+    return run
+
+
+def _blocks(text: str) -> dict[str, dict[str, str]]:
+    """The printed lines of each model, by name."""
+    lines = [block.splitlines() for block in text.strip().split("\n\n")]
+    blocks = [{line[:9].strip(): line[9:] for line in block} for block in lines]
+    return {block["model"]: block for block in blocks}
+
+
+@pytest.fixture
+def keys(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Puts keys into the environment."""
+
+    def put(*names: str) -> None:
+        for name in names:
+            monkeypatch.setenv(name, CANARY)
+
+    return put
+
+
+def test_each_model_is_shown_with_what_it_costs_and_can(cli: Cli) -> None:
+    """Every model of the policies in its order: litellm's price, the policy's own where it has one, and who uses it."""
+    done = cli("models")
+    found = _blocks(done.out)
+    assert (done.code, done.err) == (0, "")
+    assert list(found) == ["luna", "haiku", "tenant", "own", "hosted", "unpriced", "tiny"]
+    assert [sorted(block) for block in found.values()] == [
+        ["can", "context", "key", "model", "name", "price", "used by"]
+    ] * 7
+    assert found["luna"]["price"] == "$0.2 in, $1.2 out, per million tokens"
+    assert found["haiku"]["price"] == "$0.07 in, $0.5 out, per million tokens"
+    assert found["luna"]["context"] == "922,000 tokens"
+    assert {"json_schema", "logprobs", "tools"} <= set(found["luna"]["can"].split(", "))
+    assert found["luna"]["used by"] == "classify, write"
+    assert found["tenant"]["used by"] == "no task"
+
+
+def test_without_keys_each_says_what_to_set(cli: Cli) -> None:
+    """A missing key is named by its environment variable; a model on this machine needs none."""
+    found = _blocks(cli("models").out)
+    assert {name: block["key"] for name, block in found.items()} == {
+        "luna": "missing: set OPENAI_API_KEY",
+        "haiku": "missing: set ANTHROPIC_API_KEY",
+        "tenant": "missing: set MY_OWN_KEY",
+        "own": found["own"]["key"],
+        "hosted": "present, or none needed",
+        "unpriced": "present, or none needed",
+        "tiny": "none needed",
+    }
+
+
+def test_an_unknown_provider_is_said_to_be_unknown(cli: Cli) -> None:
+    """A misspelt provider is the first mistake there is: nobody may read that its key is present."""
+    assert _blocks(cli("models").out)["own"]["key"] == "unknown: litellm knows no such provider"
+
+
+@pytest.mark.xfail(reason="litellm takes an empty environment variable for a key")
+def test_an_empty_key_is_missing(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that is set to nothing, as in many a template of an .env file, holds no key."""
+    monkeypatch.setenv("OPENAI_API_KEY", "")
+    assert _blocks(cli("models").out)["luna"]["key"] == "missing: set OPENAI_API_KEY"
+
+
+@pytest.mark.parametrize(
+    ("names", "present"),
+    [
+        (("OPENAI_API_KEY",), {"luna"}),
+        (("ANTHROPIC_API_KEY",), {"haiku"}),
+        (("MY_OWN_KEY",), {"tenant"}),
+        (KEYS, {"luna", "haiku", "tenant"}),
+    ],
+    ids=["openai", "anthropic", "own", "all"],
+)
+def test_a_key_that_is_there_is_present(names: tuple[str, ...], present: set[str], cli: Cli, keys: Any) -> None:
+    """Each key counts for the models that use it, and for no other."""
+    keys(*names)
+    found = cli("models", "--json").models
+    asked = {"luna", "haiku", "tenant"}
+    assert {name for name in asked if found[name]["key"] == "present, or none needed"} == present
+    assert {name for name in asked if found[name]["key"].startswith("missing: set ")} == asked - present
+
+
+@pytest.mark.parametrize("flags", [(), ("--json",)], ids=["text", "json"])
+def test_a_key_is_never_shown(flags: tuple[str, ...], cli: Cli, keys: Any) -> None:
+    """No part of a key's value is printed, on either stream."""
+    keys(*KEYS)
+    done = cli("models", *flags)
+    assert done.code == 0
+    assert not any(CANARY[at : at + 6] in done.out + done.err for at in range(len(CANARY) - 5))
+
+
+def test_unpriced_models_say_what_is_missing(cli: Cli) -> None:
+    """An unknown price is unknown, in words or as null, and never 0."""
+    text, data = _blocks(cli("models").out), cli("models", "--json").models
+    for name in ("own", "unpriced"):
+        assert text[name]["price"] == "unknown: give it a `price:`"
+        assert [data[name][f"{part}_usd_per_mtok"] for part in ("input", "output")] == [None, None]
+        assert data[name]["gpu_second_usd"] is None
+    assert (text["own"]["context"], text["unpriced"]["context"]) == ("4,096 tokens", "unknown")
+    assert text["own"]["can"] == "unknown"
+
+
+def test_local_models_are_priced_by_the_second(cli: Cli) -> None:
+    """A classifier on this machine knows how sure it is, and a small price is written out."""
+    text, row = _blocks(cli("models").out)["tiny"], cli("models", "--json").models["tiny"]
+    assert (text["name"], text["price"], text["can"]) == ("local/tiny", "$0.00001 a second", "logprobs")
+    assert float(row["gpu_second_usd"]) == 0.00001
+    assert (row["key"], row["capabilities"], row["used_by"]) == ("none needed", ["logprobs"], ["classify"])
+    assert _blocks(cli("models").out)["hosted"]["price"] == "$0.00055 a second"
+
+
+def test_programs_are_told_the_same(cli: Cli) -> None:
+    """`--json` has one object for each model with exact decimals as text."""
+    done = cli("models", "--json")
+    row = done.models["luna"]
+    assert (done.code, done.err, len(done.models)) == (0, "", 7)
+    assert (row["input_usd_per_mtok"], row["output_usd_per_mtok"], row["context_tokens"]) == ("0.2", "1.2", 922_000)
+    assert row["litellm"] == "openai/gpt-5.6-luna"
+    assert row["used_by"] == ["classify", "write"]
+    assert set(row["capabilities"]) >= {"json_schema", "logprobs", "tools"}
+
+
+@pytest.mark.parametrize("template", [True, False], ids=["shipped", "own"])
+def test_the_output_fits_80_columns(template: bool, cli: Cli) -> None:
+    """No line is longer than a narrow terminal, for the shipped templates and for models of every kind."""
+    if template:
+        Path("policies/p.yml").unlink()
+        assert cli("init").code == 0
+    done = cli("models")
+    assert done.code == 0
+    assert len(done.out.splitlines()) == 8 * len(load_policy().models)
+    assert [line for line in done.out.splitlines() if len(line) > 80] == []
+    assert "\x1b" not in done.out
+
+
+def test_a_missing_classifier_says_what_to_run(cli: Cli) -> None:
+    """A local model without its file is a fault of the policies, with the command that makes the file."""
+    classifier_path(Path("policies"), "tiny").unlink()
+    done = cli("models")
+    assert (done.code, done.out) == (2, "")
+    expected = "error: policies/local/tiny.npz: is not there; run `router distill TASK --from LABELS` to make it\n"
+    assert done.err == expected
+
+
+def test_without_policies_the_error_names_init(cli: Cli) -> None:
+    """A newcomer's first call of the command says what to do."""
+    Path("policies/p.yml").unlink()
+    done = cli("models")
+    assert (done.code, done.out) == (2, "")
+    assert "run `router init` to write one from a template" in done.err
+
+
+def test_an_overlay_counts(cli: Cli) -> None:
+    """`--env` shows what that environment would pay and use."""
+    Path("policies/prod.yml").write_text(
+        "version: 1\nenvironment: prod\nmodels: {own: {price: {gpu_second_usd: 2}}}\ntasks: {write: {ladder: [own]}}\n"
+    )
+    found = _blocks(cli("models", "--env", "prod").out)
+    assert (found["own"]["price"], found["own"]["used by"]) == ("$2 a second", "write")
+    assert found["luna"]["used by"] == "classify"
