@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import threading
@@ -79,7 +80,9 @@ class Router:
         self._backend = backend or RealModels(self._loaded.folder or Path())
         self._world = world or World()
         self._checks = dict(checks or {})
-        for task in self._checks:
+        for task, check in self._checks.items():
+            if inspect.iscoroutinefunction(check):
+                raise InvalidCall(f"checks: the check of {task!r} is async; give a plain function", argument="checks")
             self._require_task(task)
         ledger = self._loaded.policy.ledger
         self._ledger = LedgerWriter(

@@ -62,9 +62,12 @@ def test_a_prompt_becomes_chat_messages(prompt: Any, system: str | None, message
 
 
 def test_messages_are_passed_as_they_are() -> None:
-    """Nothing is copied or rewritten, so that cache marks and tool calls arrive."""
+    """Nothing is rewritten, so that cache marks and tool calls arrive; the copy is safe from later changes."""
     message = {"role": "user", "content": "Hello", "cache_control": {"type": "ephemeral"}}
-    assert to_messages([message], "Be brief.")[1] is message
+    taken = to_messages([message], "Be brief.")[1]
+    assert taken == message
+    message["cache_control"]["type"] = "changed"  # type: ignore[index]
+    assert taken["cache_control"] == {"type": "ephemeral"}
 
 
 BAD_PROMPTS: dict[str, tuple[Any, str]] = {

@@ -235,3 +235,37 @@ def test_headers_and_parameters_reach_the_provider(upstream: Upstream) -> None:
         router.route("t", "say=one_two_three", params={"max_tokens": 2})
     (billed,) = upstream.bill()
     assert (billed.headers["x-team"], billed.max_tokens) == ("search", 2)
+
+
+def test_providers_that_resend_are_told_to_send_once(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For some providers litellm drops `max_retries` unless it is let through, and would send three times."""
+    monkeypatch.setenv("NVIDIA_NIM_API_KEY", "not-a-key")
+    for blocking in (True, False):
+        upstream.reset()
+        outcome = _send(_call(upstream, "nvidia_nim", f"fault=server_error,ok id={blocking}"), blocking)
+        assert isinstance(outcome, Failure)
+        assert len(upstream.bill()) == 1
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 500},
+        {"prompt_tokens": 10, "completion_tokens": 0, "total_tokens": 10},
+        {"prompt_tokens": 10**400, "completion_tokens": 2, "total_tokens": 0},
+        {"prompt_tokens": True, "completion_tokens": 2, "total_tokens": 3},
+    ],
+    ids=["another_total", "half", "absurd", "bool"],
+)
+def test_usage_that_cannot_be_is_no_usage(usage: dict[str, Any]) -> None:
+    """Counts that do not add up settle nothing: the cost is then an estimate and says so."""
+    from types import SimpleNamespace
+
+    from router.models.litellm_replies import read_reply
+
+    message = SimpleNamespace(content="yes")
+    choice = SimpleNamespace(finish_reason="stop", message=message, logprobs=None)
+    response = SimpleNamespace(choices=[choice], usage=SimpleNamespace(**usage, cost=True), model="m")
+    reply = read_reply(response)
+    assert isinstance(reply, Reply)
+    assert (reply.usage, reply.reported_cost_nusd) == (None, None)

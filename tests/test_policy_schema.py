@@ -223,5 +223,5 @@ def test_the_validator_names_the_place_and_not_the_value() -> None:
     """What is wrong with an answer never repeats the answer."""
     problem = json_validator({"properties": {"a": {"items": {"type": "integer"}}}})
     assert problem({"a": [1, 2]}) == ""
-    assert problem({"a": [1, "secret"]}) == "does not fit the JSON Schema at a/1 (type)"
-    assert json_validator({"type": "object"})("secret") == "does not fit the JSON Schema at the top (type)"
+    assert problem({"a": [1, "secret"]}) == "does not fit the JSON Schema at properties/a/items/type"
+    assert json_validator({"type": "object"})("secret") == "does not fit the JSON Schema at type"

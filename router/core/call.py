@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -124,9 +125,18 @@ def to_messages(prompt: str | Sequence[Message], system: str | None) -> tuple[Me
             raise ValueError(f"message {number} has no role; give {{'role': 'user', 'content': ...}}")
     if not any(text.strip() for text in texts(messages)):
         raise ValueError("is empty; give some text")
+    messages = tuple(own_messages(messages))
     if system and messages[0]["role"] not in ("system", "developer"):
         return ({"role": "system", "content": system}, *messages)
     return messages
+
+
+def own_messages(messages: Sequence[Message]) -> list[Message]:
+    """Copies that nobody else can change: the caller goes on with the originals, and litellm edits what it gets."""
+    return [
+        dict(message) if len(message) == 2 and isinstance(message.get("content"), str) else copy.deepcopy(dict(message))
+        for message in messages
+    ]
 
 
 def texts(messages: Sequence[Message]) -> list[str]:

@@ -11,6 +11,7 @@ writes: `router.drive` performs what it yields, once for sync and once for async
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, NoReturn
@@ -153,7 +154,7 @@ class _Climb:
                 continue
             if self._out_of_time():
                 return self._kept(index, "the deadline passed") or self._raise_deadline()
-            upper = self._upper(rung)
+            upper = self._upper(rung, call)
             attempts = self._affordable(upper)
             if attempts == 0:
                 return self._kept(index, "the cost limit leaves no room for it") or self._raise_cost_limit(
@@ -193,9 +194,14 @@ class _Climb:
         params = {**task.params, **self.request.params, **model.params}
         return Call(rung.name, model, self.request.messages, params, self.output_limit)
 
-    def _upper(self, rung: Rung) -> int | None:
+    def _upper(self, rung: Rung, call: Call) -> int | None:
         output = _smaller(self.output_limit, rung.max_output_tokens)
-        return rung.rates.upper_nusd(self.input_bound, output, self.request.deadline_s)
+        bound = self.input_bound
+        if bound is not None:
+            # A schema among the parameters is input too; its JSON has at least as many bytes as it has tokens.
+            nested = [value for value in call.params.values() if isinstance(value, dict | list)]
+            bound += len(json.dumps(nested, default=str)) if nested else 0
+        return rung.rates.upper_nusd(bound, output, self.request.deadline_s)
 
     def _out_of_time(self) -> bool:
         return self.request.deadline_s is not None and self.elapsed_s >= self.request.deadline_s

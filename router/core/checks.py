@@ -26,7 +26,7 @@ _WRAPPING = " \t\r\n\"'`*_.:;,!()[]{}<>“”‘’"
 _STATED = re.compile(r"(?:answer|label|category|choice|option)\s*(?:is|:|=)?\s*[:=]?\s*(.+)", re.IGNORECASE)
 # Thousands separators only between groups of three digits, so that "1, 2" is two numbers.
 _NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:\.\d+|(?<=\d))(?:[eE][-+]?\d+)?")
-_FENCE = re.compile(r"```[\w-]*\s*\n(.*?)```", re.DOTALL)
+_FENCE = re.compile(r"```[\w-]*[ \t]*\n(.*?)```", re.DOTALL)
 
 
 def build_check(

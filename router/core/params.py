@@ -35,7 +35,9 @@ RESERVED_PARAMS: dict[str, str] = {
     "api_base": "use `api_base:` of the model",
     "api_key": "a key has no place in a file; use `api_key_env:` of the model",
     "extra_headers": "use `headers:` of the model",
+    "extra_body": "what it sends cannot be bounded; name the parameter itself",
     "fallbacks": "the ladder is the fallback",
+    "functions": "tools are not built yet",
     "headers": "use `headers:` of the model",
     "input_cost_per_token": "use `price:` of the model",
     "max_completion_tokens": "use `max_output_tokens:` of the task",
@@ -47,7 +49,9 @@ RESERVED_PARAMS: dict[str, str] = {
     "n": "one answer is one decision",
     "num_retries": "use `retry:` of the task",
     "output_cost_per_token": "use `price:` of the model",
+    "retry_policy": "use `retry:` of the task",
     "stream": "it is the caller's to choose",
+    "tools": "tools are not built yet",
     "timeout": "use `deadline_s:` of the task",
 }
 

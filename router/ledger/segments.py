@@ -184,4 +184,4 @@ def writer_lives(path: Path) -> bool:
 
 def segments_in(folder: Path) -> list[Path]:
     """The segments of a folder, oldest first."""
-    return sorted(path for path in folder.glob("*.seg") if path.is_file())
+    return sorted(path for path in folder.glob("[!.]*.seg") if path.is_file())

@@ -17,25 +17,24 @@ from contextvars import ContextVar
 from decimal import Decimal
 from typing import Any
 
-from router.core.call import Call, Failure, FinishReason, Outcome, Reply, Usage
+from router.core.call import (
+    Call,
+    Failure,
+    Outcome,
+    input_tokens_bound,
+    input_tokens_estimate,
+    own_messages,
+)
 from router.core.faults import Fault
 from router.core.policy import Model, Price
-from router.core.pricing import NUSD_PER_USD
 from router.errors import NetworkForbidden
 from router.models import About, Facts
 from router.models.litellm_faults import EXCEPTIONS, classify, lacks_credentials, nothing_came, retry_after_s
+from router.models.litellm_replies import read_reply
 
 # Set before litellm is imported, unless the operator has set them: without these it fetches its price map from the
 # network and loads the nearest `.env` file while being imported.
 _ENVIRONMENT = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOG": "ERROR"}
-
-_FINISH: dict[str, FinishReason] = {
-    "stop": "stop",
-    "length": "length",
-    "content_filter": "content_filter",
-    "tool_calls": "tool_calls",
-    "function_call": "tool_calls",
-}
 
 _CAPABILITIES = {
     "images": "supports_vision",
@@ -44,6 +43,24 @@ _CAPABILITIES = {
     "system": "supports_system_messages",
     "tools": "supports_function_calling",
 }
+
+# Providers for which litellm drops `max_retries` unless it is told to let it through, and then sends three times.
+_RESENDING = frozenset(
+    [
+        "ai21",
+        "ai21_chat",
+        "baseten",
+        "codestral",
+        "deepinfra",
+        "featherless_ai",
+        "hyperbolic",
+        "inception",
+        "nscale",
+        "nvidia_nim",
+        "sambanova",
+        "zai",
+    ]
+)
 
 # No provider works longer than this on one request; litellm's own default is 6,000 s.
 _LONGEST_REQUEST_S = 600.0
@@ -161,6 +178,8 @@ class LiteLLM:
 
     def count_tokens(self, call: Call) -> int:
         """What litellm's tokenizer for the model counts."""
+        if input_tokens_bound(call.messages) is None:  # litellm would fetch images to count them.
+            return input_tokens_estimate(call.messages)
         return int(_litellm().token_counter(model=call.model.litellm, messages=list(call.messages)))
 
     def send(self, call: Call, timeout_s: float | None) -> Outcome:
@@ -169,7 +188,7 @@ class LiteLLM:
         try:
             arguments = _arguments(call, timeout_s)
             with _as_ours(litellm):
-                return _reply(litellm.completion(**arguments))
+                return read_reply(litellm.completion(**arguments))
         except _MissingKey as missing:
             return Failure(Fault.AUTH, detail=str(missing))
         except _raised(litellm) as error:
@@ -181,7 +200,7 @@ class LiteLLM:
         try:
             arguments = _arguments(call, None)
             with _as_ours(litellm):
-                return _reply(await litellm.acompletion(**arguments))
+                return read_reply(await litellm.acompletion(**arguments))
         except _MissingKey as missing:
             return Failure(Fault.AUTH, detail=str(missing))
         except _raised(litellm) as error:
@@ -202,11 +221,13 @@ def _arguments(call: Call, timeout_s: float | None) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         **call.params,
         "model": model.litellm,
-        "messages": list(call.messages),
+        "messages": own_messages(call.messages),  # litellm changes what it is given.
         "timeout": _rounded_up(_LONGEST_REQUEST_S if timeout_s is None else min(timeout_s, _LONGEST_REQUEST_S)),
         # litellm and the SDKs below it would otherwise send each request up to three times.
         "max_retries": 0,
     }
+    if model.litellm.partition("/")[0] in _RESENDING:
+        arguments["allowed_openai_params"] = ["max_retries"]
     if call.max_output_tokens is not None:
         arguments["max_tokens"] = call.max_output_tokens
     if model.api_base:
@@ -272,66 +293,6 @@ def _missing_keys(litellm: Any, call: Call) -> str:
 def _variables(names: list[str]) -> str:
     """Several keys are spellings of one; a key, an address and a version are all needed."""
     return (" or " if all(name.endswith("_API_KEY") for name in names) else " and ").join(names)
-
-
-def _reply(response: Any) -> Outcome:
-    usage = _usage(getattr(response, "usage", None))
-    served = getattr(response, "model", None)
-    choices = getattr(response, "choices", None)
-    if not choices:
-        return Failure(Fault.EMPTY, usage=usage, detail="the reply has no choices", model_served=served)
-    choice = choices[0]
-    finish = _FINISH.get(choice.finish_reason or "stop", "unknown")
-    content = choice.message.content
-    if finish == "content_filter":
-        return Failure(Fault.CONTENT_FILTER, usage=usage, detail="the reply was filtered", model_served=served)
-    if not content and finish not in ("length", "tool_calls"):
-        return Failure(Fault.EMPTY, usage=usage, detail="the reply has no content", model_served=served)
-    return Reply(
-        text=content or "",
-        usage=usage,
-        finish_reason=finish,
-        model_served=served,
-        logprobs=_logprobs(choice),
-        reported_cost_nusd=_reported_cost(response),
-        response=response,
-    )
-
-
-def _usage(reported: Any) -> Usage | None:
-    """The provider's counts in disjoint buckets; `None` when it reported none, or counts that cannot be.
-
-    litellm includes cache reads and writes in `prompt_tokens`, and reasoning in `completion_tokens`, for every
-    provider; it reports zeros where there was no usage at all.
-    """
-    prompt, completion = _count(reported, "prompt_tokens"), _count(reported, "completion_tokens")
-    if prompt == 0 and completion == 0:
-        return None
-    inputs = getattr(reported, "prompt_tokens_details", None)
-    read, written = _count(inputs, "cached_tokens"), _count(inputs, "cache_creation_tokens")
-    written_1h = _count(getattr(inputs, "cache_creation_token_details", None), "ephemeral_1h_input_tokens")
-    reasoning = _count(getattr(reported, "completion_tokens_details", None), "reasoning_tokens")
-    buckets = (prompt - read - written, read, written - written_1h, written_1h, completion - reasoning, reasoning)
-    return Usage(*buckets) if min(buckets) >= 0 else None
-
-
-def _count(holder: Any, name: str) -> int:
-    value = getattr(holder, name, None)
-    return value if isinstance(value, int) else 0
-
-
-def _reported_cost(response: Any) -> int | None:
-    cost = getattr(getattr(response, "usage", None), "cost", None)
-    if not isinstance(cost, int | float) or not math.isfinite(cost) or cost < 0:
-        return None
-    return round(Decimal(repr(cost)) * NUSD_PER_USD)
-
-
-def _logprobs(choice: Any) -> tuple[float, ...] | None:
-    content = getattr(getattr(choice, "logprobs", None), "content", None)
-    if not content:
-        return None
-    return tuple(token.logprob if hasattr(token, "logprob") else token["logprob"] for token in content)
 
 
 def _entry(prices: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:

@@ -156,8 +156,8 @@ def json_validator(schema: Mapping[str, Any]) -> Callable[[Any], str]:
         error = next(iter(validator.iter_errors(value)), None)
         if error is None:
             return ""
-        # The place only: the message would repeat the answer's text.
-        place = "/".join(map(str, error.absolute_path)) or "the top"
-        return f"does not fit the JSON Schema at {place} ({error.validator})"
+        # The schema's own words: the message and the place in the answer would repeat the answer's text.
+        place = "/".join(map(str, error.absolute_schema_path))
+        return f"does not fit the JSON Schema at {place[:200]}"
 
     return problem

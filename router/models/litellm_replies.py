@@ -1,0 +1,89 @@
+"""What litellm returns, as replies and faults: a success without choices, content or usage is recognised here."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+from router.core.call import Failure, FinishReason, Outcome, Reply, Usage
+from router.core.faults import Fault
+from router.core.pricing import NUSD_PER_USD
+
+_FINISH: dict[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "content_filter": "content_filter",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+}
+
+# Beyond these a provider's figure is a mistake: no context window and no price comes near.
+_MOST_TOKENS = 10**10
+_MOST_USD = 10**6
+
+
+def read_reply(response: Any) -> Outcome:
+    """The reply of a response, or the fault that it is."""
+    usage = _usage(getattr(response, "usage", None))
+    served = getattr(response, "model", None)
+    choices = getattr(response, "choices", None)
+    if not choices:
+        return Failure(Fault.EMPTY, usage=usage, detail="the reply has no choices", model_served=served)
+    choice = choices[0]
+    if choice.message.content and usage is not None and usage.all_output_tokens == 0:
+        usage = None  # An answer without output tokens: half of the usage is missing.
+    finish = _FINISH.get(choice.finish_reason or "stop", "unknown")
+    content = choice.message.content
+    if finish == "content_filter":
+        return Failure(Fault.CONTENT_FILTER, usage=usage, detail="the reply was filtered", model_served=served)
+    if not content and finish not in ("length", "tool_calls"):
+        return Failure(Fault.EMPTY, usage=usage, detail="the reply has no content", model_served=served)
+    return Reply(
+        text=content or "",
+        usage=usage,
+        finish_reason=finish,
+        model_served=served,
+        logprobs=_logprobs(choice),
+        reported_cost_nusd=_reported_cost(response),
+        response=response,
+    )
+
+
+def _usage(reported: Any) -> Usage | None:
+    """The provider's counts in disjoint buckets; `None` when it reported none, or counts that cannot be.
+
+    litellm includes cache reads and writes in `prompt_tokens`, and reasoning in `completion_tokens`, for every
+    provider; it reports zeros where there was no usage at all.
+    """
+    prompt, completion = _count(reported, "prompt_tokens"), _count(reported, "completion_tokens")
+    total = _count(reported, "total_tokens")
+    if prompt <= 0 or completion < 0 or (total and total != prompt + completion):
+        return None
+    inputs = getattr(reported, "prompt_tokens_details", None)
+    read, written = _count(inputs, "cached_tokens"), _count(inputs, "cache_creation_tokens")
+    written_1h = _count(getattr(inputs, "cache_creation_token_details", None), "ephemeral_1h_input_tokens")
+    reasoning = _count(getattr(reported, "completion_tokens_details", None), "reasoning_tokens")
+    buckets = (prompt - read - written, read, written - written_1h, written_1h, completion - reasoning, reasoning)
+    return Usage(*buckets) if min(buckets) >= 0 else None
+
+
+def _count(holder: Any, name: str) -> int:
+    """A count of tokens; 0 where there is none, and -1 where it is no number that a count can be."""
+    value = getattr(holder, name, None)
+    if value is None:
+        return 0
+    return value if type(value) is int and 0 <= value <= _MOST_TOKENS else -1
+
+
+def _reported_cost(response: Any) -> int | None:
+    cost = getattr(getattr(response, "usage", None), "cost", None)
+    if isinstance(cost, bool) or not isinstance(cost, int | float) or not 0 <= cost <= _MOST_USD:
+        return None
+    return round(Decimal(repr(cost)) * NUSD_PER_USD)
+
+
+def _logprobs(choice: Any) -> tuple[float, ...] | None:
+    content = getattr(getattr(choice, "logprobs", None), "content", None)
+    if not content:
+        return None
+    return tuple(token.logprob if hasattr(token, "logprob") else token["logprob"] for token in content)
