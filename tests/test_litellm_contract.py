@@ -269,3 +269,14 @@ def test_usage_that_cannot_be_is_no_usage(usage: dict[str, Any]) -> None:
     reply = read_reply(response)
     assert isinstance(reply, Reply)
     assert (reply.usage, reply.reported_cost_nusd) == (None, None)
+
+
+def test_the_applications_own_retries_do_not_multiply_ours(litellm: Any, upstream: Upstream) -> None:
+    """`litellm.num_retries` is for the application's calls; one of ours stays one request."""
+    litellm.num_retries = 2
+    try:
+        outcome = _send(_call(upstream, "openai", "fault=server_error,ok say=second"), True)
+    finally:
+        litellm.num_retries = None
+    assert isinstance(outcome, Failure)
+    assert len(upstream.bill()) == 1

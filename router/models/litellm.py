@@ -228,6 +228,8 @@ def _arguments(call: Call, timeout_s: float | None) -> dict[str, Any]:
     }
     if model.litellm.partition("/")[0] in _RESENDING:
         arguments["allowed_openai_params"] = ["max_retries"]
+    if _litellm().num_retries:  # The application's own; an empty policy takes its place for this call.
+        arguments["retry_policy"] = {"BadRequestErrorRetries": 0}
     if call.max_output_tokens is not None:
         arguments["max_tokens"] = call.max_output_tokens
     if model.api_base:
