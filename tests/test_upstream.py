@@ -22,8 +22,10 @@ from tests.upstream import LOGPROBS, Billed, Fault, Upstream
 REFUSED = [fault for fault in Fault if fault.status >= 400]
 SILENT = {Fault.TIMEOUT, Fault.TIMEOUT_BILLED}
 CUT = {Fault.RESET, Fault.RESET_BILLED, Fault.DROP, Fault.TRUNCATED}
+# A whole answer with these lacks its end, or is an error.
+IN_STREAM = {Fault.CUT, Fault.CUT_RESET, Fault.STALLED, Fault.STREAM_ERROR}
 FLAWED = {Fault.HTML, Fault.BAD_JSON, Fault.EMPTY_CHOICES}
-ANSWERED = [f for f in Fault if f.status == 200 and f not in SILENT | CUT | FLAWED]
+ANSWERED = [f for f in Fault if f.status == 200 and f not in SILENT | CUT | FLAWED | IN_STREAM]
 
 
 @pytest.fixture(scope="module")
