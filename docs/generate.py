@@ -86,6 +86,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "output_tokens": "output without reasoning",
         "reasoning_tokens": "reasoning",
         "latency_ms": "how long the request took; `null` when a backend said something that is no number",
+        "first_token_ms": "from sending to the first part of a live answer; `null` for one that came whole",
     },
     "route": {
         "outcome": "`answered`, the class of the error, or `aborted` when the call was cancelled or something broke",

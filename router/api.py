@@ -6,34 +6,34 @@ import inspect
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, Unpack, overload
 
 from router import events
 from router.core.answer import Answer
-from router.core.call import Message, texts, to_messages
-from router.core.cascade import Finish, Flow, Request, cascade
+from router.core.cascade import cascade
+from router.core.effects import Finish, Flow
 from router.core.faults import FAULTS
-from router.core.params import checked_metadata, checked_params, positive, suggestion
+from router.core.params import checked_metadata, suggestion
 from router.core.plan import Plan
 from router.core.policy import Policy
-from router.core.pricing import NUSD_PER_USD
-from router.drive import Ride, adrive, drive
+from router.drive import adrive, adrive_live, drive, drive_live
 from router.errors import InvalidCall, UnknownTask, warn
 from router.ledger import Fingerprints, LedgerWriter, Trace, load_secret
 from router.ledger.fold import SEGMENTS_FOLDER
 from router.ledger.rows import call_summary
 from router.models import Backend
 from router.models.real import RealModels
+from router.options import Options, Prompt, attribution, request_of
 from router.resolve import resolve
+from router.ride import Ride
 from router.spec import adopt, load
+from router.stream import AnswerStream, AsyncAnswerStream
 from router.world import World
 
 HOME_VARIABLE = "ROUTER_HOME"
 DEFAULT_HOME = ".router"
-
-Prompt = str | Sequence[Message]
 
 
 def state_home(home: str | Path | None = None) -> Path:
@@ -116,20 +116,19 @@ class Router:
             known = self._plans[task] = resolve(self._loaded, task, self._backend, self._checks.get(task))
         return known
 
+    @overload
     def route(
-        self,
-        task: str,
-        prompt: Prompt,
-        *,
-        feature: str | None = None,
-        user: str | None = None,
-        tenant: str | None = None,
-        session: str | None = None,
-        deadline_s: float | None = None,
-        max_cost_usd: float | None = None,
-        params: Mapping[str, Any] | None = None,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> Answer:
+        self, task: str, prompt: Prompt, *, stream: Literal[False] = False, **options: Unpack[Options]
+    ) -> Answer: ...
+
+    @overload
+    def route(
+        self, task: str, prompt: Prompt, *, stream: Literal[True], **options: Unpack[Options]
+    ) -> AnswerStream: ...
+
+    def route(
+        self, task: str, prompt: Prompt, *, stream: bool = False, **options: Unpack[Options]
+    ) -> Answer | AnswerStream:
         """Answer a prompt with the smallest competent model of a task's ladder.
 
         Parameters
@@ -138,6 +137,8 @@ class Router:
             Name of the task in the policies.
         prompt
             Text, or a list of chat messages.
+        stream
+            Give the answer in parts: drafts are judged whole, the last rung's answer comes as it is made.
         feature, user, tenant, session
             Who the cost belongs to. User and session are stored as keyed fingerprints only.
         deadline_s
@@ -148,11 +149,22 @@ class Router:
             Parameters of this call, such as `temperature`; a model's own in the policy win.
         metadata
             A few values of your own for the ledger. Stored as they are: put no prompt and no secret there.
+        tools, tool_choice
+            Tools that the model may call, as chat completions have them. A draft whose calls do not fit climbs.
+        schema
+            A pydantic model, a dataclass or a JSON Schema that the answer must fit; `answer.parsed` is its value.
+        credentials
+            The caller's own keys by model or provider, in place of the operator's. Never logged or stored.
+        extra_headers
+            HTTP headers of this call.
+        idempotency_key
+            The same key gives the same answer for 24 hours, without another request.
 
         Returns
         -------
         Answer
             With text, model, confidence, the reason of every step, and the cost of every request.
+            With `stream=True` an `AnswerStream`: iterate it, then read `stream.answer`.
 
         Raises
         ------
@@ -165,29 +177,26 @@ class Router:
         LedgerError
             The ledger cannot be written and the policy says to refuse calls then.
         """
-        flow, ride = self._begin(
-            task, prompt, feature, user, tenant, session, deadline_s, max_cost_usd, params, metadata
-        )
-        return drive(flow, ride)
+        flow, ride = self._begin(task, prompt, options, stream=stream)
+        return AnswerStream(drive_live(flow, ride)) if stream else drive(flow, ride)
+
+    @overload
+    async def aroute(
+        self, task: str, prompt: Prompt, *, stream: Literal[False] = False, **options: Unpack[Options]
+    ) -> Answer: ...
+
+    @overload
+    async def aroute(
+        self, task: str, prompt: Prompt, *, stream: Literal[True], **options: Unpack[Options]
+    ) -> AsyncAnswerStream: ...
 
     async def aroute(
-        self,
-        task: str,
-        prompt: Prompt,
-        *,
-        feature: str | None = None,
-        user: str | None = None,
-        tenant: str | None = None,
-        session: str | None = None,
-        deadline_s: float | None = None,
-        max_cost_usd: float | None = None,
-        params: Mapping[str, Any] | None = None,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> Answer:
+        self, task: str, prompt: Prompt, *, stream: bool = False, **options: Unpack[Options]
+    ) -> Answer | AsyncAnswerStream:
         """See `route`."""
-        flow, ride = self._begin(
-            task, prompt, feature, user, tenant, session, deadline_s, max_cost_usd, params, metadata
-        )
+        flow, ride = self._begin(task, prompt, options, stream=stream)
+        if stream:
+            return await AsyncAnswerStream.begun(adrive_live(flow, ride))
         return await adrive(flow, ride)
 
     aroute.__doc__ = route.__doc__
@@ -212,26 +221,12 @@ class Router:
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    def _begin(
-        self,
-        task: str,
-        prompt: Prompt,
-        feature: str | None,
-        user: str | None,
-        tenant: str | None,
-        session: str | None,
-        deadline_s: float | None,
-        max_cost_usd: float | None,
-        params: Mapping[str, Any] | None,
-        metadata: Mapping[str, Any] | None,
-    ) -> tuple[Flow, Ride]:
+    def _begin(self, task: str, prompt: Prompt, options: Mapping[str, Any], *, stream: bool) -> tuple[Flow, Ride]:
         plan = self.plan(task)
-        for name, value in (("feature", feature), ("user", user), ("tenant", tenant), ("session", session)):
-            if value is not None and not isinstance(value, str):
-                raise InvalidCall(f"{name}: is a {type(value).__name__}; give text", argument=name)
-        request = self._request(plan, prompt, deadline_s, max_cost_usd, params)
+        request = request_of(plan, prompt, options, route_id=self._world.new_id(), stream=stream)
         fingerprints = self._fingerprints or self._load_fingerprints()
         fingerprint, prefixes = fingerprints.prompt(request.messages)
+        who = attribution(options)
         trace = Trace(
             request.route_id,
             task,
@@ -239,11 +234,11 @@ class Router:
             plan.plan_hash,
             fingerprint,
             prefixes,
-            feature,
-            fingerprints.name("user", user),
-            tenant,
-            fingerprints.name("session", session),
-            checked_metadata(metadata),
+            who.get("feature"),
+            fingerprints.name("user", who.get("user")),
+            who.get("tenant"),
+            fingerprints.name("session", who.get("session")),
+            checked_metadata(options.get("metadata")),
         )
         ride = Ride(
             trace,
@@ -255,35 +250,6 @@ class Router:
             on_finish=self._on_finish,
         )
         return cascade(plan, request), ride
-
-    def _request(
-        self,
-        plan: Plan,
-        prompt: Prompt,
-        deadline_s: float | None,
-        max_cost_usd: float | None,
-        params: Mapping[str, Any] | None,
-    ) -> Request:
-        try:
-            messages = to_messages(prompt, plan.task.system)
-        except ValueError as error:
-            raise InvalidCall(f"prompt: {error}", argument="prompt") from None
-        rest, max_output_tokens = checked_params(params or {})
-        deadline = positive("deadline_s", deadline_s)
-        limits = [
-            limit
-            for limit in (plan.task.budget.usd_per_call, positive("max_cost_usd", max_cost_usd))
-            if limit is not None
-        ]
-        return Request(
-            route_id=self._world.new_id(),
-            messages=messages,
-            input_chars=sum(map(len, texts(messages))),
-            params=rest,
-            max_output_tokens=max_output_tokens,
-            deadline_s=plan.task.deadline_s if deadline is None else deadline,
-            max_cost_nusd=min((int(limit * NUSD_PER_USD) for limit in limits), default=None),
-        )
 
     def _require_task(self, task: str) -> None:
         tasks = self._loaded.policy.tasks
@@ -338,60 +304,40 @@ def default_router() -> Router:
     return _default
 
 
-def route(
-    task: str,
-    prompt: Prompt,
-    *,
-    feature: str | None = None,
-    user: str | None = None,
-    tenant: str | None = None,
-    session: str | None = None,
-    deadline_s: float | None = None,
-    max_cost_usd: float | None = None,
-    params: Mapping[str, Any] | None = None,
-    metadata: Mapping[str, Any] | None = None,
-) -> Answer:
+@overload
+def route(task: str, prompt: Prompt, *, stream: Literal[False] = False, **options: Unpack[Options]) -> Answer: ...
+
+
+@overload
+def route(task: str, prompt: Prompt, *, stream: Literal[True], **options: Unpack[Options]) -> AnswerStream: ...
+
+
+def route(task: str, prompt: Prompt, *, stream: bool = False, **options: Unpack[Options]) -> Answer | AnswerStream:
     """See `Router.route`."""
-    return default_router().route(
-        task,
-        prompt,
-        feature=feature,
-        user=user,
-        tenant=tenant,
-        session=session,
-        deadline_s=deadline_s,
-        max_cost_usd=max_cost_usd,
-        params=params,
-        metadata=metadata,
-    )
+    router = default_router()
+    return router.route(task, prompt, stream=True, **options) if stream else router.route(task, prompt, **options)
+
+
+@overload
+async def aroute(
+    task: str, prompt: Prompt, *, stream: Literal[False] = False, **options: Unpack[Options]
+) -> Answer: ...
+
+
+@overload
+async def aroute(
+    task: str, prompt: Prompt, *, stream: Literal[True], **options: Unpack[Options]
+) -> AsyncAnswerStream: ...
 
 
 async def aroute(
-    task: str,
-    prompt: Prompt,
-    *,
-    feature: str | None = None,
-    user: str | None = None,
-    tenant: str | None = None,
-    session: str | None = None,
-    deadline_s: float | None = None,
-    max_cost_usd: float | None = None,
-    params: Mapping[str, Any] | None = None,
-    metadata: Mapping[str, Any] | None = None,
-) -> Answer:
+    task: str, prompt: Prompt, *, stream: bool = False, **options: Unpack[Options]
+) -> Answer | AsyncAnswerStream:
     """See `Router.route`."""
-    return await default_router().aroute(
-        task,
-        prompt,
-        feature=feature,
-        user=user,
-        tenant=tenant,
-        session=session,
-        deadline_s=deadline_s,
-        max_cost_usd=max_cost_usd,
-        params=params,
-        metadata=metadata,
-    )
+    router = default_router()
+    if stream:
+        return await router.aroute(task, prompt, stream=True, **options)
+    return await router.aroute(task, prompt, **options)
 
 
 route.__doc__ = aroute.__doc__ = Router.route.__doc__

@@ -9,6 +9,7 @@
     │   ├── ContentFiltered
     │   ├── DeadlineExceeded
     │   ├── CostLimitExceeded
+    │   ├── StreamInterrupted
     │   └── LadderExhausted
     ├── LedgerError
     ├── RecordingError (also ValueError)
@@ -123,6 +124,12 @@ class CostLimitExceeded(NoAnswer):
     limit_usd: float
     spent_usd: float | None
     needed_usd: float | None
+
+
+class StreamInterrupted(NoAnswer):
+    """A live answer broke off after its first part; `partial_text` is what had arrived, `attempts` what it cost."""
+
+    partial_text: str
 
 
 class LadderExhausted(NoAnswer):

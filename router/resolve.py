@@ -28,10 +28,11 @@ def resolve(loaded: Loaded, name: str, backend: Backend, own_check: Callable[[An
     policy = loaded.policy
     task = policy.tasks[name]
     tuned = load_tuned(loaded.folder, name, policy) if loaded.folder else None
+    own = guarded(own_check, False) if own_check else None
     check = build_check(
         task.answer,
         schema=json_validator(task.answer.json) if task.answer.json else None,
-        own=guarded(own_check, False) if own_check else None,
+        own=own,
     )
     rungs = []
     for rung, threshold in zip(task.ladder, (*task.thresholds(), None), strict=True):
@@ -49,10 +50,11 @@ def resolve(loaded: Loaded, name: str, backend: Backend, own_check: Callable[[An
                 confidence_source=tuned.source if tuned else "prior",
                 context_tokens=model.context_tokens or facts.context_tokens,
                 max_output_tokens=model.max_output_tokens or facts.max_output_tokens,
+                capabilities=facts.capabilities if model.capabilities is None else frozenset(model.capabilities),
             )
         )
     plan_hash = _plan_hash(policy, name, tuned.source if tuned else "prior")
-    return Plan(name, task, tuple(rungs), check, plan_hash, loaded.policy_hash)
+    return Plan(name, task, tuple(rungs), check, own, plan_hash, loaded.policy_hash)
 
 
 def _plan_hash(policy: Policy, name: str, confidence_source: str) -> str:

@@ -13,7 +13,8 @@ import pytest
 from router import errors
 from router.core.answer import Attempt
 from router.core.call import Failure, Usage
-from router.core.cascade import Asked, Do, Finish, Request, cascade
+from router.core.cascade import cascade
+from router.core.effects import Asked, Do, Finish, Request
 from router.core.checks import build_check
 from router.core.faults import FAULTS, Fault
 from router.core.plan import Plan, Rung

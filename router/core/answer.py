@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from router.core.call import FinishReason, Usage
+from router.core.call import FinishReason, ToolCall, Usage
 from router.core.faults import Fault
 from router.core.pricing import Amount, total, usd
 
@@ -32,6 +32,8 @@ class Attempt:
     usage_source: Literal["provider", "estimated", "none"]
     amount: Amount
     latency_ms: float
+    first_token_ms: float | None = None
+    """From sending to the first part of a live answer; `None` for an answer that came whole."""
     detail: str = ""
     """What went wrong, in our own words."""
 
@@ -85,7 +87,9 @@ class Answer:
     baseline_cost_nusd: int | None
     baseline_source: Literal["known", "estimated", "unknown"]
     latency_ms: float
-    tool_calls: tuple[Any, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Tools that the model wants to be run; give each result back in a message with the call's `id`."""
+    extras: Mapping[str, Any] = field(default_factory=dict, repr=False)
     response: Any = field(default=None, repr=False)
     """The object that litellm returned."""
 
@@ -95,7 +99,10 @@ class Answer:
     @property
     def message(self) -> dict[str, Any]:
         """The answer as a chat message, to append to a conversation."""
-        return {"role": "assistant", "content": self.text}
+        if not self.tool_calls:
+            return {"role": "assistant", "content": self.text}
+        calls = [call.part for call in self.tool_calls]
+        return {"role": "assistant", "content": self.text or None, "tool_calls": calls, **self.extras}
 
     @property
     def reason(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,8 +13,8 @@ from router.core.policy import Model
 
 Message = Mapping[str, Any]
 
-# Keys of a message that `input_tokens_bound` can count; tool calls and the like are rendered in unknown ways.
-_COUNTED_KEYS = frozenset({"role", "content", "name", "tool_call_id", "cache_control"})
+# Keys of a message that `input_tokens_bound` can count; others are rendered in unknown ways.
+_COUNTED_KEYS = frozenset({"role", "content", "name", "tool_call_id", "cache_control", "tool_calls"})
 # A chat template adds a few tokens around each message (role, separators); no known template adds more than this.
 TEMPLATE_TOKENS = 16
 # English text has about four bytes a token; only used for estimates, never for bounds.
@@ -31,6 +32,51 @@ class Call:
     params: Mapping[str, Any] = field(default_factory=dict)
     """Everything sent beside the messages: the policy's parameters and the caller's."""
     max_output_tokens: int | None = None
+    api_key: str | None = field(default=None, repr=False)
+    """The caller's own key, in place of the operator's."""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """The caller's own HTTP headers, over the model's."""
+
+    @property
+    def wants_tools(self) -> bool:
+        """Whether tools are offered."""
+        return bool(self.params.get("tools"))
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One tool that a model wants to be run."""
+
+    id: str
+    """Goes back to the model with the tool's result."""
+    name: str
+    arguments: str
+    """JSON text, as the model wrote it."""
+
+    @property
+    def parsed(self) -> Any:
+        """The arguments as values; a `ValueError` where they are no JSON, which an accepted draft's never are."""
+        return json.loads(self.arguments or "{}")
+
+    @property
+    def part(self) -> dict[str, Any]:
+        """The call as a part of a chat message."""
+        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A part of an answer that is still coming; `str(chunk)` is its text."""
+
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    """Parts of tool calls, each with the `index` of its call, as chat-completion chunks have them."""
+    response: Any = field(default=None, repr=False)
+    """The backend's own chunk, untouched; `None` where a whole draft comes as one chunk."""
+
+    def __str__(self) -> str:
+        return self.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +129,9 @@ class Reply:
     """What the provider itself says the request cost."""
     latency_ms: float | None = None
     """Time the request took where the backend knows better than the clock (a recording)."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    extras: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """What the same model wants back with its turn in a tool loop: signed thinking and the like."""
     response: Any = None
     """The backend's own object, untouched."""
 
@@ -101,6 +150,8 @@ class Failure:
     provider_message: str = field(default="", repr=False)
     """The provider's words, for the error that a caller may catch; kept out of logs and representations."""
     model_served: str | None = None
+    partial: str = field(default="", repr=False)
+    """The text that arrived before it broke."""
 
 
 Outcome = Reply | Failure
@@ -117,18 +168,27 @@ def to_messages(prompt: str | Sequence[Message], system: str | None) -> tuple[Me
     if isinstance(prompt, str):
         messages: tuple[Message, ...] = ({"role": "user", "content": prompt},)
     elif isinstance(prompt, list | tuple):
-        messages = tuple(prompt)
+        messages = tuple(map(_as_message, prompt))
     else:
         raise ValueError(f"is a {type(prompt).__name__}; give text or a list of chat messages")
     for number, message in enumerate(messages):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise ValueError(f"message {number} has no role; give {{'role': 'user', 'content': ...}}")
-    if not any(text.strip() for text in texts(messages)):
+    if not any(text.strip() for text in texts(messages)) and not has_media(messages):
         raise ValueError("is empty; give some text")
     messages = tuple(own_messages(messages))
     if system and messages[0]["role"] not in ("system", "developer"):
         return ({"role": "system", "content": system}, *messages)
     return messages
+
+
+def _as_message(message: Any) -> Any:
+    """A message as a mapping, although it and its tool calls may be objects of the OpenAI SDK or of litellm."""
+    if not isinstance(message, Mapping) and hasattr(message, "model_dump"):
+        message = message.model_dump(exclude_none=True)
+    if isinstance(message, Mapping) and message.get("tool_calls"):
+        return {**message, "tool_calls": [_as_message(call) for call in message["tool_calls"]]}
+    return message
 
 
 def own_messages(messages: Sequence[Message]) -> list[Message]:
@@ -152,6 +212,16 @@ def texts(messages: Sequence[Message]) -> list[str]:
     return found
 
 
+def has_media(messages: Sequence[Message]) -> bool:
+    """Whether the messages hold more than text: images, sound, files."""
+    return any(
+        isinstance(part, Mapping) and part.get("type", "text") != "text"
+        for message in messages
+        if isinstance(message.get("content"), list | tuple)
+        for part in message["content"]
+    )
+
+
 def input_tokens_bound(messages: Sequence[Message]) -> int | None:
     """Tokens that the messages cannot exceed, or `None` when they hold more than text.
 
@@ -165,6 +235,10 @@ def input_tokens_bound(messages: Sequence[Message]) -> int | None:
             size += byte_length(content) + TEMPLATE_TOKENS
             continue
         parts = [content] if isinstance(content, str) else content
+        if calls := message.get("tool_calls"):
+            # Templates write a call with fewer signs than its JSON has, and mark its beginning and end.
+            size += len(json.dumps(calls, default=str)) + TEMPLATE_TOKENS * len(calls)
+            parts = parts or []
         if not isinstance(parts, Sequence) or any(message[key] for key in message.keys() - _COUNTED_KEYS):
             return None
         parts = [*parts, *(message[key] for key in ("name", "tool_call_id") if message.get(key) is not None)]

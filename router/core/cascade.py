@@ -1,29 +1,26 @@
 """The flow of one call: a generator that yields effects and is sent their results as values.
 
 It asks a rung, reads the draft's confidence, and accepts or climbs. It never sends, sleeps, reads a clock or
-writes: `router.drive` performs what it yields, once for sync and once for async callers.
-
-    yielded            sent back
-    Ask                Asked        one rung, with all its retries
-    Do(CountTokens)    int          an exact count, only where an estimate could change the decision
-    Do(Finish)         None         the last effect of every call, answered or not
+writes: `router.drive` performs what it yields, once for each kind of caller.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Generator
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple, NoReturn
 
+from router.core import compose
 from router.core.answer import Action, Answer, Attempt, Step, climbed, costs
 from router.core.calibration import confidence
-from router.core.call import Call, Failure, Message, Outcome, Reply, Usage, input_tokens_bound
-from router.core.checks import Verdict
+from router.core.call import Call, Failure, Reply, Usage, input_tokens_bound
+from router.core.checks import REFUSED, Verdict
+from router.core.effects import Ask, Asked, CountTokens, Do, Effect, Finish, Flow, ReadClock, Request
 from router.core.faults import FAULTS, Fault
-from router.core.plan import Plan, Rung
-from router.core.pricing import Rates, total, usd
+from router.core.plan import Plan
+from router.core.pricing import total, usd
 from router.core.signals import read_signals
+from router.core.tools import marked, rung_of
 from router.errors import (
     ContentFiltered,
     CostLimitExceeded,
@@ -32,71 +29,8 @@ from router.errors import (
     LadderExhausted,
     RequestRefused,
     RouterError,
+    StreamInterrupted,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What one call of `route` asks for."""
-
-    route_id: str
-    messages: tuple[Message, ...]
-    input_chars: int
-    params: Mapping[str, Any] = field(default_factory=dict)
-    max_output_tokens: int | None = None
-    deadline_s: float | None = None
-    max_cost_nusd: int | None = None
-
-
-class Ask(NamedTuple):
-    """Ask one rung: at most `attempts` requests, each of which costs at most `upper_nusd`."""
-
-    rung: int
-    call: Call
-    attempts: int
-    rates: Rates
-    upper_nusd: int | None
-
-
-class Asked(NamedTuple):
-    """How asking a rung ended."""
-
-    outcome: Outcome
-    attempts: tuple[Attempt, ...]
-    elapsed_s: float
-    """Seconds since the call began."""
-
-
-class CountTokens(NamedTuple):
-    """Count the input tokens of a call exactly."""
-
-    call: Call
-
-
-class Finish(NamedTuple):
-    """Write the call's row and event: it ended with an answer or with an error."""
-
-    answer: Answer | None
-    error: RouterError | None
-    steps: tuple[Step, ...]
-    attempts: tuple[Attempt, ...]
-
-    @property
-    def outcome(self) -> str:
-        """`answered`, the error's class, or `aborted` when the call was cancelled or something broke."""
-        if self.answer is not None:
-            return "answered"
-        return type(self.error).__name__ if self.error else "aborted"
-
-
-class Do(NamedTuple):
-    """An operation beside asking."""
-
-    operation: CountTokens | Finish
-
-
-Effect = Ask | Do
-Flow = Generator[Effect, Any, Answer]
 
 
 class _Draft(NamedTuple):
@@ -140,68 +74,73 @@ class _Climb:
         self.attempts: list[Attempt] = []
         self.elapsed_s = 0.0
         self.held: _Draft | None = None
+        self.shown = False
         self.input_bound = input_tokens_bound(request.messages)
-        self.output_limit = _smaller(plan.task.max_output_tokens, request.max_output_tokens)
 
     def run(self) -> Flow:
-        limit = self.plan.task.max_input_tokens
-        if not self._surely_fits(limit):
-            yield from self._check_input(limit)
+        yield from self._check_input(self.plan.task.max_input_tokens)
+        goes_on = rung_of(self.request.messages)
         for index, rung in enumerate(self.plan.rungs):
-            call = self._call(rung)
-            if not self._surely_fits(rung.context_tokens) and (yield from self._too_long(call, rung.context_tokens)):
-                self._step(index, "skip", f"the prompt is longer than its {rung.context_tokens} tokens of context")
+            call = compose.call(self.plan, index, self.request)
+            unfit = self._unfit(index, goes_on) or (yield from self._too_long(call, rung.context_tokens))
+            if unfit:
+                self._step(index, "skip", unfit)
                 continue
+            if self.request.deadline_s is not None and self.attempts:  # A check of the caller's own may be slow.
+                self.elapsed_s = yield Do(ReadClock())
             if self._out_of_time():
                 return self._kept(index, "the deadline passed") or self._raise_deadline()
-            upper = self._upper(rung, call)
+            upper = compose.upper_nusd(rung, call, self.request, self.input_bound)
             attempts = self._affordable(upper)
             if attempts == 0:
                 return self._kept(index, "the cost limit leaves no room for it") or self._raise_cost_limit(
                     rung.name, upper
                 )
-            asked: Asked = yield Ask(index, call, attempts, rung.rates, upper)
-            self.attempts += asked.attempts
-            self.elapsed_s = asked.elapsed_s
-            if isinstance(asked.outcome, Failure):
-                self._failed(index, asked.outcome, asked.attempts)
+            live = self.request.stream and rung.threshold is None
+            draft = self._read(index, (yield Ask(index, call, attempts, rung.rates, upper, live)))
+            if draft is None:
                 continue
-            draft = self._judge(index, asked.outcome, asked.attempts)
             if draft.step.action == "accept":
                 return self._answer(draft)
             if draft.verdict.valid:
                 self.held = draft
         return self._kept(None, "") or self._raise_exhausted()
 
+    def _read(self, index: int, asked: Asked) -> _Draft | None:
+        """The draft of a rung that was asked; `None` where it gave none."""
+        self.attempts += asked.attempts
+        self.elapsed_s, self.shown = asked.elapsed_s, asked.shown
+        if isinstance(asked.outcome, Failure):
+            self._failed(index, asked.outcome, asked.attempts)
+            return None
+        return self._judge(index, asked.outcome, asked.attempts)
+
     def _check_input(self, limit: int | None) -> Generator[Effect, Any, None]:
-        if (yield from self._too_long(self._call(self.plan.rungs[0]), limit)):
+        if (yield from self._too_long(compose.call(self.plan, 0, self.request), limit)):
             raise InvalidCall(
                 f"prompt: is longer than the {limit} tokens that task {self.plan.task_name!r} takes; "
                 "shorten it, or raise max_input_tokens",
                 argument="prompt",
             )
 
+    def _unfit(self, index: int, goes_on: int | None) -> str:
+        """Why a rung is not asked at all, or ""."""
+        if goes_on is not None and index < goes_on < len(self.plan.rungs):
+            return f"rung {self.plan.rungs[goes_on].name!r} made the tool calls that are answered here, so it goes on"
+        lacking = compose.lacking(self.plan.rungs[index], self.request)
+        return f"it cannot take {lacking}; if it can, say so in its `capabilities:`" if lacking else ""
+
     def _surely_fits(self, limit: int | None) -> bool:
         """Whether the prompt is within a limit without counting: counting is slow, and rarely needed."""
         return limit is None or (self.input_bound is not None and self.input_bound <= limit)
 
-    def _too_long(self, call: Call, limit: int | None) -> Generator[Effect, Any, bool]:
+    def _too_long(self, call: Call, limit: int | None) -> Generator[Effect, Any, str]:
+        """Why the prompt is too long for a limit, or ""."""
+        if self._surely_fits(limit):
+            return ""
         counted: int = yield Do(CountTokens(call))
-        return limit is not None and counted > limit
-
-    def _call(self, rung: Rung) -> Call:
-        task, model = self.plan.task, rung.model
-        params = {**task.params, **self.request.params, **model.params}
-        return Call(rung.name, model, self.request.messages, params, self.output_limit)
-
-    def _upper(self, rung: Rung, call: Call) -> int | None:
-        output = _smaller(self.output_limit, rung.max_output_tokens)
-        bound = self.input_bound
-        if bound is not None:
-            # A schema among the parameters is input too; its JSON has at least as many bytes as it has tokens.
-            nested = [value for value in call.params.values() if isinstance(value, dict | list)]
-            bound += len(json.dumps(nested, default=str)) if nested else 0
-        return rung.rates.upper_nusd(bound, output, self.request.deadline_s)
+        too_long = limit is not None and counted > limit
+        return f"the prompt is longer than its {limit} tokens of context" if too_long else ""
 
     def _out_of_time(self) -> bool:
         return self.request.deadline_s is not None and self.elapsed_s >= self.request.deadline_s
@@ -235,16 +174,18 @@ class _Climb:
         then = FAULTS[failure.fault].then
         if then == "on_filter":
             then = self.plan.task.on_filter
+        if self.shown:
+            self._raise_interrupted(failure)
         if then == "raise":
             self._raise_failure(failure)
 
     def _judge(self, index: int, reply: Reply, attempts: tuple[Attempt, ...]) -> _Draft:
         rung = self.plan.rungs[index]
-        verdict = self.plan.check(reply.text)
+        verdict = self._verdict(reply)
         signals = read_signals(self.request.input_chars, reply, verdict)
         p, fitted = confidence(rung.calibrators, signals)
         action: Action
-        if rung.threshold is None and not verdict.valid and self.held is not None:
+        if rung.threshold is None and not verdict.valid and self.held is not None and not self.shown:
             action, reason = "fail", f"the last rung's answer {verdict.problem}"
         elif rung.threshold is None:
             action, reason = "accept", "last rung" + ("" if verdict.valid else f"; the answer {verdict.problem}")
@@ -268,6 +209,15 @@ class _Climb:
         )
         self.steps.append(step)
         return _Draft(index, reply, verdict, step, attempts[-1].usage)
+
+    def _verdict(self, reply: Reply) -> Verdict:
+        request = self.request
+        verdict = request.tools.verdict(reply.tool_calls) if request.tools else None
+        if verdict or not request.shape:
+            return verdict or self.plan.check(reply.text)
+        verdict, own = request.shape.check(reply.text), self.plan.own_check
+        refused = verdict.valid and own is not None and not own(verdict.value)
+        return verdict._replace(valid=False, problem=REFUSED) if refused else verdict
 
     def _kept(self, blocked: int | None, why: str) -> Answer | None:
         """The best usable draft so far, when nothing above it can be had."""
@@ -303,6 +253,8 @@ class _Climb:
             baseline_cost_nusd=baseline,
             baseline_source=source,
             latency_ms=self.elapsed_s * 1000,
+            tool_calls=marked(draft.reply.tool_calls, draft.rung, self.request.route_id),
+            extras=draft.reply.extras,
             response=draft.reply.response,
         )
 
@@ -336,6 +288,15 @@ class _Climb:
             **fields,
         )
 
+    def _raise_interrupted(self, failure: Failure) -> NoReturn:
+        raise StreamInterrupted(
+            f"task {self.plan.task_name!r}: the answer of {self.steps[-1].model!r} broke off after "
+            f"{len(failure.partial)} characters ({self.steps[-1].reason}); what was shown cannot be taken back, so "
+            "nothing was asked again",
+            partial_text=failure.partial,
+            **self._error_fields(),
+        )
+
     def _raise_deadline(self) -> NoReturn:
         raise DeadlineExceeded(
             f"task {self.plan.task_name!r}: no usable answer within {self.request.deadline_s} s"
@@ -367,7 +328,9 @@ class _Climb:
             self._raise_deadline()
         if not self.attempts:
             raise InvalidCall(
-                f"prompt: is longer than any model of task {self.plan.task_name!r} takes; shorten it", argument="prompt"
+                f"prompt: no model of task {self.plan.task_name!r} takes it{self._history()}; shorten it, or put a "
+                "model that takes it on the ladder",
+                argument="prompt",
             )
         raise LadderExhausted(
             f"task {self.plan.task_name!r}: no rung gave a usable answer{self._history()}", **self._error_fields()
@@ -383,9 +346,3 @@ class _Climb:
             "task": self.plan.task_name,
             "attempts": tuple(self.attempts),
         }
-
-
-def _smaller(one: int | None, other: int | None) -> int | None:
-    if one is None or other is None:
-        return other if one is None else one
-    return min(one, other)

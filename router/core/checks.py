@@ -20,6 +20,7 @@ class Verdict(NamedTuple):
 
 
 Check = Callable[[str], Verdict]
+REFUSED = "is refused by the task's own check"
 
 # Marks that models wrap around a label: quotes, brackets, emphasis, a full stop.
 _WRAPPING = " \t\r\n\"'`*_.:;,!()[]{}<>“”‘’"
@@ -53,7 +54,7 @@ def build_check(
     def with_own(text: str) -> Verdict:
         verdict = check(text)
         if verdict.valid and not own(verdict.value):
-            return Verdict(False, verdict.value, "is refused by the task's own check")
+            return Verdict(False, verdict.value, REFUSED)
         return verdict
 
     return with_own

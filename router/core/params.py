@@ -37,7 +37,7 @@ RESERVED_PARAMS: dict[str, str] = {
     "extra_headers": "use `headers:` of the model",
     "extra_body": "what it sends cannot be bounded; name the parameter itself",
     "fallbacks": "the ladder is the fallback",
-    "functions": "tools are not built yet",
+    "functions": "tools are the caller's: `route(tools=...)`",
     "headers": "use `headers:` of the model",
     "input_cost_per_token": "use `price:` of the model",
     "max_completion_tokens": "use `max_output_tokens:` of the task",
@@ -50,8 +50,10 @@ RESERVED_PARAMS: dict[str, str] = {
     "num_retries": "use `retry:` of the task",
     "output_cost_per_token": "use `price:` of the model",
     "retry_policy": "use `retry:` of the task",
-    "stream": "it is the caller's to choose",
-    "tools": "tools are not built yet",
+    "stream": "it is the caller's to choose: `route(stream=True)`",
+    "stream_options": "usage is always asked for",
+    "tool_choice": "tools are the caller's: `route(tools=...)`",
+    "tools": "tools are the caller's: `route(tools=...)`",
     "timeout": "use `deadline_s:` of the task",
 }
 
@@ -97,6 +99,35 @@ def checked_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any] | Non
             f"metadata: has {size} characters of JSON; give at most {_MAX_METADATA_CHARS}", argument="metadata"
         )
     return dict(metadata)
+
+
+# Headers that decide who is asked and who pays.
+_OWNED_HEADERS = frozenset(["authorization", "x-api-key", "api-key", "x-goog-api-key", "host", "content-length"])
+
+
+def checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
+    """A call's own HTTP headers: text on one line, and none that carries a key."""
+    for name, value in (headers or {}).items():
+        if not isinstance(name, str) or not isinstance(value, str) or not name or not f"{name}{value}".isprintable():
+            raise InvalidCall(f"extra_headers: {name!r} is not text on one line", argument="extra_headers")
+        if name.lower() in _OWNED_HEADERS:
+            raise InvalidCall(
+                f"extra_headers: {name!r} has a place of its own; use credentials=", argument="extra_headers"
+            )
+    return dict(headers or {})
+
+
+def checked_keys(credentials: Mapping[str, str] | None, known: Iterable[str]) -> dict[str, str]:
+    """A caller's own keys by model or provider; `known` are the names that the task's ladder has."""
+    names = sorted(known) if credentials else []
+    for name, key in (credentials or {}).items():
+        if name not in names:
+            raise InvalidCall(
+                f"credentials: {name!r} is on no rung; {suggestion(str(name), names)}", argument="credentials"
+            )
+        if not isinstance(key, str) or not key.strip() or not key.isprintable():
+            raise InvalidCall(f"credentials: the key for {name!r} is empty or no text", argument="credentials")
+    return dict(credentials or {})
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -97,8 +97,8 @@ class Model:
     """Largest input the model takes, in tokens; litellm's figure when missing."""
     max_output_tokens: Count | None = None
     """Largest output the model can give, in tokens; litellm's figure when missing. Bounds costs, truncates nothing."""
-    capabilities: Annotated[tuple[Capability, ...] | None, Unbuilt] = None
-    """What the model can do where litellm does not know."""
+    capabilities: tuple[Capability, ...] | None = None
+    """Everything the model can do, in place of what litellm knows; a call that needs something else skips it."""
     price: Price = field(default_factory=Price)
     """What the model costs; every part that is given here wins over litellm's price map."""
 

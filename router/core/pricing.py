@@ -42,8 +42,8 @@ FREE = Amount("settled", 0, 0, "none")
 def settle(outcome: Outcome, rates: Rates, *, upper_nusd: int | None, estimate: Usage, seconds: float) -> Amount:
     """What a request cost, from what came back.
 
-    The provider's own figure wins; then its usage at our price. `estimate` stands in for a reply without usage,
-    and `upper_nusd` bounds what cannot be settled.
+    The provider's own figure wins; then its usage at our price. `estimate` stands in for a reply without usage and
+    for an answer that broke off, and `upper_nusd` bounds what cannot be settled.
     """
     if isinstance(outcome, Reply):
         if outcome.reported_cost_nusd is not None:
@@ -53,7 +53,7 @@ def settle(outcome: Outcome, rates: Rates, *, upper_nusd: int | None, estimate: 
     if outcome.usage is not None or rates.by_second:
         exact = rates.cost_nusd(outcome.usage or Usage(), seconds)
         return Amount("unknown", None, None) if exact is None else Amount("settled", exact, exact)
-    if isinstance(outcome, Failure):
+    if isinstance(outcome, Failure) and not outcome.partial:
         return Amount("maybe_billed", 0, upper_nusd)
     guess = rates.cost_nusd(estimate, seconds)
     if guess is None:

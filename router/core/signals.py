@@ -47,7 +47,8 @@ _REFUSAL = re.compile(
 
 def read_signals(input_chars: int, reply: Reply, verdict: Verdict) -> dict[str, float]:
     """Every free signal that this draft has, by name."""
-    text = reply.text
+    # What a model writes when it calls tools are the calls.
+    text = reply.text or " ".join(call.arguments for call in reply.tool_calls)
     signals = {
         "invalid": float(not verdict.valid),
         "empty": float(not text.strip()),

@@ -13,7 +13,7 @@ from typing import Any
 
 from router.core.answer import Attempt, climbed, costs
 from router.core.call import Usage
-from router.core.cascade import Ask, Finish
+from router.core.effects import Ask, Finish
 from router.core.pricing import usd
 
 SCHEMA_VERSION = 1
@@ -88,6 +88,7 @@ def settle_row(attempt: Attempt, time_s: float) -> Row:
         **{name: getattr(usage, name) for name in Usage.__slots__},
         # A backend may bring a latency of its own, and JSON has no NaN.
         "latency_ms": round(attempt.latency_ms, 3) if math.isfinite(attempt.latency_ms) else None,
+        "first_token_ms": None if attempt.first_token_ms is None else round(attempt.first_token_ms, 3),
     }
 
 

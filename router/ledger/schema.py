@@ -137,6 +137,7 @@ ATTEMPTS = Table(
         "usage_source": "TEXT",
         **_TOKENS,
         "latency_ms": "REAL",
+        "first_token_ms": "REAL",
     },
 )
 ROUTES = Table(
@@ -226,6 +227,8 @@ def create(database: sqlite3.Connection, version: int) -> int:
     """Make the tables where they are missing; returns the schema version that the database has."""
     found: int = database.execute("PRAGMA user_version").fetchone()[0]
     if found:
+        if found == version:
+            _add_columns(database)
         return found
     database.execute(
         "CREATE TABLE IF NOT EXISTS segments (name TEXT PRIMARY KEY, offset INTEGER, closed INTEGER, broken INTEGER)"
@@ -236,3 +239,12 @@ def create(database: sqlite3.Connection, version: int) -> int:
     database.execute("CREATE INDEX IF NOT EXISTS routes_time ON routes (time_s)")
     database.execute(f"PRAGMA user_version = {int(version)}")
     return version
+
+
+def _add_columns(database: sqlite3.Connection) -> None:
+    """Give the tables of an earlier release the columns that came later; what they would hold is not known there."""
+    for table in _TABLES:
+        there = {row[1] for row in database.execute(f'PRAGMA table_info("{table.name}")')}
+        for name, kind in table.columns.items():
+            if name not in there:
+                database.execute(f'ALTER TABLE "{table.name}" ADD COLUMN "{name}" {kind}')

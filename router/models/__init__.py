@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import AsyncIterator, Iterator
+from typing import NamedTuple, Protocol, runtime_checkable
 
-from router.core.call import Call, Outcome
+from router.core.call import Call, Chunk, Outcome, Reply, ToolCall
 from router.core.policy import Model, Price
 
 
@@ -14,6 +15,8 @@ class Facts(NamedTuple):
     price: Price | None = None
     context_tokens: int | None = None
     max_output_tokens: int | None = None
+    capabilities: frozenset[str] | None = None
+    """What it can do, by the words of `capabilities:` in a policy."""
 
 
 class About(NamedTuple):
@@ -45,4 +48,49 @@ class Backend(Protocol):
         ...
 
 
-__all__ = ["About", "Backend", "Facts"]
+@runtime_checkable
+class Streams(Protocol):
+    """What a backend has, too, that can give an answer while it comes.
+
+    Both yield any number of `Chunk`s, none of them empty, and then one `Outcome`, the whole reply or what went wrong.
+    """
+
+    def stream(self, call: Call, timeout_s: float | None) -> Iterator[Chunk | Outcome]:
+        """Send one request; a silence of more than `timeout_s` is a failure."""
+        ...
+
+    def astream(self, call: Call, timeout_s: float | None) -> AsyncIterator[Chunk | Outcome]:
+        """The same without blocking."""
+        ...
+
+
+def parts(backend: Backend, call: Call, timeout_s: float | None) -> Iterator[Chunk | Outcome]:
+    """The answer of any backend in parts; one part where it cannot stream."""
+    if isinstance(backend, Streams):
+        yield from backend.stream(call, timeout_s)
+    else:
+        yield from _whole(backend.send(call, timeout_s))
+
+
+async def aparts(backend: Backend, call: Call, timeout_s: float | None) -> AsyncIterator[Chunk | Outcome]:
+    """The same without blocking."""
+    if isinstance(backend, Streams):
+        async for part in backend.astream(call, timeout_s):
+            yield part
+    else:
+        for part in _whole(await backend.asend(call, timeout_s)):
+            yield part
+
+
+def _whole(outcome: Outcome) -> Iterator[Chunk | Outcome]:
+    if isinstance(outcome, Reply):
+        yield whole_chunk(outcome.text, outcome.tool_calls)
+    yield outcome
+
+
+def whole_chunk(text: str, tool_calls: tuple[ToolCall, ...]) -> Chunk:
+    """A whole answer as one part."""
+    return Chunk(text, tool_calls=tuple({"index": index, **call.part} for index, call in enumerate(tool_calls)))
+
+
+__all__ = ["About", "Backend", "Facts", "Streams", "aparts", "parts", "whole_chunk"]

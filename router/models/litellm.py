@@ -12,13 +12,14 @@ import math
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextvars import ContextVar
 from decimal import Decimal
 from typing import Any
 
 from router.core.call import (
     Call,
+    Chunk,
     Failure,
     Outcome,
     input_tokens_bound,
@@ -31,6 +32,7 @@ from router.errors import NetworkForbidden
 from router.models import About, Facts
 from router.models.litellm_faults import EXCEPTIONS, classify, lacks_credentials, nothing_came, retry_after_s
 from router.models.litellm_replies import read_reply
+from router.models.litellm_stream import Gathered
 
 # Set before litellm is imported, unless the operator has set them: without these it fetches its price map from the
 # network and loads the nearest `.env` file while being imported.
@@ -157,7 +159,12 @@ class LiteLLM:
         entry = _entry(_litellm().model_cost, model.litellm)
         if entry is None:
             return Facts()
-        return Facts(_price(entry), _tokens(entry, "max_input_tokens"), _tokens(entry, "max_output_tokens"))
+        return Facts(
+            _price(entry),
+            _tokens(entry, "max_input_tokens"),
+            _tokens(entry, "max_output_tokens"),
+            frozenset(name for name, flag in _CAPABILITIES.items() if entry.get(flag)),
+        )
 
     def about(self, model: Model) -> About:
         """Capabilities from litellm's map, and whether the key's environment variable is set."""
@@ -206,6 +213,70 @@ class LiteLLM:
         except _raised(litellm) as error:
             return _failure(litellm, error, call)
 
+    def stream(self, call: Call, timeout_s: float | None) -> Iterator[Chunk | Outcome]:
+        """One request over the network, its answer in parts."""
+        litellm = _litellm()
+        gathered, wrapper = Gathered(), None
+        try:
+            arguments = _arguments(call, timeout_s) | _LIVE
+            with _as_ours(litellm):
+                wrapper = litellm.completion(**arguments)
+            while True:
+                with _as_ours(litellm):
+                    part = next(wrapper, None)
+                if part is None:
+                    break
+                if chunk := gathered.add(part):
+                    yield chunk
+            yield gathered.outcome(wrapper)
+        except _MissingKey as missing:
+            yield Failure(Fault.AUTH, detail=str(missing))
+        except _raised(litellm) as error:
+            yield _stream_failure(litellm, error, call)
+        finally:
+            _hang_up(wrapper)
+
+    async def astream(self, call: Call, timeout_s: float | None) -> AsyncIterator[Chunk | Outcome]:
+        """One request over the network, its answer in parts, without blocking."""
+        litellm = _litellm()
+        gathered, wrapper = Gathered(), None
+        try:
+            arguments = _arguments(call, None) | _LIVE
+            with _as_ours(litellm):
+                wrapper = await litellm.acompletion(**arguments)
+            while True:
+                with _as_ours(litellm):
+                    part = await anext(wrapper, None)
+                if part is None:
+                    break
+                if chunk := gathered.add(part):
+                    yield chunk
+            yield gathered.outcome(wrapper)
+        except _MissingKey as missing:
+            yield Failure(Fault.AUTH, detail=str(missing))
+        except _raised(litellm) as error:
+            yield _stream_failure(litellm, error, call)
+        finally:
+            if wrapper is not None:
+                await wrapper.aclose()
+
+
+# Without being asked, most providers stream no usage.
+_LIVE = {"stream": True, "stream_options": {"include_usage": True}}
+
+
+def _hang_up(wrapper: Any) -> None:
+    """Close the connection of a stream that was left early; at its end there is nothing left to close."""
+    close = getattr(getattr(wrapper, "completion_stream", None), "close", None)
+    if close is not None:
+        close()
+
+
+def _stream_failure(litellm: Any, error: Exception, call: Call) -> Failure:
+    """Litellm wraps what breaks a stream; the cause says what it was."""
+    cause = getattr(error, "original_exception", None)
+    return _failure(litellm, cause if isinstance(cause, _raised(litellm)) else error, call)
+
 
 class _MissingKey(Exception):
     """The environment variable that should hold the key is not set."""
@@ -234,9 +305,11 @@ def _arguments(call: Call, timeout_s: float | None) -> dict[str, Any]:
         arguments["max_tokens"] = call.max_output_tokens
     if model.api_base:
         arguments["api_base"] = model.api_base
-    if model.headers:
-        arguments["extra_headers"] = dict(model.headers)
-    if model.api_key_env:
+    if model.headers or call.headers:
+        arguments["extra_headers"] = {**model.headers, **call.headers}
+    if call.api_key:
+        arguments["api_key"] = call.api_key
+    elif model.api_key_env:
         key = os.environ.get(model.api_key_env)
         if not key:
             raise _MissingKey(f"environment variable {model.api_key_env} is not set")
@@ -279,13 +352,15 @@ def _failure(litellm: Any, error: Exception, call: Call) -> Failure:
 
 def _key_is_missing(litellm: Any, call: Call) -> bool:
     """Whether a provider that always wants a key has none: its client then refuses to start, in words of its own."""
-    if call.model.api_key_env or call.model.api_base:
+    if call.api_key or call.model.api_key_env or call.model.api_base:
         return False
     missing = litellm.validate_environment(call.model.litellm).get("missing_keys") or []
     return bool(missing) and all(name.endswith("_API_KEY") for name in missing)
 
 
 def _missing_keys(litellm: Any, call: Call) -> str:
+    if call.api_key:
+        return "the caller's own key was refused"
     if call.model.api_key_env:
         return f"the key in {call.model.api_key_env} was refused"
     missing = litellm.validate_environment(call.model.litellm).get("missing_keys") or []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
-from router.core.call import Failure, FinishReason, Outcome, Reply, Usage
+from router.core.call import Failure, FinishReason, Outcome, Reply, ToolCall, Usage
 from router.core.faults import Fault
 from router.core.pricing import NUSD_PER_USD
 
@@ -17,6 +17,9 @@ _FINISH: dict[str, FinishReason] = {
     "function_call": "tool_calls",
 }
 
+# What a vendor wants back with its own turn in a tool loop.
+_EXTRAS = ("thinking_blocks", "reasoning_content")
+
 # Beyond these a provider's figure is a mistake: no context window and no price comes near.
 _MOST_TOKENS = 10**10
 _MOST_USD = 10**6
@@ -24,32 +27,47 @@ _MOST_USD = 10**6
 
 def read_reply(response: Any) -> Outcome:
     """The reply of a response, or the fault that it is."""
-    usage = _usage(getattr(response, "usage", None))
+    usage = read_usage(getattr(response, "usage", None))
     served = getattr(response, "model", None)
     choices = getattr(response, "choices", None)
     if not choices:
         return Failure(Fault.EMPTY, usage=usage, detail="the reply has no choices", model_served=served)
     choice = choices[0]
-    if choice.message.content and usage is not None and usage.all_output_tokens == 0:
+    calls = _tool_calls(choice.message)
+    if (choice.message.content or calls) and usage is not None and usage.all_output_tokens == 0:
         usage = None  # An answer without output tokens: half of the usage is missing.
-    finish = _FINISH.get(choice.finish_reason or "stop", "unknown")
+    finish = finish_reason(choice.finish_reason)
     content = choice.message.content
     if finish == "content_filter":
         return Failure(Fault.CONTENT_FILTER, usage=usage, detail="the reply was filtered", model_served=served)
-    if not content and finish not in ("length", "tool_calls"):
+    if not content and not calls and finish != "length":
         return Failure(Fault.EMPTY, usage=usage, detail="the reply has no content", model_served=served)
     return Reply(
         text=content or "",
         usage=usage,
         finish_reason=finish,
         model_served=served,
-        logprobs=_logprobs(choice),
-        reported_cost_nusd=_reported_cost(response),
+        logprobs=read_logprobs(choice),
+        reported_cost_nusd=reported_cost_nusd(getattr(response, "usage", None)),
+        tool_calls=calls,
+        extras={name: value for name in _EXTRAS if (value := getattr(choice.message, name, None))},
         response=response,
     )
 
 
-def _usage(reported: Any) -> Usage | None:
+def finish_reason(said: str | None) -> FinishReason:
+    """Why the model stopped."""
+    return _FINISH.get(said or "stop", "unknown")
+
+
+def _tool_calls(message: Any) -> tuple[ToolCall, ...]:
+    return tuple(
+        ToolCall(call.id or "", call.function.name or "", call.function.arguments or "")
+        for call in getattr(message, "tool_calls", None) or ()
+    )
+
+
+def read_usage(reported: Any) -> Usage | None:
     """The provider's counts in disjoint buckets; `None` when it reported none, or counts that cannot be.
 
     litellm includes cache reads and writes in `prompt_tokens`, and reasoning in `completion_tokens`, for every
@@ -75,14 +93,16 @@ def _count(holder: Any, name: str) -> int:
     return value if type(value) is int and 0 <= value <= _MOST_TOKENS else -1
 
 
-def _reported_cost(response: Any) -> int | None:
-    cost = getattr(getattr(response, "usage", None), "cost", None)
+def reported_cost_nusd(usage: Any) -> int | None:
+    """The provider's own figure of what the request cost."""
+    cost = getattr(usage, "cost", None)
     if isinstance(cost, bool) or not isinstance(cost, int | float) or not 0 <= cost <= _MOST_USD:
         return None
     return round(Decimal(repr(cost)) * NUSD_PER_USD)
 
 
-def _logprobs(choice: Any) -> tuple[float, ...] | None:
+def read_logprobs(choice: Any) -> tuple[float, ...] | None:
+    """Log-probabilities of the tokens of a choice, or of a part of one."""
     content = getattr(getattr(choice, "logprobs", None), "content", None)
     if not content:
         return None

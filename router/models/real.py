@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-from router.core.call import Call, Outcome
+from router.core.call import Call, Chunk, Outcome
 from router.core.policy import Model
-from router.models import About, Facts
+from router.models import About, Facts, aparts, parts
 from router.models.litellm import LiteLLM
 from router.models.local import PREFIX, LocalModels
 
@@ -36,3 +37,9 @@ class RealModels:
 
     async def asend(self, call: Call, timeout_s: float | None) -> Outcome:
         return await self._of(call.model).asend(call, timeout_s)
+
+    def stream(self, call: Call, timeout_s: float | None) -> Iterator[Chunk | Outcome]:
+        return parts(self._of(call.model), call, timeout_s)
+
+    def astream(self, call: Call, timeout_s: float | None) -> AsyncIterator[Chunk | Outcome]:
+        return aparts(self._of(call.model), call, timeout_s)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_result
 
-from router.core.call import Failure, Outcome
+from router.core.call import Failure
 from router.core.faults import FAULTS
 from router.world import World
 
 # First pause of the exponential backoff with full jitter; chosen, not measured.
 _BASE_WAIT_S = 0.5
+
+
+_Ended = TypeVar("_Ended")
 
 
 class Limits(NamedTuple):
@@ -24,8 +27,8 @@ class Limits(NamedTuple):
     """Seconds left of the call's deadline; `None` without one."""
 
 
-def ask(send: Callable[[], Outcome], limits: Limits, world: World) -> Outcome:
-    """Send until an answer, a lasting fault or a limit; returns the last outcome."""
+def ask(send: Callable[[], _Ended], limits: Limits, world: World) -> _Ended:
+    """Send until something that is no passing fault, or a limit; returns the last outcome."""
     first = send()
     if limits.attempts == 1 or not _is_passing(first):  # The common case needs no loop.
         return first
@@ -37,7 +40,7 @@ def ask(send: Callable[[], Outcome], limits: Limits, world: World) -> Outcome:
     return retrying(lambda: pending.pop() if pending else send())
 
 
-async def aask(send: Callable[[], Awaitable[Outcome]], limits: Limits, world: World) -> Outcome:
+async def aask(send: Callable[[], Awaitable[_Ended]], limits: Limits, world: World) -> _Ended:
     """The same without blocking."""
     first = await send()
     if limits.attempts == 1 or not _is_passing(first):
@@ -48,7 +51,7 @@ async def aask(send: Callable[[], Awaitable[Outcome]], limits: Limits, world: Wo
         retry=_passing, stop=rule.stop, wait=rule.wait, sleep=world.clock.asleep, retry_error_callback=_outcome
     )
 
-    async def once() -> Outcome:  # tenacity awaits only what is declared as a coroutine function.
+    async def once() -> _Ended:  # tenacity awaits only what is declared as a coroutine function.
         return pending.pop() if pending else await send()
 
     return await retrying(once)
@@ -77,14 +80,13 @@ class _Rule:
         return remaining is not None and state.upcoming_sleep >= remaining
 
 
-def _is_passing(outcome: Outcome) -> bool:
+def _is_passing(outcome: object) -> bool:
     return isinstance(outcome, Failure) and FAULTS[outcome.fault].retry
 
 
 _passing = retry_if_result(_is_passing)
 
 
-def _outcome(state: RetryCallState) -> Outcome:
+def _outcome(state: RetryCallState) -> Any:
     assert state.outcome is not None
-    outcome: Outcome = state.outcome.result()
-    return outcome
+    return state.outcome.result()

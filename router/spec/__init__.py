@@ -1,6 +1,7 @@
 """From files to policies: the only door to pydantic, ruamel.yaml and jsonschema."""
 
 from router.spec.artefact import ModelCalibrators, Tuned, load_tuned, write_tuned
+from router.spec.callers import shape_of, tools_of
 from router.spec.load import Loaded, adopt, load, load_policy
 from router.spec.schema import json_validator, policy_schema
 from router.spec.templates import TEMPLATES, template_text
@@ -16,6 +17,8 @@ __all__ = [
     "load_policy",
     "load_tuned",
     "policy_schema",
+    "shape_of",
     "template_text",
+    "tools_of",
     "write_tuned",
 ]

@@ -1,0 +1,73 @@
+"""What one rung is sent: the request in the words of its model, and the most that can cost."""
+
+from __future__ import annotations
+
+import json
+
+from router.core.call import TEMPLATE_TOKENS, Call, Message, byte_length, has_media
+from router.core.effects import Request
+from router.core.plan import Plan, Rung
+from router.core.tools import translated
+
+# Vendors put a text of their own before the tools; the longest that one documents has 804 tokens (Anthropic, 2026).
+_TOOLS_TEMPLATE_TOKENS = 1024
+
+
+def call(plan: Plan, index: int, request: Request) -> Call:
+    """The call that a rung is sent."""
+    rung, task = plan.rungs[index], plan.task
+    params = {**task.params, **request.params, **rung.model.params}
+    messages = translated(request.messages, index)
+    if request.tools:
+        params.update(request.tools.params())
+    if request.shape:
+        if rung.can("json_schema"):
+            params["response_format"] = request.shape.response_format()
+        else:
+            messages = _instructed(messages, request.shape.instruction())
+    provider = rung.model.litellm.partition("/")[0]
+    return Call(
+        rung.name,
+        rung.model,
+        messages,
+        params,
+        _smaller(task.max_output_tokens, request.max_output_tokens),
+        request.keys.get(rung.name) or request.keys.get(provider),
+        request.headers,
+    )
+
+
+def lacking(rung: Rung, request: Request) -> str:
+    """What the request needs and the rung is known not to have, or ""."""
+    if has_media(request.messages) and rung.can("images") is False:
+        return "images"
+    if request.tools and rung.can("tools") is False:
+        return "tools"
+    return ""
+
+
+def upper_nusd(rung: Rung, call: Call, request: Request, input_bound: int | None) -> int | None:
+    """The most that one request can cost, given a bound of the caller's messages; `None` when nothing bounds it."""
+    if input_bound is not None:
+        # Tools and schemas among the parameters are input too; their JSON has at least as many bytes as tokens.
+        nested = [value for value in call.params.values() if isinstance(value, dict | list)]
+        input_bound += len(json.dumps(nested, default=str)) if nested else 0
+        input_bound += _TOOLS_TEMPLATE_TOKENS if call.wants_tools else 0
+        if request.shape and "response_format" not in call.params:
+            input_bound += byte_length(request.shape.instruction()) + TEMPLATE_TOKENS
+    output = _smaller(call.max_output_tokens, rung.max_output_tokens)
+    return rung.rates.upper_nusd(input_bound, output, request.deadline_s)
+
+
+def _instructed(messages: tuple[Message, ...], instruction: str) -> tuple[Message, ...]:
+    """The messages with an instruction in their system text."""
+    first = messages[0]
+    if first.get("role") in ("system", "developer") and isinstance(first.get("content"), str):
+        return ({**first, "content": f"{first['content']}\n\n{instruction}"}, *messages[1:])
+    return ({"role": "system", "content": instruction}, *messages)
+
+
+def _smaller(one: int | None, other: int | None) -> int | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)

@@ -1,0 +1,158 @@
+"""Tool calls: what a model asked to be run, whether it can be, and how a conversation with them changes models.
+
+The id of every tool call that leaves here ends with a mark of the rung that made it (`call_x8--r1`). The mark comes
+back with the tool's result, from whichever process, and says which rung goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from router.core.call import Message, ToolCall
+from router.core.checks import Verdict
+
+_MARK = re.compile(r"--r(\d)$")  # A ladder has at most eight rungs.
+# What every vendor takes as an id: Anthropic these characters, OpenAI at most 40 of them.
+_PORTABLE_ID = re.compile(r"[A-Za-z0-9_-]{1,40}")
+_PORTABLE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", "cache_control")
+# Of no use to any vendor in a message without tool calls, and refused by some.
+_OUTPUT_ONLY_KEYS = frozenset(["provider_specific_fields", "annotations", "reasoning_content", "audio", "refusal"])
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """The tools that a call offers."""
+
+    definitions: tuple[Mapping[str, Any], ...]
+    problems: Mapping[str, Callable[[Any], str]]
+    """By tool: what is wrong with its arguments, or ""."""
+    choice: Any = None
+
+    def params(self) -> dict[str, Any]:
+        """The parameters that offer them."""
+        offered: dict[str, Any] = {"tools": [dict(one) for one in self.definitions]}
+        return offered if self.choice is None else {**offered, "tool_choice": self.choice}
+
+    def verdict(self, calls: Sequence[ToolCall]) -> Verdict | None:
+        """Whether the calls can be run; `None` where there are none and none are needed."""
+        for call in calls:
+            problem = self._problem(call)
+            if problem:
+                return Verdict(False, None, problem)
+        if calls:
+            return Verdict(True)
+        wanted = self.choice == "required" or isinstance(self.choice, Mapping)
+        return Verdict(False, None, "calls no tool, although one is required") if wanted else None
+
+    def _problem(self, call: ToolCall) -> str:
+        known = self.problems.get(call.name)
+        if known is None:
+            return "calls a tool that was not offered"
+        try:
+            arguments = call.parsed
+        except ValueError:
+            return f"calls {call.name!r} with arguments that are no JSON"
+        problem = known(arguments)
+        return f"calls {call.name!r} with arguments that do not fit: {problem}" if problem else ""
+
+
+class Marks:
+    """Gives the tool calls of one answer ids that are theirs alone and that name the rung that made them."""
+
+    def __init__(self, rung: int, route_id: str) -> None:
+        self._rung = rung
+        self._route_id = route_id
+        self._ids: dict[int, str] = {}
+
+    def id(self, index: int, given: str | None) -> str:
+        """The id of the call at this position; some models repeat an id, or give none."""
+        if index not in self._ids:
+            own = given if given and given not in self._ids.values() else f"call_{self._route_id[:24]}_{index}"
+            self._ids[index] = own
+        return f"{self._ids[index]}--r{self._rung}"
+
+    def parts(self, parts: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+        """Parts of live tool calls; the first part of each call has its id."""
+        return tuple(
+            {**part, "id": self.id(part["index"], part.get("id"))}
+            if part.get("id") or part["index"] not in self._ids
+            else part
+            for part in parts
+        )
+
+
+def marked(calls: Sequence[ToolCall], rung: int, route_id: str) -> tuple[ToolCall, ...]:
+    """Whole tool calls with their marked ids."""
+    marks = Marks(rung, route_id)
+    return tuple(replace(call, id=marks.id(index, call.id)) for index, call in enumerate(calls))
+
+
+def rung_of(messages: Sequence[Message]) -> int | None:
+    """The rung that goes on: the one whose tool calls the last messages answer; `None` outside a tool loop."""
+    for message in reversed(messages):
+        if message.get("role") == "tool":
+            continue
+        return _made_by(message) if message.get("role") == "assistant" else None
+    return None
+
+
+def _made_by(message: Message) -> int | None:
+    for call in message.get("tool_calls") or ():
+        found = _MARK.search(str(call.get("id", "")))
+        if found:
+            return int(found[1])
+    return None
+
+
+def translated(messages: Sequence[Message], rung: int) -> tuple[Message, ...]:
+    """A conversation as one rung takes it: its own turns as it gave them, those of other models stripped to text
+    and tool calls, ids without our marks and in characters that every vendor takes.
+    """
+    if all(message.get("role") not in ("assistant", "tool") for message in messages):
+        return tuple(messages)
+    own_ids: set[str] = set()
+    told = []
+    for message in messages:
+        if message.get("role") == "assistant":
+            message, mine = _assistant(message, rung)
+            own_ids |= mine
+        elif message.get("role") == "tool":
+            call_id = str(message.get("tool_call_id", ""))
+            message = {**message, "tool_call_id": _translated_id(call_id, own=call_id in own_ids)}
+        told.append(message)
+    return tuple(told)
+
+
+def _assistant(message: Message, rung: int) -> tuple[Message, set[str]]:
+    calls = message.get("tool_calls")
+    if not calls:
+        kept = {key: value for key, value in message.items() if key not in _OUTPUT_ONLY_KEYS and value is not None}
+        kept.pop("thinking_blocks", None)
+        return {**kept, "content": message.get("content")}, set()
+    made_by = _made_by(message)
+    own = made_by is None or made_by == rung
+    kept = {key: value for key, value in message.items() if (own or key in _PORTABLE_KEYS) and value is not None}
+    kept["content"] = message.get("content")
+    kept["tool_calls"] = [
+        {**(call if own else _plain(call)), "id": _translated_id(str(call.get("id", "")), own=own)} for call in calls
+    ]
+    return kept, {str(call.get("id", "")) for call in calls} if own else set()
+
+
+def _plain(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = call.get("function") or {}
+    return {
+        "type": "function",
+        "function": {"name": function.get("name"), "arguments": function.get("arguments")},
+    }
+
+
+def _translated_id(call_id: str, *, own: bool) -> str:
+    bare = _MARK.sub("", call_id)
+    if own or _PORTABLE_ID.fullmatch(bare):
+        return bare
+    return f"call_{hashlib.sha256(bare.encode(errors='replace')).hexdigest()[:24]}"

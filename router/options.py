@@ -1,0 +1,132 @@
+"""What a caller may say beside task and prompt, and how it becomes a request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, TypedDict, cast
+
+from router.core.call import Message, texts, to_messages
+from router.core.effects import Request
+from router.core.params import checked_headers, checked_keys, checked_params, positive, suggestion
+from router.core.plan import Plan
+from router.core.pricing import NUSD_PER_USD
+from router.errors import InvalidCall
+from router.spec import shape_of, tools_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Prompt = str | Sequence[Message]
+
+
+class Attribution(TypedDict, total=False):
+    """Who the cost of a call belongs to."""
+
+    feature: str | None
+    user: str | None
+    tenant: str | None
+    session: str | None
+
+
+class Options(Attribution, total=False):
+    """Everything a call may be given beside task and prompt; `Router.route` says what each means."""
+
+    deadline_s: float | None
+    max_cost_usd: float | None
+    params: Mapping[str, Any] | None
+    metadata: Mapping[str, Any] | None
+    tools: Sequence[Mapping[str, Any]] | None
+    tool_choice: str | Mapping[str, Any] | None
+    schema: Any
+    credentials: Mapping[str, str] | None
+    extra_headers: Mapping[str, str] | None
+    idempotency_key: str | None
+
+
+_NAMES = frozenset(Options.__annotations__)
+_ATTRIBUTION = tuple(Attribution.__annotations__)
+
+_attributed: ContextVar[Attribution] = ContextVar("router_attribution", default={})  # noqa: B039 - never changed
+
+
+@contextmanager
+def attribute(
+    *,
+    feature: str | None = None,
+    user: str | None = None,
+    tenant: str | None = None,
+    session: str | None = None,
+) -> Iterator[None]:
+    """Say for every call within this block who its cost belongs to; what a call says itself wins.
+
+    Blocks nest: an inner one adds to the outer one. A thread that is started inside does not inherit it, a task does.
+    """
+    given = {"feature": feature, "user": user, "tenant": tenant, "session": session}
+    own = checked_attribution({name: value for name, value in given.items() if value is not None})
+    token = _attributed.set({**_attributed.get(), **own})
+    try:
+        yield
+    finally:
+        _attributed.reset(token)
+
+
+def attribution(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Who this call belongs to: its own words, else those of the block it is in."""
+    own = {name: options[name] for name in _ATTRIBUTION if options.get(name) is not None}
+    return {**_attributed.get(), **checked_attribution(own)}
+
+
+def checked_attribution(given: Mapping[str, Any]) -> Attribution:
+    """Names of people and things, as text."""
+    for name, value in given.items():
+        if not isinstance(value, str):
+            raise InvalidCall(f"{name}: is a {type(value).__name__}; give text", argument=name)
+    return cast(Attribution, dict(given))
+
+
+def request_of(plan: Plan, prompt: Prompt, options: Mapping[str, Any], *, route_id: str, stream: bool) -> Request:
+    """One call's request.
+
+    Raises
+    ------
+    InvalidCall
+        An argument cannot be used.
+    TypeError
+        There is no such argument.
+    """
+    for name in options:
+        if name not in _NAMES:
+            raise TypeError(f"route() got an unexpected keyword argument {name!r}; {suggestion(name, _NAMES)}")
+    try:
+        messages = to_messages(prompt, plan.task.system)
+    except ValueError as error:
+        raise InvalidCall(f"prompt: {error}", argument="prompt") from None
+    schema = options.get("schema")
+    if stream and schema is not None:
+        raise InvalidCall(
+            "schema: cannot be checked before all of a stream has been shown; give schema= or stream=True, not both",
+            argument="schema",
+        )
+    rest, max_output_tokens = checked_params(options.get("params") or {})
+    deadline = positive("deadline_s", options.get("deadline_s"))
+    limits = [
+        limit
+        for limit in (plan.task.budget.usd_per_call, positive("max_cost_usd", options.get("max_cost_usd")))
+        if limit is not None
+    ]
+    return Request(
+        route_id=route_id,
+        messages=messages,
+        input_chars=sum(map(len, texts(messages))),
+        params=rest,
+        max_output_tokens=max_output_tokens,
+        deadline_s=plan.task.deadline_s if deadline is None else deadline,
+        max_cost_nusd=min((int(limit * NUSD_PER_USD) for limit in limits), default=None),
+        stream=stream,
+        tools=tools_of(options.get("tools"), options.get("tool_choice")),
+        shape=shape_of(schema),
+        keys=checked_keys(options.get("credentials"), plan.names),
+        headers=checked_headers(options.get("extra_headers")),
+    )

@@ -1,0 +1,304 @@
+"""One call on its way: it knows the time, the backend and the ledger, so that the flow need not.
+
+A request is recorded before it leaves and settled whatever happens to it, an exception or a cancellation included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
+
+from router.core.answer import Attempt
+from router.core.call import Chunk, Failure, Outcome, Reply, Usage, input_tokens_estimate, output_tokens_estimate
+from router.core.effects import Ask, Asked, CountTokens, Finish, ReadClock
+from router.core.faults import Fault
+from router.core.pricing import settle
+from router.core.tools import Marks
+from router.errors import RouterError
+from router.ledger import LedgerWriter, Trace
+from router.ledger.rows import intent_row, route_row, settle_row
+from router.models import Backend, aparts, parts, retry
+from router.world import World
+
+_Result = TypeVar("_Result")
+OnFinish = Callable[[Trace, Finish, float], None]
+
+
+class Ride:
+    """What the drivers perform the effects of one call with."""
+
+    def __init__(
+        self,
+        trace: Trace,
+        *,
+        world: World,
+        backend: Backend,
+        ledger: LedgerWriter,
+        max_wait_s: float,
+        deadline_s: float | None,
+        on_finish: OnFinish,
+    ) -> None:
+        self._trace = trace
+        self._world = world
+        self._backend = backend
+        self._ledger = ledger
+        self._max_wait_s = max_wait_s
+        self._deadline_s = deadline_s
+        self._on_finish = on_finish
+        self._started_s = world.clock.monotonic()
+        self._attempts: list[Attempt] = []
+        self._finished = False
+
+    def ask(self, ask: Ask) -> Asked:
+        """Ask one rung, with its retries."""
+        before = len(self._attempts)
+        outcome = retry.ask(lambda: self._send(ask, before), self._limits(ask), self._world)
+        return self._asked(outcome, before)
+
+    async def aask(self, ask: Ask) -> Asked:
+        """Ask one rung, with its retries, without blocking."""
+        before = len(self._attempts)
+        outcome = await retry.aask(lambda: self._asend(ask, before), self._limits(ask), self._world)
+        return self._asked(outcome, before)
+
+    def open(self, ask: Ask) -> Asked | Live:
+        """Ask one rung for a live answer, with retries until its first part."""
+        before = len(self._attempts)
+        opened = retry.ask(lambda: self._open(ask, before), self._limits(ask), self._world)
+        return opened if isinstance(opened, Live) else self._asked(opened, before)
+
+    async def aopen(self, ask: Ask) -> Asked | Live:
+        """Ask one rung for a live answer, with retries until its first part, without blocking."""
+        before = len(self._attempts)
+        opened = await retry.aask(lambda: self._aopen(ask, before), self._limits(ask), self._world)
+        return opened if isinstance(opened, Live) else self._asked(opened, before)
+
+    def show(self, live: Live) -> Generator[Chunk, None, Asked]:
+        """Give the parts of a live answer; returns how it ended."""
+        part: Chunk | Outcome = live.first
+        try:
+            while isinstance(part, Chunk):
+                yield live.told(part)
+                part = self._too_late(live) or next(live.parts)
+        except BaseException as error:
+            self._end(live.pending, live.broken(_interrupted(error)))
+            raise
+        finally:
+            live.parts.close()
+        self._end(live.pending, live.broken(part))
+        return self._asked(part, live.before, shown=True)
+
+    async def ashow(self, live: Live) -> AsyncGenerator[Chunk | Asked, None]:
+        """The same without blocking; how it ended comes last."""
+        part: Chunk | Outcome = live.first
+        try:
+            while isinstance(part, Chunk):
+                yield live.told(part)
+                part = self._too_late(live) or await self._next(live.parts, self._remaining_s())
+        except BaseException as error:
+            self._end(live.pending, live.broken(_interrupted(error)))
+            raise
+        finally:
+            await live.parts.aclose()
+        self._end(live.pending, live.broken(part))
+        yield self._asked(part, live.before, shown=True)
+
+    def do(self, operation: CountTokens | ReadClock | Finish) -> int | float | None:
+        """Perform an operation that waits for nobody."""
+        match operation:
+            case CountTokens(call):
+                return self._backend.count_tokens(call)
+            case ReadClock():
+                return self._elapsed_s()
+            case Finish():
+                self._finish(operation)
+                return None
+
+    def leave(self) -> None:
+        """Record a call that neither answered nor failed: it was cancelled, or something broke."""
+        if not self._finished:
+            self._finish(Finish(None, None, (), tuple(self._attempts)))
+
+    def _finish(self, finish: Finish) -> None:
+        self._finished = True
+        latency_ms = self._elapsed_s() * 1000
+        self._ledger.record(route_row(self._trace, finish, self._world.clock.time(), latency_ms))
+        self._on_finish(self._trace, finish, latency_ms)
+
+    def _asked(self, outcome: Outcome, before: int, *, shown: bool = False) -> Asked:
+        return Asked(outcome, tuple(self._attempts[before:]), self._elapsed_s(), shown)
+
+    def _limits(self, ask: Ask) -> retry.Limits:
+        return retry.Limits(ask.attempts, self._max_wait_s, self._remaining_s)
+
+    def _elapsed_s(self) -> float:
+        return self._world.clock.monotonic() - self._started_s
+
+    def _remaining_s(self) -> float | None:
+        return None if self._deadline_s is None else max(0.0, self._deadline_s - self._elapsed_s())
+
+    def _send(self, ask: Ask, before: int) -> Outcome:
+        pending = self._begin(ask, before)
+        try:
+            outcome = self._backend.send(ask.call, self._remaining_s())
+        except BaseException as error:
+            self._end(pending, _interrupted(error))
+            raise
+        self._end(pending, outcome)
+        return outcome
+
+    async def _asend(self, ask: Ask, before: int) -> Outcome:
+        pending = self._begin(ask, before)
+        try:
+            outcome = await self._within(self._remaining_s(), lambda left: self._backend.asend(ask.call, left))
+        except BaseException as error:
+            self._end(pending, _interrupted(error))
+            raise
+        self._end(pending, outcome)
+        return outcome
+
+    def _open(self, ask: Ask, before: int) -> Outcome | Live:
+        pending = self._begin(ask, before)
+        coming = parts(self._backend, ask.call, self._remaining_s())
+        try:
+            first = next(coming)
+        except BaseException as error:
+            self._end(pending, _interrupted(error))
+            raise
+        return self._opened(pending, first, coming, before)
+
+    async def _aopen(self, ask: Ask, before: int) -> Outcome | Live:
+        pending = self._begin(ask, before)
+        remaining_s = self._remaining_s()
+        coming: Any = aparts(self._backend, ask.call, remaining_s)
+        try:
+            first = await self._next(coming, remaining_s)
+        except BaseException as error:
+            self._end(pending, _interrupted(error))
+            await coming.aclose()
+            raise
+        if not isinstance(first, Chunk):
+            await coming.aclose()
+        return self._opened(pending, first, coming, before)
+
+    def _opened(self, pending: _Pending, first: Chunk | Outcome, coming: Any, before: int) -> Outcome | Live:
+        if isinstance(first, Chunk):
+            pending.first_token_s = self._world.clock.monotonic() - pending.started_s
+            return Live(pending, first, coming, before, Marks(pending.ask.rung, self._trace.route_id))
+        self._end(pending, first)
+        return first
+
+    async def _next(self, coming: Any, remaining_s: float | None) -> Chunk | Outcome:
+        part: Chunk | Outcome = await self._within(remaining_s, lambda _: anext(coming))
+        return part
+
+    async def _within(
+        self, remaining_s: float | None, work: Callable[[float | None], Awaitable[_Result]]
+    ) -> _Result | Failure:
+        """Work until it is done or the call's time is over."""
+        try:
+            async with asyncio.timeout(remaining_s) as deadline:
+                return await work(remaining_s)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            return Failure(Fault.TIMEOUT, detail=f"no answer within {remaining_s:.3f} s")
+
+    def _too_late(self, live: Live) -> Failure | None:
+        """Each part may be in time and the whole not."""
+        if self._remaining_s() == 0.0:
+            return Failure(Fault.TIMEOUT, detail="the deadline passed", partial=live.text)
+        return None
+
+    def _begin(self, ask: Ask, before: int) -> _Pending:
+        number = len(self._attempts) - before + 1
+        attempt_id = f"{self._trace.route_id}-{len(self._attempts) + 1}"
+        pending = _Pending(ask, attempt_id, number, self._world.clock.monotonic())
+        time_s = self._world.clock.time()
+        self._ledger.intent(intent_row(self._trace, ask, pending.attempt_id, number, time_s))
+        return pending
+
+    def _end(self, pending: _Pending, outcome: Outcome) -> None:
+        attempt = _attempt(pending, outcome, self._world.clock.monotonic() - pending.started_s)
+        self._attempts.append(attempt)
+        self._ledger.record(settle_row(attempt, self._world.clock.time()))
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A request that has left."""
+
+    ask: Ask
+    attempt_id: str
+    number: int
+    started_s: float
+    first_token_s: float | None = None
+
+
+@dataclass(slots=True)
+class Live:
+    """A live answer of which at least one part has come."""
+
+    pending: _Pending
+    first: Chunk
+    parts: Any
+    """The generator of the parts that follow, and of the outcome."""
+    before: int
+    marks: Marks
+    text: str = ""
+    """What the caller has been told so far."""
+
+    def told(self, chunk: Chunk) -> Chunk:
+        """A part as the caller sees it."""
+        self.text += chunk.text + "".join(part.get("function", {}).get("arguments") or "" for part in chunk.tool_calls)
+        return replace(chunk, tool_calls=self.marks.parts(chunk.tool_calls)) if chunk.tool_calls else chunk
+
+    def broken(self, outcome: Outcome) -> Outcome:
+        """How it ended; where it broke off, with what had come."""
+        return replace(outcome, partial=self.text) if isinstance(outcome, Failure) else outcome
+
+
+def _interrupted(error: BaseException) -> Failure:
+    """What a request came to that an exception took the place of."""
+    if isinstance(error, RouterError):  # Our own backends raise one before they send, never after.
+        return Failure(Fault.NOT_SENT)
+    return Failure(Fault.CRASHED if isinstance(error, Exception) else Fault.CANCELLED)
+
+
+def _attempt(pending: _Pending, outcome: Outcome, seconds: float) -> Attempt:
+    """The record of a request."""
+    ask = pending.ask
+    usage = estimate = outcome.usage
+    if isinstance(outcome, Reply) and outcome.latency_ms is not None:
+        seconds = outcome.latency_ms / 1000
+    failure = outcome if isinstance(outcome, Failure) else None
+    said = outcome.partial if isinstance(outcome, Failure) else outcome.text
+    if usage is None and (said or not failure):
+        usage = estimate = Usage(
+            input_tokens=input_tokens_estimate(ask.call.messages),
+            output_tokens=output_tokens_estimate(said),
+        )
+    return Attempt(
+        attempt_id=pending.attempt_id,
+        rung=ask.rung,
+        model=ask.call.name,
+        number=pending.number,
+        model_asked=ask.call.model.litellm,
+        model_served=outcome.model_served,
+        fault=failure.fault if failure else None,
+        status=failure.status if failure else None,
+        usage=usage,
+        usage_source=_usage_source(outcome),
+        amount=settle(outcome, ask.rates, upper_nusd=ask.upper_nusd, estimate=estimate or Usage(), seconds=seconds),
+        latency_ms=seconds * 1000,
+        first_token_ms=None if pending.first_token_s is None else pending.first_token_s * 1000,
+        detail=failure.detail if failure else "",
+    )
+
+
+def _usage_source(outcome: Outcome) -> Literal["provider", "estimated", "none"]:
+    if outcome.usage is not None:
+        return "provider"
+    return "estimated" if isinstance(outcome, Reply) or outcome.partial else "none"
