@@ -26,8 +26,8 @@ from router.core.answer import Attempt
 from router.core.calibration import Calibrator
 from router.core.call import Reply, Usage
 from router.core.cascade import cascade
-from router.core.effects import Asked, Request
 from router.core.checks import Verdict
+from router.core.effects import Asked, Request
 from router.core.pricing import Amount
 from router.core.signals import read_signals
 from router.models.litellm import LiteLLM

@@ -87,8 +87,9 @@ class Ride:
             raise
         finally:
             live.parts.close()
-        self._end(live.pending, live.broken(part))
-        return self._asked(part, live.before, shown=True)
+        outcome = live.broken(part)
+        self._end(live.pending, outcome)
+        return self._asked(outcome, live.before, shown=True)
 
     async def ashow(self, live: Live) -> AsyncGenerator[Chunk | Asked, None]:
         """The same without blocking; how it ended comes last."""
@@ -102,8 +103,9 @@ class Ride:
             raise
         finally:
             await live.parts.aclose()
-        self._end(live.pending, live.broken(part))
-        yield self._asked(part, live.before, shown=True)
+        outcome = live.broken(part)
+        self._end(live.pending, outcome)
+        yield self._asked(outcome, live.before, shown=True)
 
     def do(self, operation: CountTokens | ReadClock | Finish) -> int | float | None:
         """Perform an operation that waits for nobody."""

@@ -16,8 +16,8 @@ from router.core.answer import Answer, Attempt
 from router.core.calibration import Calibrator
 from router.core.call import Failure, Outcome, Reply, Usage
 from router.core.cascade import cascade
-from router.core.effects import Ask, Asked, CountTokens, Do, Effect, Finish, ReadClock, Request
 from router.core.checks import build_check
+from router.core.effects import Ask, Asked, CountTokens, Do, Effect, Finish, Request
 from router.core.faults import FAULTS, Fault
 from router.core.plan import Plan, Rung
 from router.core.policy import AnswerKind, Model, Price, Retry, Task, TextAnswer

@@ -14,8 +14,8 @@ from router import errors
 from router.core.answer import Attempt
 from router.core.call import Failure, Usage
 from router.core.cascade import cascade
-from router.core.effects import Asked, Do, Finish, Request
 from router.core.checks import build_check
+from router.core.effects import Asked, Do, Finish, Request
 from router.core.faults import FAULTS, Fault
 from router.core.plan import Plan, Rung
 from router.core.policy import AnswerKind, Model, Price, Task, TextAnswer

@@ -17,8 +17,9 @@ from router import Router
 from router.core.call import Call, Failure, Reply, Usage
 from router.core.faults import Fault
 from router.core.policy import Model, Price
-from router.models.litellm import LiteLLM, _litellm
+from router.models.litellm import LiteLLM
 from router.models.litellm_faults import EXCEPTIONS, classify
+from router.models.litellm_library import library
 from tests.support import make_policy
 from tests.upstream import Upstream
 
@@ -26,7 +27,7 @@ from tests.upstream import Upstream
 @pytest.fixture(scope="module")
 def litellm() -> Any:
     """litellm as the library imports it."""
-    return _litellm()
+    return library()
 
 
 def test_every_exception_class_has_a_fault(litellm: Any) -> None:
@@ -108,8 +109,8 @@ def test_importing_through_the_door_neither_calls_home_nor_reads_env_files(tmp_p
 import os, sys
 connected = []
 sys.addaudithook(lambda event, arguments: connected.append(event) if event == "socket.connect" else None)
-from router.models.litellm import _litellm
-litellm = _litellm()
+from router.models.litellm_library import library
+litellm = library()
 print(connected, "FROM_ENV_FILE" in os.environ, litellm.suppress_debug_info)
 """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LITELLM")}

@@ -1,8 +1,7 @@
 """The only door to litellm: provider translation, usage and price data. Never its retries, budgets, cache or costs.
 
-litellm is imported on first use, with its network fetch at import and its own retries switched off. What it
-raises becomes a `Failure`, what it returns becomes a `Reply`, and the odd success (no choices, no content, no
-usage) is recognised here.
+What litellm raises becomes a `Failure`, what it returns becomes a `Reply`, and the odd success (no choices, no
+content, no usage) is recognised.
 """
 
 from __future__ import annotations
@@ -11,9 +10,7 @@ import functools
 import math
 import os
 import re
-import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextvars import ContextVar
 from decimal import Decimal
 from typing import Any
 
@@ -31,12 +28,9 @@ from router.core.policy import Model, Price
 from router.errors import NetworkForbidden
 from router.models import About, Facts
 from router.models.litellm_faults import EXCEPTIONS, classify, lacks_credentials, nothing_came, retry_after_s
+from router.models.litellm_library import as_ours, library
 from router.models.litellm_replies import read_reply
 from router.models.litellm_stream import Gathered
-
-# Set before litellm is imported, unless the operator has set them: without these it fetches its price map from the
-# network and loads the nearest `.env` file while being imported.
-_ENVIRONMENT = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOG": "ERROR"}
 
 _CAPABILITIES = {
     "images": "supports_vision",
@@ -71,92 +65,12 @@ _LONGEST_REQUEST_S = 600.0
 network_forbidden = False
 
 
-@functools.cache
-def _litellm() -> Any:
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    import litellm
-
-    # Otherwise litellm prints advice to standard output on every error.
-    litellm.suppress_debug_info = True
-    # Counting tokens would otherwise download a tokenizer for some model names.
-    litellm.disable_hf_tokenizer_download = True
-    _send_once()
-    os.register_at_fork(after_in_child=_forget_clients)
-    return litellm
-
-
-# True while this module is inside litellm, so that the rest of the process keeps litellm as it is.
-_ours: ContextVar[bool] = ContextVar("router_is_sending", default=False)
-
-_CALLBACKS = (
-    "callbacks",
-    "success_callback",
-    "failure_callback",
-    "_async_success_callback",
-    "_async_failure_callback",
-)
-
-
-class _as_ours:  # noqa: N801 - reads as a verb where it is used
-    """Marks a stay inside litellm, and spares it the bookkeeping for callbacks when there are none.
-
-    That bookkeeping costs a tenth of a call, in a thread or task that outlives it.
-    """
-
-    __slots__ = ("_internal", "_ours", "_quiet")
-
-    def __init__(self, litellm: Any) -> None:
-        self._quiet = _internal_call()
-        if self._quiet is not None and any(getattr(litellm, name, None) for name in _CALLBACKS):
-            self._quiet = None
-
-    def __enter__(self) -> None:
-        self._ours = _ours.set(True)
-        if self._quiet is not None:
-            self._internal = self._quiet.set(True)
-
-    def __exit__(self, *_: object) -> None:
-        _ours.reset(self._ours)
-        if self._quiet is not None:
-            self._quiet.reset(self._internal)
-
-
-@functools.cache
-def _internal_call() -> ContextVar[bool] | None:
-    """Litellm's own mark for calls that nobody outside listens to; without it a call is only slower."""
-    try:
-        from litellm._internal_context import is_internal_call
-    except ImportError:
-        return None
-    return is_internal_call
-
-
-def _send_once() -> None:
-    """Keep litellm's async HTTP client from sending a request again when its connection breaks.
-
-    It does so below `max_retries`, for every provider that does not use the OpenAI SDK. Both requests may be
-    billed and only one would be on record; our own retry sees the failure instead.
-    """
-    from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
-
-    resend = AsyncHTTPHandler.single_connection_post_request
-
-    async def once(handler: Any, *args: Any, **kwargs: Any) -> Any:
-        broken = sys.exception()
-        if _ours.get() and broken is not None:
-            raise broken
-        return await resend(handler, *args, **kwargs)
-
-    setattr(AsyncHTTPHandler, resend.__name__, once)
-
-
 class LiteLLM:
     """A backend for every real model."""
 
     def facts(self, model: Model) -> Facts:
         """Price and limits from litellm's map; exact names only, because it invents prices for similar ones."""
-        entry = _entry(_litellm().model_cost, model.litellm)
+        entry = _entry(library().model_cost, model.litellm)
         if entry is None:
             return Facts()
         return Facts(
@@ -168,7 +82,7 @@ class LiteLLM:
 
     def about(self, model: Model) -> About:
         """Capabilities from litellm's map, and whether the key's environment variable is set."""
-        litellm = _litellm()
+        litellm = library()
         entry = _entry(litellm.model_cost, model.litellm) or {}
         can = [name for name, flag in _CAPABILITIES.items() if entry.get(flag)]
         try:
@@ -187,14 +101,14 @@ class LiteLLM:
         """What litellm's tokenizer for the model counts."""
         if input_tokens_bound(call.messages) is None:  # litellm would fetch images to count them.
             return input_tokens_estimate(call.messages)
-        return int(_litellm().token_counter(model=call.model.litellm, messages=list(call.messages)))
+        return int(library().token_counter(model=call.model.litellm, messages=list(call.messages)))
 
     def send(self, call: Call, timeout_s: float | None) -> Outcome:
         """One request over the network."""
-        litellm = _litellm()
+        litellm = library()
         try:
             arguments = _arguments(call, timeout_s)
-            with _as_ours(litellm):
+            with as_ours(litellm):
                 return read_reply(litellm.completion(**arguments))
         except _MissingKey as missing:
             return Failure(Fault.AUTH, detail=str(missing))
@@ -203,10 +117,10 @@ class LiteLLM:
 
     async def asend(self, call: Call, timeout_s: float | None) -> Outcome:
         """One request over the network, without blocking; the caller's cancelling is what ends it in time."""
-        litellm = _litellm()
+        litellm = library()
         try:
             arguments = _arguments(call, None)
-            with _as_ours(litellm):
+            with as_ours(litellm):
                 return read_reply(await litellm.acompletion(**arguments))
         except _MissingKey as missing:
             return Failure(Fault.AUTH, detail=str(missing))
@@ -215,14 +129,14 @@ class LiteLLM:
 
     def stream(self, call: Call, timeout_s: float | None) -> Iterator[Chunk | Outcome]:
         """One request over the network, its answer in parts."""
-        litellm = _litellm()
+        litellm = library()
         gathered, wrapper = Gathered(), None
         try:
             arguments = _arguments(call, timeout_s) | _LIVE
-            with _as_ours(litellm):
+            with as_ours(litellm):
                 wrapper = litellm.completion(**arguments)
             while True:
-                with _as_ours(litellm):
+                with as_ours(litellm):
                     part = next(wrapper, None)
                 if part is None:
                     break
@@ -238,14 +152,14 @@ class LiteLLM:
 
     async def astream(self, call: Call, timeout_s: float | None) -> AsyncIterator[Chunk | Outcome]:
         """One request over the network, its answer in parts, without blocking."""
-        litellm = _litellm()
+        litellm = library()
         gathered, wrapper = Gathered(), None
         try:
             arguments = _arguments(call, None) | _LIVE
-            with _as_ours(litellm):
+            with as_ours(litellm):
                 wrapper = await litellm.acompletion(**arguments)
             while True:
-                with _as_ours(litellm):
+                with as_ours(litellm):
                     part = await anext(wrapper, None)
                 if part is None:
                     break
@@ -299,7 +213,7 @@ def _arguments(call: Call, timeout_s: float | None) -> dict[str, Any]:
     }
     if model.litellm.partition("/")[0] in _RESENDING:
         arguments["allowed_openai_params"] = ["max_retries"]
-    if _litellm().num_retries:  # The application's own; an empty policy takes its place for this call.
+    if library().num_retries:  # The application's own; an empty policy takes its place for this call.
         arguments["retry_policy"] = {"BadRequestErrorRetries": 0}
     if call.max_output_tokens is not None:
         arguments["max_tokens"] = call.max_output_tokens
@@ -340,6 +254,8 @@ def _failure(litellm: Any, error: Exception, call: Call) -> Failure:
     if fault in (Fault.SERVER_ERROR, Fault.TIMEOUT) and nothing_came(error):
         # litellm invents a status where no response arrived; without headers there was none.
         fault, status = Fault.CONNECTION if fault is Fault.SERVER_ERROR else fault, None
+    elif fault is Fault.CONNECTION:
+        status = None  # There was a response, but what broke was the connection.
     detail = _missing_keys(litellm, call) if fault is Fault.AUTH else ""
     return Failure(
         fault,
@@ -401,15 +317,3 @@ def _price(entry: Mapping[str, Any]) -> Price | None:
 def _tokens(entry: Mapping[str, Any], name: str) -> int | None:
     value = entry.get(name)
     return value if isinstance(value, int) else None
-
-
-# Clients of the parent process. They are kept, because closing one in a child takes the parent's sockets with it.
-_parents_clients: list[Any] = []
-
-
-def _forget_clients() -> None:
-    """In a forked child: open connections of its own, because answers on a shared one go to either process."""
-    litellm = _litellm()
-    clients = litellm.in_memory_llm_clients_cache
-    _parents_clients.append(clients)
-    litellm.in_memory_llm_clients_cache = type(clients)()
