@@ -14,17 +14,18 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from router import events
-from router.core.call import Call, Failure, Outcome, Reply, Usage, input_tokens_estimate, output_tokens_estimate
+from router.core.call import Call, Chunk, Failure, Outcome, Reply, Usage, input_tokens_estimate, output_tokens_estimate
 from router.core.faults import Fault
 from router.core.policy import Model
 from router.errors import RouterError
-from router.models import Facts
+from router.models import Facts, whole_chunk
 from router.models import litellm as _litellm_door
 from router.world import AppendFile, Clock, SystemClock, World
 
@@ -95,6 +96,16 @@ class ScriptedModels:
             await self._clock.asleep(latency_s)
         return self._next(call)
 
+    def stream(self, call: Call, timeout_s: float | None) -> Iterator[Chunk | Outcome]:
+        """The reply word by word; a `Failure` with `partial` breaks off after that text."""
+        yield from _in_words(self.send(call, timeout_s))
+
+    async def astream(self, call: Call, timeout_s: float | None) -> AsyncIterator[Chunk | Outcome]:
+        """The same without blocking."""
+        for part in _in_words(await self.asend(call, timeout_s)):
+            await asyncio.sleep(0)
+            yield part
+
     def _next(self, call: Call) -> Outcome:
         self.history.append(call)
         if call.name not in self._scripts:
@@ -107,6 +118,15 @@ class ScriptedModels:
         if isinstance(said, Exception):
             raise said
         return reply(said, call) if isinstance(said, str) else said
+
+
+def _in_words(outcome: Outcome) -> Iterator[Chunk | Outcome]:
+    text = outcome.text if isinstance(outcome, Reply) else outcome.partial
+    for word in re.findall(r"\s*\S+|\s+$", text):
+        yield Chunk(word)
+    if isinstance(outcome, Reply) and outcome.tool_calls:
+        yield whole_chunk("", outcome.tool_calls)
+    yield outcome
 
 
 def _said(script: Script) -> Callable[[Call], Scripted | None]:

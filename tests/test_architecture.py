@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import router
+from router.options import Options
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "router"
@@ -127,8 +128,9 @@ def _parameters(function: Any) -> list[tuple[str, Any, Any]]:
 
 
 def test_route_and_aroute_are_twins() -> None:
-    """The four entry points have one signature and one docstring."""
+    """The four entry points have one signature and one docstring, and the docstring names every option."""
     twins: list[Any] = [router.route, router.aroute, router.Router.route, router.Router.aroute]
     assert [_parameters(twin) for twin in twins] == [_parameters(router.route)] * 4
     assert {twin.__doc__ for twin in twins} == {router.Router.route.__doc__}
-    assert {str(inspect.signature(twin).return_annotation) for twin in twins} == {"Answer"}
+    parameters = str(router.Router.route.__doc__).partition("Returns")[0]
+    assert [name for name in Options.__annotations__ if name not in parameters] == []

@@ -17,7 +17,7 @@ from router.core.calibration import Calibrator
 from router.core.call import Failure, Outcome, Reply, Usage
 from router.core.cascade import cascade
 from router.core.checks import build_check
-from router.core.effects import Ask, Asked, CountTokens, Do, Effect, Finish, Request
+from router.core.effects import Ask, Asked, CountTokens, Do, Effect, Finish, ReadClock, Request
 from router.core.faults import FAULTS, Fault
 from router.core.plan import Plan, Rung
 from router.core.policy import AnswerKind, Model, Price, Retry, Task, TextAnswer
@@ -143,7 +143,7 @@ def play(plan: Plan, request: Request, *script: Outcome | Turn, tokens: int = 5)
     effects: list[Effect] = []
     sent: list[Attempt] = []
     elapsed_s = 0.0
-    result: Asked | int | None = None
+    result: Asked | int | float | None = None
     try:
         while True:
             effect = flow.send(result)
@@ -159,6 +159,8 @@ def play(plan: Plan, request: Request, *script: Outcome | Turn, tokens: int = 5)
                     result = Asked(outcomes[-1], attempts, elapsed_s)
                 case Do(CountTokens()):
                     result = tokens
+                case Do(ReadClock()):
+                    result = elapsed_s
                 case Do(Finish()):
                     result = None
     except StopIteration as stop:
@@ -568,7 +570,9 @@ def test_a_prompt_too_long_for_every_rung_is_refused() -> None:
     """Nothing was sent, so it is the argument that is at fault."""
     played = play(make_plan(0.8, rungs={n: {"context_tokens": 10} for n in (0, 1)}), make_request(), tokens=11)
     assert isinstance(played.error, InvalidCall)
-    assert str(played.error) == "prompt: is longer than any model of task 't' takes; shorten it"
+    assert str(played.error).startswith(
+        "prompt: no model of task 't' takes it (small: the prompt is longer than its 10"
+    )
     assert played.actions == [("small", "skip"), ("middle", "skip")]
 
 

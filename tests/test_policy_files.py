@@ -486,7 +486,7 @@ BAD = {
             "api_key": "a key has no place in a file; use `api_key_env:` of the model",
             "max_tokens": "use `max_output_tokens:` of the task",
             "n": "one answer is one decision",
-            "stream": "it is the caller's to choose",
+            "stream": "it is the caller's to choose: `route(stream=True)`",
             "timeout": "use `deadline_s:` of the task",
             "fallbacks": "the ladder is the fallback",
         }.items()
@@ -570,7 +570,6 @@ BAD = {
         7,
     ),
     "panel_mistyped": Bad(ladder("[{panl: [small, large]}]"), NO_RUNG, "tasks.t.ladder.0", 7),
-    "capabilities": Bad(model_key("capabilities: [tools]"), NOT_BUILT, "models.small.capabilities", 3),
     "budgets": Bad(BASE + "budgets: {team: 5}\n", NOT_BUILT, "budgets"),
     "usd_per_day": Bad(task_key("budget: {usd_per_day: 5}"), NOT_BUILT, "tasks.t.budget.usd_per_day"),
     "store_content": Bad(BASE + "ledger: {store_content: false}\n", NOT_BUILT, "ledger.store_content"),

@@ -25,7 +25,6 @@ CLASSES = {
     if is_dataclass(kind) and isinstance(kind, type) and name != "Limit"
 }
 UNBUILT = {
-    "Model": {"capabilities"},
     "Budget": {"usd_per_day"},
     "Ledger": {"store_content"},
     "Policy": {"budgets"},
@@ -154,7 +153,6 @@ def test_every_unbuilt_field_that_is_set_is_found() -> None:
     )
     assert sorted(unbuilt_fields(policy)) == [
         ((), "budgets"),
-        (("models", "m"), "capabilities"),
         (("tasks", "t"), "cache"),
         (("tasks", "t", "budget"), "usd_per_day"),
     ]
