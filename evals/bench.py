@@ -52,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure everything and print it."""
     parser = argparse.ArgumentParser(prog="python -m evals.bench")
     parser.add_argument("--calls", type=int, default=1000, help="HTTP calls of each side for each ratio")
+    parser.add_argument("--memory-calls", type=int, default=30_000, help="calls that memory is watched over")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
     os.environ["OPENAI_API_KEY"] = "not-a-key"
@@ -63,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         calibrator(),
         import_time(),
         help_time(),
+        *memory(options.memory_calls),
     ]
     if options.json:
         print(json.dumps([asdict(figure) for figure in figures], indent=2))
@@ -70,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     width = max(len(figure.what) for figure in figures)
     print(f"{'what':{width}}  {'measured':>10}  {'budget':>10}")
     for figure in figures:
-        within = "" if figure.measured <= figure.budget else "  over"
+        least = figure.unit.endswith("at least")
+        within = "" if (figure.measured >= figure.budget if least else figure.measured <= figure.budget) else "  missed"
         print(
             f"{figure.what:{width}}  {_shown(figure.measured, figure.unit):>10}  "
             f"{_shown(figure.budget, figure.unit):>10}{within}"
@@ -80,46 +83,150 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def over_http(calls: int) -> list[Figure]:
     """An accepted call with everything on, over loopback HTTP, against the same bare litellm call."""
-    with Upstream() as upstream, tempfile.TemporaryDirectory() as home:
+    tools = [{"type": "function", "function": {"name": "find", "parameters": {"type": "object", "properties": {}}}}]
+    plain, calling = "say=yes is this a question?", "call=find:{} what is there?"
+    with Upstream() as upstream, tempfile.TemporaryDirectory() as home, asyncio.Runner() as runner:
         policy = make_policy({"answer": {"choice": ["yes", "no"]}}, api_base=upstream.url)
-        with Router(policy, home=home) as router:
-            router.plan("t")  # Through our door first, or litellm calls home when it is imported.
-            import litellm
+        live_policy = make_policy({"ladder": ["small"]}, api_base=upstream.url)
+        with Router(policy, home=home) as router, Router(live_policy, home=home) as live:
+            sides = _Sides(router, live, upstream.url)
+            loop = runner.get_loop()  # A blocking litellm call is slower in a thread without one.
+            ratios = [
+                ("route", _block(lambda: sides.ask(plain)), _block(lambda: sides.ask_bare(plain))),
+                ("aroute", _ablock(lambda: sides.aask(plain), loop), _ablock(lambda: sides.aask_bare(plain), loop)),
+                (
+                    "route with tools",
+                    _block(lambda: sides.ask(calling, tools=tools)),
+                    _block(lambda: sides.ask_bare(calling, tools=tools, _skip_mcp_handler=True)),
+                ),
+                ("route(stream=True)", _block(lambda: sides.stream(plain)), _block(lambda: sides.stream_bare(plain))),
+                (
+                    "aroute(stream=True)",
+                    _ablock(lambda: sides.astream(plain), loop),
+                    _ablock(lambda: sides.astream_bare(plain), loop),
+                ),
+            ]
+            figures = [
+                Figure(f"{name} / bare litellm", _paired(ours, theirs, calls), "x", 1.08)
+                for name, ours, theirs in ratios
+            ]
+            sides.litellm.success_callback = [lambda *_: None]
+            heard = _paired(ratios[0][1], ratios[0][2], calls)
+            sides.litellm.success_callback = []
+            figures.append(Figure("route / bare litellm, callbacks in use", heard, "x", 1.08))
+            figures.append(throughput(sides, loop, plain, calls))
+    return figures
 
-            bare: dict[str, Any] = {
-                "model": "openai/small",
-                "api_base": upstream.url,
-                "max_tokens": 40,
-                "max_retries": 0,
-                "timeout": 600.0,
-            }
-            messages = [{"role": "user", "content": "say=yes is this a question?"}]
-            prompt = messages[0]["content"]
 
-            def ours() -> None:
-                assert router.route("t", prompt, feature="bench", user="u").rung == 0
+class _Sides:
+    """The same call through us and bare, in every form."""
 
-            def theirs() -> None:
-                litellm.completion(messages=messages, **bare)
+    def __init__(self, router: Router, live: Router, url: str) -> None:
+        router.plan("t")  # Through our door first, or litellm calls home when it is imported.
+        import litellm
 
-            async def aours() -> None:
-                assert (await router.aroute("t", prompt, feature="bench", user="u")).rung == 0
+        self.litellm: Any = litellm
+        self._router, self._live = router, live
+        self._bare: dict[str, Any] = {
+            "model": "openai/small",
+            "api_base": url,
+            "max_tokens": 40,
+            "max_retries": 0,
+            "timeout": 600.0,
+        }
+        self._streamed = {**self._bare, "stream": True, "stream_options": {"include_usage": True}}
 
-            async def atheirs() -> None:
-                await litellm.acompletion(messages=messages, **bare)
+    def ask(self, prompt: str, **more: Any) -> None:
+        assert self._router.route("t", prompt, feature="bench", user="u", **more).rung == 0
 
-            with asyncio.Runner() as runner:
-                loop = runner.get_loop()  # A blocking litellm call is slower in a thread without one.
-                blocking = _paired(_block(ours), _block(theirs), calls)
-                awaited = _paired(_ablock(aours, loop), _ablock(atheirs, loop), calls)
-                litellm.success_callback = [lambda *_: None]
-                heard = _paired(_block(ours), _block(theirs), calls)
-                litellm.success_callback = []
-    return [
-        Figure("route over HTTP / bare litellm", blocking, "x", 1.08),
-        Figure("aroute over HTTP / bare litellm", awaited, "x", 1.08),
-        Figure("route over HTTP, litellm callbacks in use", heard, "x", 1.08),
-    ]
+    def ask_bare(self, prompt: str, **more: Any) -> None:
+        self.litellm.completion(messages=_messages(prompt), **self._bare, **more)
+
+    async def aask(self, prompt: str) -> None:
+        assert (await self._router.aroute("t", prompt, feature="bench", user="u")).rung == 0
+
+    async def aask_bare(self, prompt: str) -> None:
+        await self.litellm.acompletion(messages=_messages(prompt), **self._bare)
+
+    def stream(self, prompt: str) -> None:
+        for _ in self._live.route("t", prompt, stream=True, feature="bench", user="u"):
+            pass
+
+    def stream_bare(self, prompt: str) -> None:
+        for _ in self.litellm.completion(messages=_messages(prompt), **self._streamed):
+            pass
+
+    async def astream(self, prompt: str) -> None:
+        async for _ in await self._live.aroute("t", prompt, stream=True, feature="bench", user="u"):
+            pass
+
+    async def astream_bare(self, prompt: str) -> None:
+        async for _ in await self.litellm.acompletion(messages=_messages(prompt), **self._streamed):
+            pass
+
+
+def _messages(prompt: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": prompt}]
+
+
+def throughput(sides: _Sides, loop: asyncio.AbstractEventLoop, prompt: str, calls: int) -> Figure:
+    """Calls a second with 64 at once, over bare litellm's: a share, of which more is better."""
+
+    def at_once(call: Callable[[str], Awaitable[None]]) -> Callable[[int], float]:
+        async def many(number: int) -> None:
+            left = iter(range(number * 8))
+
+            async def worker() -> None:
+                for _ in left:
+                    await call(prompt)
+
+            await asyncio.gather(*(worker() for _ in range(64)))
+
+        def run(number: int) -> float:
+            started = time.perf_counter()
+            loop.run_until_complete(many(number))
+            return time.perf_counter() - started
+
+        return run
+
+    slowdown = _paired(at_once(sides.aask), at_once(sides.aask_bare), calls // 2)
+    return Figure("throughput with 64 at once / bare litellm", 1 / slowdown, "x at least", 0.93)
+
+
+def memory(calls: int) -> list[Figure]:
+    """What the process grows by over many calls, after a start that fills the caches; over HTTP and around a reply."""
+    figures = []
+    with Upstream() as upstream, tempfile.TemporaryDirectory() as home:
+        scripted = ScriptedModels({"small": "yes"})
+        scripted.history = _Forgetful()
+        kinds: list[tuple[str, Any]] = [("mock replies", scripted), ("HTTP calls", None)]
+        for name, backend in kinds:
+            policy = make_policy({"answer": {"choice": ["yes", "no"]}}, api_base=upstream.url)
+            with Router(policy, home=home, backend=backend) as router:
+                for _ in range(max(1, calls // 10)):
+                    router.route("t", "say=yes", feature="bench", user="u")
+                gc.collect()
+                before = _resident_mb()
+                for number in range(calls):
+                    router.route("t", "say=yes", feature="bench", user="u")
+                    if number % 500 == 0:
+                        upstream.reset()
+                gc.collect()
+                grown = _resident_mb() - before
+            figures.append(Figure(f"memory grown over {calls:,} {name}", grown, "MB", 5))
+    return figures
+
+
+class _Forgetful(list[Any]):
+    """A history that keeps nothing: what a test wants to look at is no part of the measurement."""
+
+    def append(self, _: Any) -> None:
+        pass
+
+
+def _resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def around_a_mock_reply() -> Figure:
@@ -251,7 +358,7 @@ def _wall_ms(command: list[str]) -> float:
 
 
 def _shown(value: float, unit: str) -> str:
-    return f"{value:.3f} x" if unit == "x" else f"{value:.1f} {unit}"
+    return f"{value:.3f} x" if unit.startswith("x") else f"{value:.1f} {unit}"
 
 
 if __name__ == "__main__":
