@@ -50,9 +50,14 @@ def read_reply(response: Any) -> Outcome:
         logprobs=read_logprobs(choice),
         reported_cost_nusd=reported_cost_nusd(getattr(response, "usage", None)),
         tool_calls=calls,
-        extras={name: value for name in _EXTRAS if (value := getattr(choice.message, name, None))},
+        extras=extras_of(choice.message) if calls else {},
         response=response,
     )
+
+
+def extras_of(message: Any) -> dict[str, Any]:
+    """What the vendor wants back with its own turn in a tool loop."""
+    return {name: value for name in _EXTRAS if (value := getattr(message, name, None))}
 
 
 def finish_reason(said: str | None) -> FinishReason:

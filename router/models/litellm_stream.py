@@ -10,7 +10,8 @@ from typing import Any
 
 from router.core.call import Chunk, Failure, Outcome, Reply, ToolCall
 from router.core.faults import Fault
-from router.models.litellm_replies import finish_reason, read_logprobs, read_usage, reported_cost_nusd
+from router.models.litellm_library import library
+from router.models.litellm_replies import extras_of, finish_reason, read_logprobs, read_usage, reported_cost_nusd
 
 
 class Gathered:
@@ -18,7 +19,7 @@ class Gathered:
 
     def __init__(self) -> None:
         self._text: list[str] = []
-        self._reasoning: list[str] = []
+        self._thought = False
         self._calls: dict[int, list[str]] = {}
         self._logprobs: list[float] = []
         self._served: str | None = None
@@ -33,7 +34,7 @@ class Gathered:
         text, reasoning = delta.content or "", getattr(delta, "reasoning_content", None) or ""
         calls = tuple(self._call(call) for call in getattr(delta, "tool_calls", None) or ())
         self._text.append(text)
-        self._reasoning.append(reasoning)
+        self._thought = self._thought or bool(reasoning or getattr(delta, "thinking_blocks", None))
         self._logprobs += read_logprobs(choice) or ()
         if not (text or reasoning or calls):
             return None
@@ -69,7 +70,6 @@ class Gathered:
             return Failure(Fault.EMPTY, usage=usage, detail="the reply has no content", model_served=self._served)
         if usage is not None and usage.all_output_tokens == 0:
             usage = None  # An answer without output tokens: half of the usage is missing.
-        reasoning = "".join(self._reasoning)
         return Reply(
             text=text,
             usage=usage,
@@ -78,5 +78,9 @@ class Gathered:
             logprobs=tuple(self._logprobs) or None,
             reported_cost_nusd=reported_cost_nusd(reported),
             tool_calls=calls,
-            extras={"reasoning_content": reasoning} if reasoning and calls else {},
+            extras=self._extras(wrapper) if calls and self._thought else {},
         )
+
+    def _extras(self, wrapper: Any) -> dict[str, Any]:
+        """Thinking in the form in which the vendor wants it back, its signature included."""
+        return extras_of(library().stream_chunk_builder(wrapper.chunks).choices[0].message)
