@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,14 @@ from tests.upstream import Upstream
 MANY = 1000
 AT_ONCE = 50
 WORDS = "one_two_three_four_five_six_seven_eight"
+
+
+@pytest.fixture
+def upstream(monkeypatch: pytest.MonkeyPatch) -> Iterator[Upstream]:
+    """An upstream of the test's own, whose connections are all ours."""
+    monkeypatch.setenv("OPENAI_API_KEY", "not-a-key")
+    with Upstream() as own:
+        yield own
 
 
 @pytest.fixture
@@ -47,6 +57,11 @@ def _assert_all_ended(home: Path, upstream: Upstream, calls: int) -> None:
     assert {row["state"] for row in attempts} <= {"settled", "estimated", "maybe_billed"}
     billed = sum(row.cost_nusd for row in upstream.bill())
     assert sum(row["upper_nusd"] for row in attempts) >= billed
+    until = time.monotonic() + 5.0
+    while (left := upstream.open()).streams and time.monotonic() < until:
+        pass  # The upstream notices that a client has left when it sends the next word.
+    assert left.streams == 0
+    assert left.connections <= AT_ONCE  # What litellm keeps for the next call: never more than were in use at once.
 
 
 def test_a_thousand_streams_that_are_cut_at_random(router: Router, upstream: Upstream, home: Path) -> None:
