@@ -669,7 +669,7 @@ def test_open_requests_of_a_deleted_segment_become_unknown(home: Path) -> None:
     assert [row["state"] for row in read_table(home, "attempts")] == ["unknown"]
 
 
-def test_a_segment_that_cannot_be_opened_is_named(home: Path) -> None:
+def test_a_segment_that_cannot_be_opened_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fold that cannot read says which file, and what to do."""
     folder = home / "segments"
     folder.mkdir(parents=True)
@@ -681,8 +681,8 @@ def test_a_segment_that_cannot_be_opened_is_named(home: Path) -> None:
             raise OSError(errno.ENOLCK, "No locks available")
         real(file, operation)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(LedgerError, match=r"1-1\.seg: cannot be read \(No lo"):
-        patch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(LedgerError, match=r"1-1\.seg: cannot be read \(No locks available\); make it readable"):
         fold(home)
 
 

@@ -154,7 +154,7 @@ class LedgerWriter:
             return ""
         segment.seen_s = now_s
         size = segment.file.size()
-        if size is not None and size >= segment.bytes:
+        if size is not None and size >= segment.size:
             return ""
         done = "deleted or moved" if size is None else "cut"
         return f"{segment.path}: was {done} while it was written; up to {segment.rows} rows are lost"
@@ -184,16 +184,17 @@ class _Segment:
     path: Path
     file: AppendFile
     seen_s: float
-    """When the file was last seen whole."""
+    """When the file was last looked at."""
     rows: int = 0
-    bytes: int = 0
+    size: int = 0
+    """Bytes that were written."""
     torn: bool = False
 
     def write(self, data: bytes, *, sync: bool) -> None:
         if self.torn:  # Close the half line first, so that it costs only itself.
             data = b"\n" + data
         written = self.file.write(data)
-        self.bytes += written
+        self.size += written
         self.torn = written < len(data)
         if self.torn:
             raise OSError("the disk took only a part of the row")
