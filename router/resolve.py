@@ -31,7 +31,7 @@ def resolve(loaded: Loaded, name: str, backend: Backend, own_check: Callable[[An
     check = build_check(
         task.answer,
         schema=json_validator(task.answer.json) if task.answer.json else None,
-        own=guarded(own_check, False) if own_check else None,
+        own=guarded(own_check, False, bool) if own_check else None,
     )
     rungs = []
     for rung, threshold in zip(task.ladder, (*task.thresholds(), None), strict=True):
