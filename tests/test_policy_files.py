@@ -551,6 +551,21 @@ BAD = {
         "is no JSON Schema: its $ref 'http://127.0.0.1:9/x' is not in the schema; put the definition into `$defs`",
         "tasks.t.answer.json",
     ),
+    "schema_that_refers_to_no_schema": Bad(
+        task_key("answer: {json: {$ref: '#/x', x: {type: 5}}}"),
+        "is no JSON Schema: 5 is not valid under any of the given schemas",
+        "tasks.t.answer.json",
+    ),
+    "schema_that_refers_to_an_impossible_pattern": Bad(
+        task_key("answer: {json: {items: {$ref: '#/x/y'}, x: {y: {pattern: '('}}}}"),
+        "is no JSON Schema: '(' is not a 'regex'",
+        "tasks.t.answer.json",
+    ),
+    "schema_that_refers_to_nothing_by_a_detour": Bad(
+        task_key("answer: {json: {$ref: '#/x', x: {$ref: '#/y'}, y: {$ref: '#/z'}}}"),
+        "is no JSON Schema: its $ref '#/z' is not in the schema; put the definition into `$defs`",
+        "tasks.t.answer.json",
+    ),
     "schema_with_an_impossible_pattern": Bad(
         task_key("answer: {json: {pattern: 'a{99999999999999}'}}"),
         "is no JSON Schema: the repetition number is too large",
