@@ -18,7 +18,7 @@ from router.core.faults import FAULTS
 from router.core.params import checked_metadata, checked_params, positive, suggestion
 from router.core.plan import Plan
 from router.core.policy import Policy
-from router.core.pricing import NUSD_PER_USD
+from router.core.pricing import NUSD_PER_USD, exact_product
 from router.drive import Ride, adrive, drive
 from router.errors import InvalidCall, UnknownTask, warn
 from router.ledger import Fingerprints, LedgerWriter, Trace, load_secret
@@ -282,7 +282,7 @@ class Router:
             params=rest,
             max_output_tokens=max_output_tokens,
             deadline_s=plan.task.deadline_s if deadline is None else deadline,
-            max_cost_nusd=min((int(limit * NUSD_PER_USD) for limit in limits), default=None),
+            max_cost_nusd=min((int(exact_product(limit, NUSD_PER_USD)) for limit in limits), default=None),
         )
 
     def _require_task(self, task: str) -> None:

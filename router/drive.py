@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 from router.core.answer import Answer, Attempt
-from router.core.call import Failure, Outcome, Reply, Usage, input_tokens_estimate, output_tokens_estimate
+from router.core.call import Failure, Outcome, Reply, Usage, input_tokens_estimate, output_tokens_estimate, plausible
 from router.core.cascade import Ask, Asked, CountTokens, Do, Finish, Flow
 from router.core.faults import Fault
 from router.core.pricing import settle
@@ -133,7 +133,7 @@ class Ride:
     def _send(self, ask: Ask, before: int) -> Outcome:
         pending = self._begin(ask, before)
         try:
-            outcome = self._backend.send(ask.call, self._remaining_s())
+            outcome = plausible(self._backend.send(ask.call, self._remaining_s()))
         except BaseException as error:
             self._end(pending, _interrupted(error))
             raise
@@ -145,7 +145,7 @@ class Ride:
         remaining_s = self._remaining_s()
         try:
             async with asyncio.timeout(remaining_s) as deadline:
-                outcome = await self._backend.asend(ask.call, remaining_s)
+                outcome = plausible(await self._backend.asend(ask.call, remaining_s))
         except BaseException as error:
             if not (isinstance(error, TimeoutError) and deadline.expired()):
                 self._end(pending, _interrupted(error))

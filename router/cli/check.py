@@ -8,7 +8,7 @@ import typer
 
 from router.cli.common import AsJson, Environment, Policies, counted, print_json, print_table
 from router.core.params import suggestion
-from router.core.pricing import NUSD_PER_USD
+from router.core.pricing import NUSD_PER_USD, exact_product
 
 if TYPE_CHECKING:
     from router.core.plan import Plan
@@ -65,7 +65,7 @@ def _unaffordable(plan: Plan) -> list[str]:
     for rung in plan.rungs:
         longest = min(filter(None, (plan.task.max_output_tokens, rung.max_output_tokens)), default=None)
         upper = rung.rates.upper_nusd(0, longest, plan.task.deadline_s)
-        if upper is None or upper > limit * NUSD_PER_USD:
+        if upper is None or upper > exact_product(limit, NUSD_PER_USD):
             found.append(
                 f"task {plan.task_name!r}: `usd_per_call: {limit}` never leaves room for a request to {rung.name!r}; "
                 "give the task a `max_output_tokens:` or raise the limit"

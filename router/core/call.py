@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from router.core.faults import Fault
@@ -101,9 +102,28 @@ class Failure:
     provider_message: str = field(default="", repr=False)
     """The provider's words, for the error that a caller may catch; kept out of logs and representations."""
     model_served: str | None = None
+    reported_cost_nusd: int | None = None
+    """What the provider itself says the request cost, although its answer is unusable."""
 
 
 Outcome = Reply | Failure
+
+
+def plausible(outcome: Outcome) -> Outcome:
+    """The outcome without figures that cannot be; they then count as not reported. A backend may be anybody's."""
+    usage = outcome.usage
+    counts = () if usage is None else [getattr(usage, name) for name in Usage.__slots__]
+    wrong: dict[str, Any] = {}
+    if not all(type(count) is int and count >= 0 for count in counts):
+        wrong["usage"] = None
+    cost = outcome.reported_cost_nusd
+    if cost is not None and (type(cost) is not int or cost < 0):
+        wrong["reported_cost_nusd"] = None
+    seconds = "latency_ms" if isinstance(outcome, Reply) else "retry_after_s"
+    value = getattr(outcome, seconds)
+    if value is not None and not 0 <= value < math.inf:  # Neither holds for NaN.
+        wrong[seconds] = None
+    return replace(outcome, **wrong) if wrong else outcome
 
 
 def to_messages(prompt: str | Sequence[Message], system: str | None) -> tuple[Message, ...]:

@@ -14,7 +14,6 @@ import re
 import sys
 from collections.abc import Mapping
 from contextvars import ContextVar
-from decimal import Decimal
 from typing import Any
 
 from router.core.call import (
@@ -27,6 +26,7 @@ from router.core.call import (
 )
 from router.core.faults import Fault
 from router.core.policy import Model, Price
+from router.core.pricing import exact_product
 from router.errors import NetworkForbidden
 from router.models import About, Facts
 from router.models.litellm_faults import EXCEPTIONS, classify, lacks_credentials, nothing_came, retry_after_s
@@ -317,7 +317,7 @@ def _price(entry: Mapping[str, Any]) -> Price | None:
         "output_usd_per_mtok": "output_cost_per_token",
         "reasoning_usd_per_mtok": "output_cost_per_reasoning_token",
     }
-    found = {ours: Decimal(repr(entry[theirs])) * 1_000_000 for ours, theirs in fields.items() if entry.get(theirs)}
+    found = {ours: exact_product(entry[theirs], 1_000_000) for ours, theirs in fields.items() if entry.get(theirs)}
     tiers = (re.search(r"_above_(\d+)k_tokens$", name) for name in entry)
     limits = [int(tier[1]) * 1000 for tier in tiers if tier]
     return Price(**found, up_to_input_tokens=min(limits, default=None)) if found else None

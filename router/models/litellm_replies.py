@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+from collections.abc import Mapping
 from typing import Any
 
 from router.core.call import Failure, FinishReason, Outcome, Reply, Usage
 from router.core.faults import Fault
-from router.core.pricing import NUSD_PER_USD
+from router.core.pricing import NUSD_PER_USD, exact_product
 
 _FINISH: dict[str, FinishReason] = {
     "stop": "stop",
@@ -24,27 +24,31 @@ _MOST_USD = 10**6
 
 def read_reply(response: Any) -> Outcome:
     """The reply of a response, or the fault that it is."""
-    usage = _usage(getattr(response, "usage", None))
+    usage, cost = _usage(getattr(response, "usage", None)), _reported_cost(response)
     served = getattr(response, "model", None)
+
+    def unusable(fault: Fault, detail: str) -> Failure:
+        return Failure(fault, usage=usage, detail=detail, model_served=served, reported_cost_nusd=cost)
+
     choices = getattr(response, "choices", None)
     if not choices:
-        return Failure(Fault.EMPTY, usage=usage, detail="the reply has no choices", model_served=served)
+        return unusable(Fault.EMPTY, "the reply has no choices")
     choice = choices[0]
     if choice.message.content and usage is not None and usage.all_output_tokens == 0:
         usage = None  # An answer without output tokens: half of the usage is missing.
     finish = _FINISH.get(choice.finish_reason or "stop", "unknown")
     content = choice.message.content
     if finish == "content_filter":
-        return Failure(Fault.CONTENT_FILTER, usage=usage, detail="the reply was filtered", model_served=served)
+        return unusable(Fault.CONTENT_FILTER, "the reply was filtered")
     if not content and finish not in ("length", "tool_calls"):
-        return Failure(Fault.EMPTY, usage=usage, detail="the reply has no content", model_served=served)
+        return unusable(Fault.EMPTY, "the reply has no content")
     return Reply(
         text=content or "",
         usage=usage,
         finish_reason=finish,
         model_served=served,
         logprobs=_logprobs(choice),
-        reported_cost_nusd=_reported_cost(response),
+        reported_cost_nusd=cost,
         response=response,
     )
 
@@ -77,9 +81,11 @@ def _count(holder: Any, name: str) -> int:
 
 def _reported_cost(response: Any) -> int | None:
     cost = getattr(getattr(response, "usage", None), "cost", None)
+    if isinstance(cost, Mapping):  # Perplexity lists its parts beside the sum.
+        cost = cost.get("total_cost")
     if isinstance(cost, bool) or not isinstance(cost, int | float) or not 0 <= cost <= _MOST_USD:
         return None
-    return round(Decimal(repr(cost)) * NUSD_PER_USD)
+    return round(exact_product(cost, NUSD_PER_USD))
 
 
 def _logprobs(choice: Any) -> tuple[float, ...] | None:
