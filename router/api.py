@@ -20,7 +20,7 @@ from router.core.plan import Plan
 from router.core.policy import Policy
 from router.core.pricing import NUSD_PER_USD, exact_product
 from router.drive import Ride, adrive, drive
-from router.errors import InvalidCall, UnknownTask, warn
+from router.errors import InvalidCall, UnknownTask, shown, warn
 from router.ledger import Fingerprints, LedgerWriter, Trace, load_secret
 from router.ledger.fold import SEGMENTS_FOLDER
 from router.ledger.rows import call_summary
@@ -289,7 +289,7 @@ class Router:
         tasks = self._loaded.policy.tasks
         if task not in tasks:
             raise UnknownTask(
-                f"unknown task {task!r}; {suggestion(str(task), tasks)}", task=task, known=tuple(sorted(tasks))
+                f"unknown task {shown(task)}; {suggestion(str(task), tasks)}", task=task, known=tuple(sorted(tasks))
             )
 
     def _load_fingerprints(self) -> Fingerprints:

@@ -162,6 +162,15 @@ class RouterWarning(UserWarning):
     """Something works but is not as it should be: a rung that fails, a ledger that cannot be written."""
 
 
+def shown(value: Any, most_chars: int = 60) -> str:
+    """A value in a message: as Python writes it, and cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # A whole number with more digits than Python is willing to write.
+        text = f"a huge {type(value).__name__}"
+    return text if len(text) <= most_chars else f"{text[:most_chars]}…"
+
+
 def warn(message: str) -> None:
     """Warn at the line of the caller's own code.
 

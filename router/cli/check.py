@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -22,10 +23,12 @@ def check(policies: Policies = None, environment: Environment = None, as_json: A
     """
     from router.api import Router
     from router.core.policy import Price
+    from router.models.real import RealModels
     from router.spec import load
 
     loaded = load(policies, environment=environment)
     router = Router(policies, environment=environment)
+    models = RealModels(loaded.folder or Path())
     tasks: list[dict[str, Any]] = []
     findings: list[str] = []
     for name in loaded.policy.tasks:
@@ -44,6 +47,12 @@ def check(policies: Policies = None, environment: Environment = None, as_json: A
             f"task {name!r}: model {rung['model']!r} has no known price, so its costs are unknown; give it a `price:`"
             for rung in rungs
             if not rung["priced"]
+        ]
+        findings += [
+            f"task {name!r}: nobody knows whom to ask for {rung.model.litellm!r}; begin its name with a provider, "
+            "such as `openai/`"
+            for rung in plan.rungs
+            if not models.about(rung.model).callable
         ]
         findings += _unaffordable(plan)
         tasks.append({"task": name, "plan_hash": plan.plan_hash, "rungs": rungs})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -143,12 +144,29 @@ def to_messages(prompt: str | Sequence[Message], system: str | None) -> tuple[Me
     for number, message in enumerate(messages):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise ValueError(f"message {number} has no role; give {{'role': 'user', 'content': ...}}")
+        if not _is_plain(message) and not is_json(dict(message)):
+            raise ValueError("holds something that no provider takes, such as half of a surrogate pair; remove it")
     if not any(text.strip() for text in texts(messages)):
         raise ValueError("is empty; give some text")
     messages = tuple(own_messages(messages))
     if system and messages[0]["role"] not in ("system", "developer"):
         return ({"role": "system", "content": system}, *messages)
     return messages
+
+
+def _is_plain(message: Message) -> bool:
+    """Whether a message surely is JSON: a role and a text in ASCII, as most are."""
+    content = message.get("content")
+    return len(message) == 2 and isinstance(content, str) and content.isascii() and message["role"].isascii()
+
+
+def is_json(value: Any) -> bool:
+    """Whether a value can be sent as JSON: plain data without NaN, endless numbers and halves of surrogate pairs."""
+    try:
+        json.dumps(value, allow_nan=False, ensure_ascii=False, sort_keys=True).encode()
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def own_messages(messages: Sequence[Message]) -> list[Message]:

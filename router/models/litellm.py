@@ -12,6 +12,7 @@ import math
 import os
 import re
 import sys
+import warnings
 from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
@@ -73,8 +74,11 @@ network_forbidden = False
 def _litellm() -> Any:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    import litellm
+    # Building this type warns. Where warnings are errors litellm would build it in a call, and every call would fail.
+    with warnings.catch_warnings(action="ignore"):
+        import litellm
 
+        litellm.Message()
     # Otherwise litellm prints advice to standard output on every error.
     litellm.suppress_debug_info = True
     # Counting tokens would otherwise download a tokenizer for some model names.
@@ -164,12 +168,14 @@ class LiteLLM:
         litellm = _litellm()
         entry = _entry(litellm.model_cost, model.litellm) or {}
         can = [name for name, flag in _CAPABILITIES.items() if entry.get(flag)]
+        unknown = About(tuple(can), "unknown: litellm knows no such provider", callable=False)
+        if not _knows_provider(litellm, model):
+            return unknown
         try:
             can += ["logprobs"] if "logprobs" in (litellm.get_supported_openai_params(model.litellm) or ()) else []
-            litellm.get_llm_provider(model.litellm)
             missing = litellm.validate_environment(model.litellm).get("missing_keys") or []
         except _raised(litellm):
-            return About(tuple(can), "unknown: litellm knows no such provider")
+            return unknown
         if model.api_key_env:
             missing = [] if os.environ.get(model.api_key_env) else [model.api_key_env]
         return About(
@@ -268,6 +274,12 @@ def _failure(litellm: Any, error: Exception, call: Call) -> Failure:
         # litellm invents a status where no response arrived; without headers there was none.
         fault, status = Fault.CONNECTION if fault is Fault.SERVER_ERROR else fault, None
     detail = _missing_keys(litellm, call) if fault is Fault.AUTH else ""
+    if fault is Fault.BAD_REQUEST and nothing_came(error) and not _knows_provider(litellm, call.model):
+        fault, status, detail = (
+            Fault.NOT_FOUND,
+            None,
+            "its name begins with no provider that litellm knows",
+        )
     return Failure(
         fault,
         status=status,
@@ -275,6 +287,15 @@ def _failure(litellm: Any, error: Exception, call: Call) -> Failure:
         detail=detail,
         provider_message=str(getattr(error, "message", ""))[:2000],
     )
+
+
+def _knows_provider(litellm: Any, model: Model) -> bool:
+    """Whether litellm can tell from a model's name and address whom to ask."""
+    try:
+        litellm.get_llm_provider(model.litellm, api_base=model.api_base)
+    except _raised(litellm):
+        return False
+    return True
 
 
 def _key_is_missing(litellm: Any, call: Call) -> bool:
