@@ -193,7 +193,7 @@ class Router:
     aroute.__doc__ = route.__doc__
 
     def close(self) -> None:
-        """Close the ledger's segment. A later call opens a new one."""
+        """Close the ledger's segment, once no call is under way. A later call opens a new one."""
         self._ledger.close()
 
     async def aclose(self) -> None:

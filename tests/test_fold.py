@@ -558,7 +558,8 @@ def test_a_provider_that_names_no_model_and_counts_no_tokens_is_recorded(home: P
     with Router(make_policy(), backend=ScriptedModels({"small": odd})) as router:
         router.route("t", "hi", feature="\ud800", tenant="\0")
     (row,) = read_table(home, "attempts")
-    assert (row["feature"], row["tenant"], row["model_served"], row["latency_ms"]) == ("?", "\0", "?", None)
+    assert (row["feature"], row["tenant"], row["model_served"]) == ("?", "\0", "?")
+    assert row["latency_ms"] >= 0
     assert row["input_tokens"] == 2**63 - 1
 
 

@@ -40,7 +40,8 @@ def _router(reply: Any = "yes", **options: Any) -> Router:
 
 
 def _descriptors() -> int:
-    """How many files this process has open."""
+    """How many files this process has open, without what other tests have left to be collected."""
+    gc.collect()
     return len(list(Path("/dev/fd").iterdir()))
 
 
@@ -151,8 +152,7 @@ def test_a_router_that_is_dropped_lets_go_of_its_segment(home: Path) -> None:
     before = _descriptors()
     for _ in range(5):
         _router().route("t", "hi")
-    gc.collect()
-    assert _descriptors() == before
+    assert _descriptors() <= before
     assert [writer_lives(segment) for segment in _segments(home)] == [False] * 5
 
 
@@ -167,7 +167,7 @@ def test_a_file_system_without_locks_leaks_nothing(home: Path, monkeypatch: pyte
     for _ in range(5):
         with pytest.warns(RouterWarning, match="No locks available"):
             _router().route("t", "hi")
-    assert _descriptors() == before
+    assert _descriptors() <= before
     assert list((home / "segments").iterdir()) == []
 
 
