@@ -119,7 +119,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "signals": "the draft's signals by name; one that could not be read is absent",
     },
     "gap": {
-        "lost": "rows that this process could not write since the last one it could",
+        "lost": "rows before it that this process could not write, or that were in a segment taken away from it",
     },
 }
 

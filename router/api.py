@@ -19,7 +19,7 @@ from router.core.params import checked_metadata, suggestion
 from router.core.plan import Plan
 from router.core.policy import Policy
 from router.drive import adrive, adrive_live, drive, drive_live
-from router.errors import InvalidCall, UnknownTask, warn
+from router.errors import InvalidCall, UnknownTask, shown, warn
 from router.ledger import Fingerprints, LedgerWriter, Trace, load_secret
 from router.ledger.fold import SEGMENTS_FOLDER
 from router.ledger.rows import call_summary
@@ -202,7 +202,7 @@ class Router:
     aroute.__doc__ = route.__doc__
 
     def close(self) -> None:
-        """Close the ledger's segment. A later call opens a new one."""
+        """Close the ledger's segment, once no call is under way. A later call opens a new one."""
         self._ledger.close()
 
     async def aclose(self) -> None:
@@ -255,7 +255,7 @@ class Router:
         tasks = self._loaded.policy.tasks
         if task not in tasks:
             raise UnknownTask(
-                f"unknown task {task!r}; {suggestion(str(task), tasks)}", task=task, known=tuple(sorted(tasks))
+                f"unknown task {shown(task)}; {suggestion(str(task), tasks)}", task=task, known=tuple(sorted(tasks))
             )
 
     def _load_fingerprints(self) -> Fingerprints:

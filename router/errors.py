@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from contextlib import suppress
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -169,10 +169,30 @@ class RouterWarning(UserWarning):
     """Something works but is not as it should be: a rung that fails, a ledger that cannot be written."""
 
 
+def shown(value: Any, most_chars: int = 60) -> str:
+    """A value in a message: as Python writes it, and cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # A whole number with more digits than Python is willing to write.
+        text = f"a huge {type(value).__name__}"
+    return text if len(text) <= most_chars else f"{text[:most_chars]}…"
+
+
 def warn(message: str) -> None:
-    """Warn at the line of the caller's own code. A filter that makes warnings errors takes no paid answer away."""
+    """Warn at the line of the caller's own code.
+
+    Neither a filter that makes warnings errors nor a hook that shows them may take a paid answer away.
+    """
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).startswith("router."):
         level, frame = level + 1, frame.f_back
-    with suppress(RouterWarning):
-        warnings.warn(message, RouterWarning, stacklevel=level - 1)
+    # Two more frames: the lambda, and what calls it.
+    isolated(lambda: warnings.warn(message, RouterWarning, stacklevel=level + 2), lambda _: None)
+
+
+def isolated(call: Callable[[], Any], on_failure: Callable[[Exception], Any]) -> Any:
+    """What a piece of the application's own code returns, or what is made of its exception."""
+    try:
+        return call()
+    except Exception as error:  # noqa: BLE001 - the one place that isolates the application's own code
+        return on_failure(error)

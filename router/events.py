@@ -9,13 +9,12 @@ from __future__ import annotations
 import logging
 import math
 import re
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
 
-from router.errors import RouterWarning, warn
+from router.errors import isolated, warn
 
 Event = dict[str, Any]
 Listener = Callable[[Event], None]
@@ -46,14 +45,13 @@ def emit(name: str, fields: Mapping[str, Any], *, level: int = logging.INFO) -> 
     if structlog.is_configured():
         # By name, because not every wrapper class that an application may choose takes a number.
         method = logging.getLevelName(level).lower()
-        _isolated(lambda: getattr(structlog.get_logger("router"), method)(name, **event), _lost)
+        isolated(lambda: getattr(structlog.get_logger("router"), method)(name, **event), _lost)
     elif _plain_logger.isEnabledFor(level):
-        _json_logger.log(level, name, **event)
+        isolated(lambda: _json_logger.log(level, name, **event), _lost)
 
 
 def _lost(error: Exception) -> None:
-    problem = f"an event was lost: the application's structlog processors raised {type(error).__name__}"
-    warnings.warn(problem, RouterWarning, stacklevel=4)
+    warn(f"an event was lost: the application's log handlers or structlog processors raised {type(error).__name__}")
 
 
 def clean(value: Any) -> Any:
@@ -71,8 +69,11 @@ def clean(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int) else clean(str(value))
 
 
-def guarded(hook: Callable[[Any], Any], default: Any) -> Callable[[Any], Any]:
-    """A user's function whose exceptions become `default` and one event: it must not take a paid answer down."""
+def guarded(hook: Callable[[Any], Any], default: Any, read: Callable[[Any], Any] | None = None) -> Callable[[Any], Any]:
+    """A user's function whose exceptions become `default` and one event: it must not take a paid answer down.
+
+    `read` makes plain what the function returns, such as `bool`: odd objects raise then and not later.
+    """
     warned = False
 
     def failed(error: Exception) -> Any:
@@ -85,14 +86,9 @@ def guarded(hook: Callable[[Any], Any], default: Any) -> Callable[[Any], Any]:
             warn(f"your function {name} raised {kind}; what it was asked counts as {default!r}")
         return default
 
-    return lambda value: _isolated(lambda: hook(value), failed)
-
-
-def _isolated(call: Callable[[], Any], on_failure: Callable[[Exception], Any]) -> Any:
-    try:
-        return call()
-    except Exception as error:  # noqa: BLE001 - the one place that isolates the application's own code
-        return on_failure(error)
+    if read is None:
+        return lambda value: isolated(lambda: hook(value), failed)
+    return lambda value: isolated(lambda: read(hook(value)), failed)
 
 
 _json_logger = structlog.wrap_logger(

@@ -11,7 +11,7 @@ from router.core.call import Message, texts, to_messages
 from router.core.effects import Request
 from router.core.params import checked_headers, checked_keys, checked_params, positive, suggestion
 from router.core.plan import Plan
-from router.core.pricing import NUSD_PER_USD
+from router.core.pricing import NUSD_PER_USD, exact_product
 from router.errors import InvalidCall
 from router.spec import shape_of, tools_of
 
@@ -123,7 +123,7 @@ def request_of(plan: Plan, prompt: Prompt, options: Mapping[str, Any], *, route_
         params=rest,
         max_output_tokens=max_output_tokens,
         deadline_s=plan.task.deadline_s if deadline is None else deadline,
-        max_cost_nusd=min((int(limit * NUSD_PER_USD) for limit in limits), default=None),
+        max_cost_nusd=min((int(exact_product(limit, NUSD_PER_USD)) for limit in limits), default=None),
         stream=stream,
         tools=tools_of(options.get("tools"), options.get("tool_choice")),
         shape=shape_of(schema),

@@ -28,7 +28,7 @@ def resolve(loaded: Loaded, name: str, backend: Backend, own_check: Callable[[An
     policy = loaded.policy
     task = policy.tasks[name]
     tuned = load_tuned(loaded.folder, name, policy) if loaded.folder else None
-    own = guarded(own_check, False) if own_check else None
+    own = guarded(own_check, False, bool) if own_check else None
     check = build_check(
         task.answer,
         schema=json_validator(task.answer.json) if task.answer.json else None,

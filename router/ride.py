@@ -11,7 +11,16 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from router.core.answer import Attempt
-from router.core.call import Chunk, Failure, Outcome, Reply, Usage, input_tokens_estimate, output_tokens_estimate
+from router.core.call import (
+    Chunk,
+    Failure,
+    Outcome,
+    Reply,
+    Usage,
+    input_tokens_estimate,
+    output_tokens_estimate,
+    plausible,
+)
 from router.core.effects import Ask, Asked, CountTokens, Finish, ReadClock
 from router.core.faults import Fault
 from router.core.pricing import settle
@@ -87,7 +96,7 @@ class Ride:
             raise
         finally:
             live.parts.close()
-        outcome = live.broken(part)
+        outcome = live.broken(plausible(part))
         self._end(live.pending, outcome)
         return self._asked(outcome, live.before, shown=True)
 
@@ -103,7 +112,7 @@ class Ride:
             raise
         finally:
             await live.parts.aclose()
-        outcome = live.broken(part)
+        outcome = live.broken(plausible(part))
         self._end(live.pending, outcome)
         yield self._asked(outcome, live.before, shown=True)
 
@@ -144,7 +153,7 @@ class Ride:
     def _send(self, ask: Ask, before: int) -> Outcome:
         pending = self._begin(ask, before)
         try:
-            outcome = self._backend.send(ask.call, self._remaining_s())
+            outcome = plausible(self._backend.send(ask.call, self._remaining_s()))
         except BaseException as error:
             self._end(pending, _interrupted(error))
             raise
@@ -154,7 +163,9 @@ class Ride:
     async def _asend(self, ask: Ask, before: int) -> Outcome:
         pending = self._begin(ask, before)
         try:
-            outcome = await self._within(self._remaining_s(), lambda left: self._backend.asend(ask.call, left))
+            outcome = plausible(
+                await self._within(self._remaining_s(), lambda left: self._backend.asend(ask.call, left))
+            )
         except BaseException as error:
             self._end(pending, _interrupted(error))
             raise
@@ -189,8 +200,9 @@ class Ride:
         if isinstance(first, Chunk):
             pending.first_token_s = self._world.clock.monotonic() - pending.started_s
             return Live(pending, first, coming, before, Marks(pending.ask.rung, self._trace.route_id))
-        self._end(pending, first)
-        return first
+        outcome = plausible(first)
+        self._end(pending, outcome)
+        return outcome
 
     async def _next(self, coming: Any, remaining_s: float | None) -> Chunk | Outcome:
         part: Chunk | Outcome = await self._within(remaining_s, lambda _: anext(coming))

@@ -222,6 +222,9 @@ class _SimulatedFile:
     def sync(self) -> None:
         pass
 
+    def size(self) -> int | None:
+        return len(self._content)
+
     def close(self) -> None:
         pass
 

@@ -9,6 +9,7 @@ import asyncio
 import os
 import random
 import time
+import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -39,6 +40,10 @@ class AppendFile(Protocol):
 
     def sync(self) -> None:
         """Wait until what was written survives a power loss."""
+        ...
+
+    def size(self) -> int | None:
+        """Bytes in the file now; `None` when it is no longer found under its name."""
         ...
 
     def close(self) -> None: ...
@@ -84,10 +89,19 @@ class _SystemFile:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         # It gets its name once it is locked: a fold that finds a segment without a lock closes it for good.
         draft = path.with_name(f".{path.name}")
+        self._path = path
         self._fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        # The lock says "my writer lives": the kernel drops it when the process dies, however it dies.
-        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        draft.rename(path)
+        # A router that is dropped without `close` lets go of its file, too.
+        self._close = weakref.finalize(self, os.close, self._fd)
+        self._close.atexit = False  # Threads may still write then; the end of the process closes it anyway.
+        try:
+            # The lock says "my writer lives": the kernel drops it when the process dies, however it dies.
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            draft.rename(path)
+        except OSError:
+            self._close()
+            draft.unlink(missing_ok=True)
+            raise
 
     def write(self, data: bytes) -> int:
         return os.write(self._fd, data)
@@ -95,8 +109,15 @@ class _SystemFile:
     def sync(self) -> None:
         os.fsync(self._fd)
 
+    def size(self) -> int | None:
+        try:
+            named = self._path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return named.st_size if os.path.samestat(named, os.fstat(self._fd)) else None
+
     def close(self) -> None:
-        os.close(self._fd)
+        self._close()
 
 
 class SystemDisk:

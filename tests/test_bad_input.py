@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import multiprocessing
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from router import Router, RouterWarning
 from router.audit import audit
 from router.core.call import Failure
 from router.core.faults import Fault
-from router.errors import InvalidCall, LadderExhausted, LedgerError, PolicyError, ReplayMiss, UnknownTask
+from router.errors import InvalidCall, LadderExhausted, LedgerError, PolicyError, ReplayMiss, UnknownTask, shown
 from router.models.replay import Replay
 from router.testing import ScriptedModels, capture
 from tests.support import make_policy, read_table
@@ -75,11 +77,21 @@ def test_a_prompt_over_the_limit_is_refused_before_anything_is_sent() -> None:
         ({"params": {"max_tokens": 0}}, r"params: max_tokens is 0"),
         ({"feature": 3}, r"feature: is a int; give text"),
         ({"user": object()}, r"user: is a object; give text"),
+        ({"deadline_s": 10**400}, r"deadline_s: is 1000+…; give a number above 0"),
+        ({"max_cost_usd": 10**5000}, r"max_cost_usd: is a huge int; give a number above 0"),
+        ({"params": {1: 2}}, r"params: 1 cannot be set per call; there is 'frequency_penalty'"),
+        ({"params": [1]}, r"params: is a list; give a mapping"),
+        ({"params": {"x" * 10**6: 1}}, r"params: 'x{59}… cannot be set per call"),
+        ({"params": {"max_tokens": 10**400}}, r"params: max_tokens is 1000+…; give a whole number above 0"),
+        ({"params": {"temperature": math.nan}}, r"params: holds something that is no JSON"),
+        ({"params": {"temperature": 10**5000}}, r"params: holds something that is no JSON"),
+        ({"params": {"stop": object()}}, r"params: holds something that is no JSON"),
+        ({"params": {"stop": "\ud800"}}, r"params: holds something that is no JSON"),
         ({"metadata": {"a": object()}}, r"metadata: holds something that is no JSON"),
         ({"metadata": {"a": math.nan}}, r"metadata: holds something that is no JSON"),
         ({"metadata": {"a": "x" * 5000}}, r"metadata: has \d+ characters of JSON; give at most 2000"),
     ],
-    ids=lambda value: str(value)[:40],
+    ids=lambda value: shown(value, 40),
 )
 def test_an_argument_that_cannot_be_used_is_named(options: dict[str, Any], message: str) -> None:
     """Each bad argument is an `InvalidCall` that names it, before anything is sent or recorded."""
@@ -243,3 +255,59 @@ def test_a_call_inside_an_except_block_settles_as_usual(home: Path) -> None:
     except PolicyError:
         assert router.route("t", "hello").rung == 1
     assert [row["state"] for row in read_table(home, "attempts")] == ["maybe_billed", "settled"]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "half \ud800",
+        [{"role": "user", "content": [{"type": "text", "text": "half \udfff"}]}],
+        [{"role": "user", "content": "hi", "x": object()}],
+        [{"role": "user", "content": "hi", 1: 2}],
+        [{"role": "user", "content": [{"type": "text", "text": "hi"}, {"n": 10**5000}]}],
+        [{"role": "user", "content": "hi", "n": math.nan}],
+    ],
+    ids=["surrogate", "surrogate_part", "object", "key", "endless", "nan"],
+)
+def test_a_prompt_that_no_provider_takes_is_refused(prompt: Any) -> None:
+    """It fails before anything is sent, as the caller's fault; no rung is blamed or climbed past."""
+    router, models = _router()
+    with pytest.raises(InvalidCall, match="prompt: holds something that no provider takes, such as"):
+        router.route("t", prompt)
+    assert models.history == []
+
+
+def test_an_unknown_task_with_a_huge_name_is_shortened() -> None:
+    """A message is for people: it never repeats a megabyte."""
+    router, _ = _router()
+    with pytest.raises(UnknownTask) as caught:
+        router.route("x" * 10**6, "hello")
+    assert len(str(caught.value)) < 200
+
+
+def test_warnings_as_errors_do_not_reach_into_litellm(upstream: Upstream) -> None:
+    """What litellm's own types warn of is built when it is imported, not in a call that would then fail."""
+    code = """
+import sys, warnings
+import litellm
+warnings.simplefilter("error")
+warnings.filterwarnings("ignore", category=ResourceWarning)
+from router import Router
+from tests.support import make_policy
+with Router(make_policy({"threshold": 0.0}, api_base=sys.argv[1])) as router:
+    print(router.route("t", "say=yes").text)
+"""
+    done = subprocess.run([sys.executable, "-c", code, upstream.url], capture_output=True, text=True, check=True)
+    assert done.stdout == "yes\n"
+
+
+@pytest.mark.parametrize("name", ["my-model", "mymodel/x"])
+@pytest.mark.parametrize("blocking", [True, False], ids=["sync", "async"])
+def test_a_model_without_a_provider_is_the_rung_s_fault(name: str, blocking: bool, upstream: Upstream) -> None:
+    """Nobody can be asked for it, and the request is sound: the call climbs, with one warning that says why."""
+    policy = make_policy(api_base=upstream.url)
+    object.__setattr__(policy.models["small"], "litellm", name)
+    object.__setattr__(policy.models["small"], "api_base", None)
+    with Router(policy) as router, pytest.warns(RouterWarning, match="begins with no provider that litellm knows"):
+        answer = router.route("t", "hi") if blocking else asyncio.run(router.aroute("t", "hi"))
+    assert (answer.model, answer.attempts[0].fault, answer.attempts[0].amount.nusd) == ("large", "not_found", 0)

@@ -55,6 +55,10 @@ def with_schema(schema: dict[str, Any]) -> Check:
         ("The customer reports a crash.\n\nbug", "bug"),
         ("It names a bug, but it asks for money back.\nFinal answer: billing", "billing"),
         ("It is a bug because the page crashes.", "bug"),
+        ("This is a bug, not billing.", "bug"),
+        ("This is not a bug but billing.", "billing"),
+        ("It isn't a bug, it isn’t *how-to*: other", "other"),
+        ("Not a bug in the bank, but a bug here.", "bug"),
     ],
 )
 def test_the_label_of_a_draft_is_found(text: str, label: str) -> None:
@@ -69,6 +73,12 @@ def test_the_label_of_a_draft_is_found(text: str, label: str) -> None:
         ("...", "none"),
         ("I do not know.", "none"),
         ("debugging", "none"),
+        ("This is not a bug.", "none"),
+        ("Answer: not a bug", "none"),
+        ("There is no “bug” here.", "none"),
+        ("Neither a bug nor billing.", "none"),
+        ("It isn't the bug.", "none"),
+        ("This is not just a bug, it is billing.", 2),
         ("how to", "none"),
         ("bug or billing", 2),
         ("bug / billing / other", 3),
@@ -117,6 +127,10 @@ def test_a_letter_that_is_a_word_is_no_label(text: str) -> None:
         (("c++", "c"), "It is written in C++ only.", "c++"),
         (("!!!", "???"), "???", "???"),
         ((" spaced ", "other"), "spaced", " spaced "),
+        (("spam", "not spam"), "This is not spam.", "not spam"),
+        (("spam", "not spam"), "This is spam.", "spam"),
+        (("no", "yes"), "no", "no"),
+        (("no", "yes"), "I say no.", "no"),
     ],
 )
 def test_labels_of_any_form_are_found(labels: tuple[str, ...], text: str, label: str) -> None:
@@ -171,10 +185,23 @@ def test_a_label_itself_is_always_that_label(labels: list[str]) -> None:
         ("1,2345", 2345),
         ("42 km", 42),
         ("٣", 3),
+        ("-$5", -5),
+        ("−€1,234.50", -1234.5),
+        ("$-5", -5),
+        ("+£7", 7),
+        ("$3-$5", 5),
+        ("42 (100% sure)", 42),
+        ("The answer is 42 (out of 50).", 42),
+        ("(42)", 42),
+        ("Answer: (-7)", -7),
+        ("f(2) = 4", 4),
+        ("four (4)", 4),
+        ("(1) (2)", 2),
+        ("5 (in words (as asked): 6)", 6),
     ],
 )
 def test_the_last_number_of_a_draft_is_found(text: str, value: float) -> None:
-    """With signs, thousands separators, units and the steps before it."""
+    """With signs, currencies, thousands separators, units and the steps before it; one in brackets is an aside."""
     assert NUMBER(text) == Verdict(True, value)
 
 

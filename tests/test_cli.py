@@ -311,7 +311,7 @@ def test_check_tells_programs_the_same(routing: Cli) -> None:
 def test_an_unpriced_model_is_a_finding(flags: tuple[str, ...], routing: Cli) -> None:
     """A model that nobody has a price for makes costs unknown: exit code 1, and what to add."""
     text = POLICY.replace(
-        "{litellm: openai/small, price: {input_usd_per_mtok: 0.1, output_usd_per_mtok: 0.4}}", "{litellm: my/own}"
+        "{litellm: openai/small, price: {input_usd_per_mtok: 0.1, output_usd_per_mtok: 0.4}}", "{litellm: openai/own}"
     )
     Path("policies/p.yml").write_text(text)
     done = routing("check", *flags)
@@ -584,7 +584,7 @@ def test_an_audit_reports_rows_that_were_lost(home: Path, cli: Cli) -> None:
     home.unlink()
     router.route("t", "hi")
     router.close()
-    assert cli("audit").out.splitlines()[-1] == "ledger: 3 rows could not be written at the time"
+    assert cli("audit").out.splitlines()[-1] == "ledger: up to 3 rows could not be written, or were deleted since"
 
 
 def test_an_audit_of_a_ledger_that_cannot_be_read(ledger: Path, cli: Cli) -> None:
@@ -709,3 +709,45 @@ def test_counts_and_shares_are_written_for_people() -> None:
     """One thing is singular, and a share is a percentage."""
     assert [counted(0, "call"), counted(1, "call"), counted(1234, "call")] == ["0 calls", "1 call", "1,234 calls"]
     assert percent(0.1234) == "12.3%"
+
+
+# --- a shell without input or output
+
+
+def _shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    line = command.replace("router", ROUTER, 1)
+    return subprocess.run(["sh", "-c", line], capture_output=True, text=True, cwd=folder, check=False)
+
+
+@pytest.mark.parametrize("arguments", ["check", "check --json", "--help", "audit --json"])
+def test_a_full_output_is_one_message(arguments: str, routing: Cli) -> None:
+    """Where nothing can be written the command says so on standard error, without a traceback, and exits 1."""
+    done = _shell(f"router {arguments} > /dev/full", Path.cwd())
+    assert (done.returncode, done.stderr) == (1, "error: the output cannot be used (No space left on device)\n")
+
+
+def test_a_closed_input_is_a_usage_error(routing: Cli) -> None:
+    """A prompt that shall come from a closed standard input is none."""
+    done = _shell("router route classify - --replay r.jsonl <&-", Path.cwd())
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: prompt: standard input is closed; give the prompt itself\n",
+    )
+
+
+def test_an_empty_recording_name_asks_no_real_model(routing: Cli) -> None:
+    """`--replay ""`, from an unset variable perhaps, is a usage error and never a paid request."""
+    done = routing("route", "classify", "charged twice", "--replay", "")
+    assert (done.code, done.out) == (2, "")
+    assert "Is a directory" in done.err
+
+
+def test_a_model_that_nobody_can_be_asked_for_is_a_finding(routing: Cli) -> None:
+    """`router check` says before the first call that a name begins with no provider."""
+    path = Path("policies/p.yml")
+    path.write_text(path.read_text().replace("openai/small", "my-model"))
+    done = routing("check")
+    assert done.code == 1
+    assert (
+        "finding: task 'classify': nobody knows whom to ask for 'my-model'; begin its name with a provider" in done.out
+    )

@@ -18,6 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import structlog
 from hypothesis import given, settings
@@ -30,7 +31,7 @@ from router.errors import LadderExhausted, NoAnswer, RouterError
 from router.events import Event, clean, emit, guarded
 from router.testing import ScriptedModels, SimulatedWorld, capture
 from router.world import SystemClock
-from tests.support import make_policy
+from tests.support import make_policy, read_table
 
 LABELS = {"answer": {"choice": ["yes", "no"]}}
 USAGE = Usage(input_tokens=10, output_tokens=1)
@@ -269,7 +270,7 @@ def test_a_broken_log_pipeline_takes_no_answer_away() -> None:
 
     structlog.configure(processors=[broken])
     try:
-        with pytest.warns(RouterWarning, match="structlog processors raised BrokenPipeError$"):
+        with pytest.warns(RouterWarning, match="or structlog processors raised BrokenPipeError$"):
             answer = _router({"small": "yes"}).route("t", "hi")
     finally:
         structlog.reset_defaults()
@@ -297,7 +298,7 @@ from router.core.call import Failure
 from router.core.faults import Fault
 from router.errors import NoAnswer
 from router.testing import ScriptedModels
-from tests.support import make_policy
+from tests.support import make_policy, read_table
 models = ScriptedModels({"small": ["yes", Failure(Fault.BAD_REQUEST)]})
 with Router(make_policy(), backend=models) as router:
     router.route("t", "hi")
@@ -484,3 +485,89 @@ def test_a_broken_ledger_quotes_nothing() -> None:
     with capture() as seen, pytest.warns(RouterWarning, match="No space left on device") as caught:
         router.route("t", _prompt(), user=CANARIES["user"])
     assert _leaks([repr(seen), *(str(one.message) for one in caught)]) == set()
+
+
+# What the application's own code may do to a paid answer: nothing.
+
+
+class _Broken(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        raise OSError("disk full")
+
+
+def _refuse(record: logging.LogRecord) -> bool:
+    raise KeyError("no such field")
+
+
+@pytest.mark.parametrize("part", ["handler", "filter"])
+def test_a_broken_log_handler_takes_no_answer_away(part: str, home: Path) -> None:
+    """A handler or filter of the logger `router` that raises costs its event; the call is answered and recorded."""
+    handler = _Broken()
+    with Router(make_policy(), backend=ScriptedModels({"small": "yes"})) as router, _logged():
+        logger = logging.getLogger("router")
+        if part == "handler":
+            logger.addHandler(handler)
+        else:
+            logger.addFilter(_refuse)
+        try:
+            with pytest.warns(RouterWarning, match="log handlers or structlog processors raised (OSError|KeyError)$"):
+                answer = router.route("t", "hi")
+        finally:
+            logger.removeHandler(handler)
+            logger.removeFilter(_refuse)
+    assert answer.text == "yes"
+    assert [row["state"] for row in read_table(home, "attempts")] == ["settled"]
+
+
+@pytest.mark.parametrize("trouble", ["log", "hook", "rung", "disk"])
+def test_warnings_as_errors_take_no_answer_away(trouble: str) -> None:
+    """Under `-W error` whatever warns still answers: a lost event, a broken check, a dead rung, a full disk."""
+    world = SimulatedWorld()
+    checks = {"t": _raises} if trouble == "hook" else {}
+    small = Failure(Fault.AUTH, 401) if trouble == "rung" else "yes"
+    models = ScriptedModels({"small": small, "large": "yes"})
+    router = Router(make_policy(), backend=models, world=world, checks=checks)
+    world.disk.error = OSError(28, "No space left on device") if trouble == "disk" else None
+    handler = _Broken()
+    with _logged(), warnings.catch_warnings(action="error"):
+        if trouble == "log":
+            logging.getLogger("router").addHandler(handler)
+        answer = router.route("t", "hi")
+        logging.getLogger("router").removeHandler(handler)
+    assert answer.text == "yes"
+
+
+def test_a_warning_that_cannot_be_shown_takes_no_answer_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An application may replace how warnings are shown, with a function that raises."""
+
+    def show(*_: Any, **__: Any) -> None:
+        raise ValueError("cannot show")
+
+    router = _router({"small": Failure(Fault.AUTH, 401), "large": "yes"})
+    with warnings.catch_warnings(action="always"):
+        monkeypatch.setattr(warnings, "showwarning", show)
+        assert router.route("t", "hi").text == "yes"
+
+
+class _Undecided:
+    def __bool__(self) -> bool:
+        raise ValueError("ambiguous")
+
+
+@pytest.mark.parametrize("verdict", [_Undecided(), np.array([True, False])], ids=["odd", "array"])
+def test_a_check_that_returns_no_truth_counts_as_no(verdict: Any) -> None:
+    """What a check returns is read inside its guard: the draft climbs, and one event tells."""
+    models = ScriptedModels({"small": "yes", "large": "yes"})
+    router = Router(make_policy(), backend=models, world=SimulatedWorld(), checks={"t": lambda value: verdict})
+    with capture() as seen, pytest.warns(RouterWarning, match="raised ValueError; what it was asked counts as False"):
+        answer = router.route("t", "hi")
+    assert (answer.text, answer.steps[0].action) == ("yes", "escalate")
+    assert [event["event"] for event in seen].count("router.hook_failed") == 2
+
+
+def test_a_warning_names_the_caller_s_line() -> None:
+    """A warning points at the code that called `route`, so that each caller's filter and eye can find it."""
+    router = _router({"small": Failure(Fault.AUTH, 401), "large": "yes"})
+    with pytest.warns(RouterWarning) as caught:
+        router.route("t", "hi")
+    assert [one.filename for one in caught] == [__file__]

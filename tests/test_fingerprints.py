@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router import Router
+from router import Router, RouterWarning
 from router.ledger import Fingerprints, load_secret
 from router.testing import ScriptedModels, SimulatedWorld
 from router.world import World
@@ -186,3 +186,15 @@ def test_an_unwritable_home_falls_back_to_a_secret_of_the_router(tmp_path: Path)
     assert first != second
     assert len(first) == len(second) == 64
     assert Fingerprints(first).name("user", "ann") != Fingerprints(second).name("user", "ann")
+
+
+def test_a_secret_that_others_could_read_is_closed_to_them_and_told(home: Path) -> None:
+    """An old or copied file keeps its key, so that fingerprints still match, and loses its rights."""
+    home.mkdir(parents=True)
+    path = home / "secret"
+    path.write_bytes(b"k" * 64)
+    path.chmod(0o644)
+    with pytest.warns(RouterWarning, match="secret: others could read this key of the fingerprints and may have it"):
+        assert load_secret(home, World()) == b"k" * 64
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert load_secret(home, World()) == b"k" * 64

@@ -281,3 +281,36 @@ def test_the_applications_own_retries_do_not_multiply_ours(litellm: Any, upstrea
         litellm.num_retries = None
     assert isinstance(outcome, Failure)
     assert len(upstream.bill()) == 1
+
+
+@pytest.mark.parametrize(
+    ("cost", "nusd"),
+    [
+        (0.006, 6_000_000),
+        ({"input_tokens_cost": 0.001, "request_cost": 0.005, "total_cost": 0.006}, 6_000_000),
+        ({"total_cost": None}, None),
+        ({"total_cost": -1}, None),
+        ({}, None),
+        ("0.006", None),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", ["reply", "empty", "filtered", "no_choices"])
+def test_the_provider_s_own_figure_is_read(kind: str, cost: Any, nusd: int | None) -> None:
+    """As a number or as a list of parts with their sum, of a usable answer and of one that is not."""
+    from litellm.types.utils import Choices, Message, ModelResponse, Usage
+
+    from router.models.litellm_replies import read_reply
+
+    choice = Choices(
+        finish_reason="content_filter" if kind == "filtered" else "stop",
+        message=Message(content="" if kind == "empty" else "yes"),
+    )
+    usage = Usage(prompt_tokens=10, completion_tokens=2, total_tokens=12, cost=cost)
+    response = ModelResponse(choices=[choice], model="m")
+    setattr(response, "usage", usage)  # noqa: B010 - as litellm does it
+    if kind == "no_choices":
+        response.choices = []
+    outcome = read_reply(response)
+    assert isinstance(outcome, Reply) is (kind == "reply")
+    assert outcome.reported_cost_nusd == nusd

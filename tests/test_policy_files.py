@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from router import Router
 from router.core.policy import AnswerKind, Model, Policy, Task
 from router.errors import PolicyError
 from router.spec import adopt, load, load_policy
 from router.spec.document import Document, merge
 from router.spec.load import Loaded
+from router.testing import ScriptedModels
 from tests.strategies import json_values, policies, yaml_text, yamlish
 
 BASE = """\
@@ -551,6 +554,21 @@ BAD = {
         "is no JSON Schema: its $ref 'http://127.0.0.1:9/x' is not in the schema; put the definition into `$defs`",
         "tasks.t.answer.json",
     ),
+    "schema_that_refers_to_no_schema": Bad(
+        task_key("answer: {json: {$ref: '#/x', x: {type: 5}}}"),
+        "is no JSON Schema: 5 is not valid under any of the given schemas",
+        "tasks.t.answer.json",
+    ),
+    "schema_that_refers_to_an_impossible_pattern": Bad(
+        task_key("answer: {json: {items: {$ref: '#/x/y'}, x: {y: {pattern: '('}}}}"),
+        "is no JSON Schema: '(' is not a 'regex'",
+        "tasks.t.answer.json",
+    ),
+    "schema_that_refers_to_nothing_by_a_detour": Bad(
+        task_key("answer: {json: {$ref: '#/x', x: {$ref: '#/y'}, y: {$ref: '#/z'}}}"),
+        "is no JSON Schema: its $ref '#/z' is not in the schema; put the definition into `$defs`",
+        "tasks.t.answer.json",
+    ),
     "schema_with_an_impossible_pattern": Bad(
         task_key("answer: {json: {pattern: 'a{99999999999999}'}}"),
         "is no JSON Schema: the repetition number is too large",
@@ -834,3 +852,40 @@ def test_any_value_in_any_place_loads_or_is_refused(
         owner = owner[key]
     result = load_or_refuse(place, yaml_text(data).encode())
     assert isinstance(result, Loaded) or result.path == str(place / "p.yml")
+
+
+# Sizes
+
+
+@pytest.mark.parametrize("name", ["p.yml", "tuned/t.json"])
+def test_a_huge_file_is_refused_unread(folder: Path, name: str) -> None:
+    """Only as much is read as may be: a huge file by mistake does not fill the memory."""
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    (folder / "m.yml").write_text("version: 1\nmodels: {m: {litellm: x}}\ntasks: {t: {ladder: [m]}}\n")
+    path.touch()
+    os.truncate(path, 10**11)  # A hole of a hundred gigabytes.
+    with pytest.raises(PolicyError, match=r"is larger than [\d,]+ bytes"):
+        Router(folder if name.startswith("tuned") else path, backend=ScriptedModels({})).plan("t")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"version: 1\n{'k' * 100_000}: 1\n",
+        f"version: 1\ntasks: {{t: {{ladder: ['{'m' * 100_000}']}}}}\nmodels: {{m: {{litellm: x}}}}\n",
+        f"version: 1\nmodels: {{{'m' * 100_000}: {{}}}}\n",
+        f"version: 1\nmodels: !{'t' * 100_000} x\n",
+        f"version: 1\n? {'k' * 60_000}\n: 1\n? {'k' * 60_000}\n: 2\n",
+        f"version: 1\nmodels: {{m: {{litellm: x, x: {'9' * 100_000}.5e999999}}}}\n",
+        f"version: 1\nmodels: {{{', '.join(f'm{n}: {{}}' for n in range(5000))}}}\n",
+        f"version: 1\nmodels: {{{', '.join(f'm{n}: {{litellm: x}}' for n in range(5000))}}}\n"
+        "tasks: {t: {ladder: [zzz]}}\n",
+        task_key(f"answer: {{pattern: '({'a' * 9999}'}}"),
+        task_key(f"answer: {{json: {{type: {'a' * 9999}}}}}"),
+    ],
+    ids=["key", "rung", "name", "tag", "twice", "number", "many_faults", "many_names", "pattern", "schema"],
+)
+def test_a_message_stays_readable_however_large_the_value(folder: Path, text: str) -> None:
+    """Huge keys and values are cut, and of many faults the first are told with the number of the others."""
+    assert len(str(refusal(folder, text))) < 4000

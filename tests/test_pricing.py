@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from decimal import Decimal, localcontext
+from decimal import ROUND_UP, Context, Decimal, FloatOperation, Inexact, Rounded, localcontext
 from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.call import Failure, Outcome, Reply, Usage
+from router import Router
+from router.core.call import Call, Failure, Outcome, Reply, Usage
 from router.core.faults import FAULTS, Fault
-from router.core.policy import Price
+from router.core.policy import Model, Price
 from router.core.pricing import FREE, Amount, Rates, cost_nusd, merged, settle, total, upper_bound_nusd, usd
+from router.models.replay import Replay
+from router.testing import ScriptedModels, SimulatedWorld
 from tests.strategies import PRICE_PARTS, failures, prices, replies, usages
+from tests.support import make_policy
 
 D = Decimal
 # Dollars per million tokens, so that each bucket's nano-dollars a token are a round number.
@@ -264,6 +275,12 @@ NO_PRICE = Price()
 CASES = {
     "reply": Case(Reply("x", USAGE), EXACT),
     "provider_s_figure": Case(Reply("x", USAGE, reported_cost_nusd=7), Amount("settled", 7, 7, "provider")),
+    "provider_s_figure_of_a_failure": Case(
+        Failure(Fault.EMPTY, usage=USAGE, reported_cost_nusd=7), Amount("settled", 7, 7, "provider")
+    ),
+    "provider_s_figure_where_none_was_expected": Case(
+        Failure(Fault.RATE_LIMITED, reported_cost_nusd=7), Amount("settled", 7, 7, "provider")
+    ),
     "provider_says_free": Case(Reply("x", None, reported_cost_nusd=0), Amount("settled", 0, 0, "provider"), NO_PRICE),
     "no_price": Case(Reply("x", USAGE), UNKNOWN, NO_PRICE),
     "no_usage": Case(Reply("x", None), Amount("estimated", COST // 2, UPPER)),
@@ -330,3 +347,80 @@ def test_dollars_for_people_keep_the_unknown() -> None:
     assert usd(1_500_000_000) == 1.5
     assert usd(1) == 1e-9
     assert usd(None) is None
+
+
+# The program around us
+
+
+@contextmanager
+def _coarse_decimals() -> Iterator[None]:
+    """Three digits, rounded up, and no inexact result allowed: what a program may have set for sums of its own."""
+    with localcontext(Context(prec=3, rounding=ROUND_UP, traps=[Inexact, Rounded, FloatOperation])):
+        yield
+
+
+def test_the_program_s_decimal_context_changes_no_amount(tmp_path: Path) -> None:
+    """Prices from file, map and provider, limits and by-second costs are exact, however the program computes."""
+    from router.models.litellm import LiteLLM
+    from router.models.litellm_replies import read_reply
+
+    text = json.dumps({"model": "m", "prompt": "hi", "response": "yes", "cost_usd": 0.0001234567})
+    path = tmp_path / "recording.jsonl"
+    path.write_text(text)
+    usage = SimpleNamespace(prompt_tokens=10, completion_tokens=2, total_tokens=12, cost=0.000123456789)
+    choice = SimpleNamespace(finish_reason="stop", message=SimpleNamespace(content="yes"), logprobs=None)
+    call = Call("m", Model(litellm="m"), ({"role": "user", "content": "hi"},))
+    price = Price(input_usd_per_mtok=D("1.2345"), output_usd_per_mtok=D("2.3456"))
+
+    def everything() -> list[object]:
+        reply = read_reply(SimpleNamespace(choices=[choice], usage=usage, model="m"))
+        policy = make_policy({"budget": {"usd_per_call": 0.0123456}})
+        router = Router(policy, backend=ScriptedModels({"small": "yes"}), world=SimulatedWorld())
+        answer = router.route("t", "hi", max_cost_usd=0.0123457)
+        facts = LiteLLM().facts(Model(litellm="openai/gpt-4o-mini"))
+        return [
+            answer.cost_nusd,
+            facts.price,
+            reply,
+            Replay.load(path).send(call, None),
+            cost_nusd(Usage(input_tokens=12_345, output_tokens=6_789), price),
+            cost_nusd(Usage(), Price(gpu_second_usd=D("0.00055")), 1.23456789),
+        ]
+
+    expected = everything()
+    with _coarse_decimals():
+        assert everything() == expected
+
+
+@pytest.mark.parametrize(
+    ("wrong", "cost"),
+    [
+        ({"usage": Usage(input_tokens=-5, output_tokens=1)}, "estimated"),
+        ({"usage": Usage(input_tokens=1.5, output_tokens=1)}, "estimated"),  # type: ignore[arg-type]
+        ({"usage": None, "reported_cost_nusd": -1}, "estimated"),
+        ({"latency_ms": math.nan}, "settled"),
+        ({"latency_ms": -1.0}, "settled"),
+        ({"latency_ms": math.inf}, "settled"),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("price", [PRICE, SECONDS], ids=["by_token", "by_second"])
+def test_figures_that_cannot_be_are_as_good_as_none(wrong: dict[str, Any], cost: str, price: Price) -> None:
+    """A backend of the user's own may count anything; what makes no sense is not charged and breaks no call."""
+    reply = replace(Reply("yes", Usage(input_tokens=4, output_tokens=1)), **wrong)
+    policy = make_policy({"deadline_s": 60})
+    object.__setattr__(policy.models["small"], "price", price)
+    router = Router(policy, backend=ScriptedModels({"small": reply}), world=SimulatedWorld())
+    (attempt,) = router.route("t", "hi").attempts
+    assert attempt.amount.state == ("settled" if price is SECONDS else cost)
+    assert attempt.amount.nusd is not None
+    assert attempt.amount.nusd >= 0
+    assert attempt.latency_ms == 0
+
+
+def test_a_pause_that_cannot_be_is_as_good_as_none() -> None:
+    """Not a number of seconds to wait: the pause is the router's own."""
+    world = SimulatedWorld()
+    models = ScriptedModels({"small": [Failure(Fault.RATE_LIMITED, retry_after_s=math.nan), "yes"]})
+    assert Router(make_policy(), backend=models, world=world).route("t", "hi").text == "yes"
+    assert world.clock.monotonic() < 1

@@ -89,6 +89,7 @@ class AuditReport:
             "ledger": {
                 "torn": self.fold.torn,
                 "corrupt": self.fold.corrupt,
+                "cut": self.fold.cut,
                 "orphans": self.fold.orphans,
                 "lost": self.fold.lost,
             },

@@ -6,8 +6,10 @@ a file with a fault, 3 a limit on cost.
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
+from pathlib import Path
 
 import typer
 
@@ -58,6 +60,17 @@ def main() -> None:
     except RouterError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(_exit_code(error))
+    except OSError as error:  # Mostly standard output, full or gone: files of ours have errors of their own.
+        problem = error.filename or "the output"
+        typer.echo(f"error: {problem} cannot be used ({error.strerror or error})", err=True)
+        _forget_output()
+        sys.exit(1)
+
+
+def _forget_output() -> None:
+    """Let Python end without a second complaint about what it could not write."""
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:

@@ -73,8 +73,10 @@ def _print(report: AuditReport) -> None:
     for problem, items in (("torn last line", report.fold.torn), ("unreadable line", report.fold.corrupt)):
         for item in items:
             typer.echo(f"ledger: {problem} in {item}; nothing else of it is lost")
+    for item in report.fold.cut:
+        typer.echo(f"ledger: {item} is shorter than it was; rows that were not read before are lost")
     if report.fold.lost:
-        typer.echo(f"ledger: {counted(report.fold.lost, 'row')} could not be written at the time")
+        typer.echo(f"ledger: up to {counted(report.fold.lost, 'row')} could not be written, or were deleted since")
 
 
 def _cells(row: AuditRow) -> list[str]:

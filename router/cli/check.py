@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from router.cli.common import AsJson, Environment, Policies, counted, print_json, print_table
 from router.core.params import suggestion
-from router.core.pricing import NUSD_PER_USD
+from router.core.pricing import NUSD_PER_USD, exact_product
 
 if TYPE_CHECKING:
     from router.core.plan import Plan
@@ -22,10 +23,12 @@ def check(policies: Policies = None, environment: Environment = None, as_json: A
     """
     from router.api import Router
     from router.core.policy import Price
+    from router.models.real import RealModels
     from router.spec import load
 
     loaded = load(policies, environment=environment)
     router = Router(policies, environment=environment)
+    models = RealModels(loaded.folder or Path())
     tasks: list[dict[str, Any]] = []
     findings: list[str] = []
     for name in loaded.policy.tasks:
@@ -44,6 +47,12 @@ def check(policies: Policies = None, environment: Environment = None, as_json: A
             f"task {name!r}: model {rung['model']!r} has no known price, so its costs are unknown; give it a `price:`"
             for rung in rungs
             if not rung["priced"]
+        ]
+        findings += [
+            f"task {name!r}: nobody knows whom to ask for {rung.model.litellm!r}; begin its name with a provider, "
+            "such as `openai/`"
+            for rung in plan.rungs
+            if not models.about(rung.model).callable
         ]
         findings += _unaffordable(plan)
         tasks.append({"task": name, "plan_hash": plan.plan_hash, "rungs": rungs})
@@ -65,7 +74,7 @@ def _unaffordable(plan: Plan) -> list[str]:
     for rung in plan.rungs:
         longest = min(filter(None, (plan.task.max_output_tokens, rung.max_output_tokens)), default=None)
         upper = rung.rates.upper_nusd(0, longest, plan.task.deadline_s)
-        if upper is None or upper > limit * NUSD_PER_USD:
+        if upper is None or upper > exact_product(limit, NUSD_PER_USD):
             found.append(
                 f"task {plan.task_name!r}: `usd_per_call: {limit}` never leaves room for a request to {rung.name!r}; "
                 "give the task a `max_output_tokens:` or raise the limit"

@@ -31,7 +31,7 @@ def route(
     from router.models.replay import Replay
 
     text = _standard_input() if prompt == "-" else prompt
-    backend = Replay.load(replay) if replay else None
+    backend = Replay.load(replay) if replay is not None else None
     with Router(policies, environment=environment, home=home, backend=backend) as router:
         answer = router.route(task, text, feature=feature, user=user, deadline_s=deadline, max_cost_usd=max_cost)
     if as_json:
@@ -43,6 +43,8 @@ def route(
 
 
 def _standard_input() -> str:
+    if sys.stdin is None:
+        raise InvalidCall("prompt: standard input is closed; give the prompt itself", argument="prompt")
     try:
         return sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from router.core.faults import Fault
@@ -152,9 +153,28 @@ class Failure:
     model_served: str | None = None
     partial: str = field(default="", repr=False)
     """The text that arrived before it broke."""
+    reported_cost_nusd: int | None = None
+    """What the provider itself says the request cost, although its answer is unusable."""
 
 
 Outcome = Reply | Failure
+
+
+def plausible(outcome: Outcome) -> Outcome:
+    """The outcome without figures that cannot be; they then count as not reported. A backend may be anybody's."""
+    usage = outcome.usage
+    counts = () if usage is None else [getattr(usage, name) for name in Usage.__slots__]
+    wrong: dict[str, Any] = {}
+    if not all(type(count) is int and count >= 0 for count in counts):
+        wrong["usage"] = None
+    cost = outcome.reported_cost_nusd
+    if cost is not None and (type(cost) is not int or cost < 0):
+        wrong["reported_cost_nusd"] = None
+    seconds = "latency_ms" if isinstance(outcome, Reply) else "retry_after_s"
+    value = getattr(outcome, seconds)
+    if value is not None and not 0 <= value < math.inf:  # Neither holds for NaN.
+        wrong[seconds] = None
+    return replace(outcome, **wrong) if wrong else outcome
 
 
 def to_messages(prompt: str | Sequence[Message], system: str | None) -> tuple[Message, ...]:
@@ -174,6 +194,8 @@ def to_messages(prompt: str | Sequence[Message], system: str | None) -> tuple[Me
     for number, message in enumerate(messages):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise ValueError(f"message {number} has no role; give {{'role': 'user', 'content': ...}}")
+        if not _is_plain(message) and not is_json(dict(message)):
+            raise ValueError("holds something that no provider takes, such as half of a surrogate pair; remove it")
     if not any(text.strip() for text in texts(messages)) and not has_media(messages):
         raise ValueError("is empty; give some text")
     messages = tuple(own_messages(messages))
@@ -189,6 +211,21 @@ def _as_message(message: Any) -> Any:
     if isinstance(message, Mapping) and message.get("tool_calls"):
         return {**message, "tool_calls": [_as_message(call) for call in message["tool_calls"]]}
     return message
+
+
+def _is_plain(message: Message) -> bool:
+    """Whether a message surely is JSON: a role and a text in ASCII, as most are."""
+    content = message.get("content")
+    return len(message) == 2 and isinstance(content, str) and content.isascii() and message["role"].isascii()
+
+
+def is_json(value: Any) -> bool:
+    """Whether a value can be sent as JSON: plain data without NaN, endless numbers and halves of surrogate pairs."""
+    try:
+        json.dumps(value, allow_nan=False, ensure_ascii=False, sort_keys=True).encode()
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def own_messages(messages: Sequence[Message]) -> list[Message]:

@@ -25,8 +25,13 @@ REFUSED = "is refused by the task's own check"
 # Marks that models wrap around a label: quotes, brackets, emphasis, a full stop.
 _WRAPPING = " \t\r\n\"'`*_.:;,!()[]{}<>“”‘’"
 _STATED = re.compile(r"(?:answer|label|category|choice|option)\s*(?:is|:|=)?\s*[:=]?\s*(.+)", re.IGNORECASE)
+# A negation right before a label: "not a bug" does not say that it is one.
+_NEGATED = re.compile(r"(?:\b(?:not|no|never|nor|neither|without)|n['’]t)\s+(?:(?:an?|the)\s+)?[\"'`*_“‘]*$")
+_NEGATION_CHARS = 20
+# What stands in round brackets is an aside: "42 (100% sure)".
+_ASIDE = re.compile(r"\([^()]*\)")
 # Thousands separators only between groups of three digits, so that "1, 2" is two numbers.
-_NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:\.\d+|(?<=\d))(?:[eE][-+]?\d+)?")
+_NUMBER = re.compile(r"(?<![\w.])[-+−]?[$€£¥]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:\.\d+|(?<=\d))(?:[eE][-+]?\d+)?")
 _FENCE = re.compile(r"```[\w-]*[ \t]*\n(.*?)```", re.DOTALL)
 
 
@@ -102,20 +107,29 @@ def _choice(text: str, folded: dict[str, str], bare: dict[str, str]) -> Verdict:
 def _mentions(text: str, label: str) -> bool:
     if len(label) == 1:  # "A" is a word of English; as a label it stands before a bracket, a colon or a full stop.
         return re.search(rf"^\W*{re.escape(label)}\s*[.:)]", text) is not None
-    return re.search(rf"(?<!\w){re.escape(label)}(?!\w)", text) is not None
+    found = (match.start() for match in re.finditer(rf"(?<!\w){re.escape(label)}(?!\w)", text))
+    return any(_NEGATED.search(text, max(0, start - _NEGATION_CHARS), start) is None for start in found)
 
 
 def _number(text: str, bounds: NumberAnswer) -> Verdict:
-    """The last number of the draft, where models put their result."""
-    found = [match for match in _NUMBER.findall(text) if any(map(str.isdigit, match))]
+    """The last number of the draft, where models put their result; one in brackets only where no other is."""
+    found = _numbers(_ASIDE.sub(" ", text)) or _numbers(text)
     if not found:
         return Verdict(False, None, "holds no number")
-    value = float(found[-1].replace(",", "").replace("−", "-"))
+    value = float(found[-1])
     if not math.isfinite(value):
         return Verdict(False, None, "holds a number that is too large")
     if (bounds.min is not None and value < bounds.min) or (bounds.max is not None and value > bounds.max):
         return Verdict(False, value, "is out of range")
     return Verdict(True, value)
+
+
+def _numbers(text: str) -> list[str]:
+    found = (match.translate(_PLAIN_DIGITS) for match in _NUMBER.findall(text))
+    return [match for match in found if any(map(str.isdigit, match))]
+
+
+_PLAIN_DIGITS = str.maketrans({"−": "-", **dict.fromkeys(",$€£¥", "")})
 
 
 def _json(text: str, schema: Callable[[Any], str] | None) -> Verdict:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from router.errors import InvalidCall
+from router.core.call import is_json
+from router.errors import InvalidCall, shown
 
 # What `route(params=...)` takes. Nothing here changes who is asked, how often, or who pays.
 CALL_PARAMS = frozenset(
@@ -57,30 +58,39 @@ RESERVED_PARAMS: dict[str, str] = {
     "timeout": "use `deadline_s:` of the task",
 }
 
+# No model can say more, and a larger number is a slip.
+_MOST_TOKENS = 10**9
 # Of a call's own metadata: enough for a few keys, too little for a prompt.
 _MAX_METADATA_CHARS = 2000
+# Of a message that lists names: the longest that a name can be, and as many as a person reads.
+_LONGEST_NAME = 100
+_MOST_NAMES = 20
 
 
 def positive(name: str, value: float | None) -> float | None:
     """A limit that a caller gave, which must be a finite number above 0."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-        raise InvalidCall(f"{name}: is {value!r}; give a number above 0", argument=name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
+        raise InvalidCall(f"{name}: is {shown(value)}; give a number above 0", argument=name)
     return value
 
 
 def checked_params(params: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
     """A call's own parameters, with its output limit apart."""
+    if not isinstance(params, Mapping):
+        raise InvalidCall(f"params: is a {type(params).__name__}; give a mapping", argument="params")
     rest = dict(params)
-    if unknown := sorted(set(rest) - CALL_PARAMS):
+    for name in rest.keys() - CALL_PARAMS:
         raise InvalidCall(
-            f"params: {unknown[0]!r} cannot be set per call; {suggestion(unknown[0], CALL_PARAMS)}", argument="params"
+            f"params: {shown(name)} cannot be set per call; {suggestion(str(name), CALL_PARAMS)}", argument="params"
         )
+    if rest and not is_json(rest):
+        raise InvalidCall("params: holds something that is no JSON; give plain values", argument="params")
     limits = [rest.pop(name) for name in ("max_tokens", "max_completion_tokens") if name in rest]
     for limit in limits:
-        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-            raise InvalidCall(f"params: max_tokens is {limit!r}; give a whole number above 0", argument="params")
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= _MOST_TOKENS:
+            raise InvalidCall(f"params: max_tokens is {shown(limit)}; give a whole number above 0", argument="params")
     return rest, min(limits, default=None)
 
 
@@ -133,5 +143,8 @@ def checked_keys(credentials: Mapping[str, str] | None, known: Iterable[str]) ->
 def suggestion(name: str, known: Iterable[str]) -> str:
     """The nearest known name, or all of them."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return f"did you mean {near[0]!r}?" if near else f"there is {', '.join(map(repr, names)) or 'none'}"
+    near = difflib.get_close_matches(name[:_LONGEST_NAME], names, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    more = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
+    return f"there is {', '.join(map(repr, names[:_MOST_NAMES])) or 'none'}{more}"

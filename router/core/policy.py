@@ -255,7 +255,8 @@ class Task:
     max_input_tokens: Count | None = None
     """Longest prompt the task takes; a longer one is refused before anything is sent."""
     max_output_tokens: Count | None = None
-    """Longest answer a model may give; not sent when missing, so that nothing is cut by default."""
+    """Longest answer a model may give, in tokens; this library sets none when missing. Anthropic's interface wants
+    one, so that litellm then sends the model's largest, and 4,096 for a model it does not know."""
     deadline_s: Seconds | None = None
     """Seconds for the whole call: all rungs, retries and pauses."""
     retry: Retry = field(default_factory=Retry)

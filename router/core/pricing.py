@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
+from decimal import ROUND_HALF_EVEN, Context, Decimal, DivisionByZero, InvalidOperation, Overflow, localcontext
 from typing import Literal
 
-from router.core.call import Failure, Outcome, Reply, Usage
+from router.core.call import Failure, Outcome, Usage
 from router.core.faults import FAULTS
 from router.core.policy import Price
 
 NUSD_PER_USD = 1_000_000_000
 _NUSD_PER_USD_PER_MTOK = Decimal(1000)  # 1e9 nano-dollars a dollar / 1e6 tokens
-# The program around us may have set a coarse decimal context for its own sums.
-_EXACT = Context(prec=60, rounding=ROUND_HALF_EVEN)
+# The program around us may have set a coarse decimal context for its own sums, or traps.
+_EXACT = Context(prec=60, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation, DivisionByZero, Overflow])
 
 Settled = Literal["settled", "estimated", "maybe_billed", "unknown"]
 
@@ -45,10 +45,9 @@ def settle(outcome: Outcome, rates: Rates, *, upper_nusd: int | None, estimate: 
     The provider's own figure wins; then its usage at our price. `estimate` stands in for a reply without usage and
     for an answer that broke off, and `upper_nusd` bounds what cannot be settled.
     """
-    if isinstance(outcome, Reply):
-        if outcome.reported_cost_nusd is not None:
-            return Amount("settled", outcome.reported_cost_nusd, outcome.reported_cost_nusd, "provider")
-    elif outcome.usage is None and FAULTS[outcome.fault].billed == "no":
+    if outcome.reported_cost_nusd is not None:
+        return Amount("settled", outcome.reported_cost_nusd, outcome.reported_cost_nusd, "provider")
+    if isinstance(outcome, Failure) and outcome.usage is None and FAULTS[outcome.fault].billed == "no":
         return FREE
     if outcome.usage is not None or rates.by_second:
         exact = rates.cost_nusd(outcome.usage or Usage(), seconds)
@@ -148,7 +147,7 @@ class Rates:
 
     def _of_seconds(self, seconds: float) -> int:
         with localcontext(_EXACT):
-            total = self._second * Decimal(repr(seconds)) + Decimal(self._request) / self._scale
+            total = self._second * Decimal(repr(float(seconds))) + Decimal(self._request) / self._scale
             return int(total.quantize(Decimal(1)))
 
 
@@ -170,6 +169,11 @@ def merged(own: Price, listed: Price | None) -> Price:
         return own
     parts = {part.name: getattr(own, part.name) for part in fields(Price)}
     return Price(**{name: getattr(listed, name) if value is None else value for name, value in parts.items()})
+
+
+def exact_product(amount: Decimal | float, times: int) -> Decimal:
+    """An amount so many times, with every digit, whatever decimal context the program has set."""
+    return _EXACT.multiply(amount if isinstance(amount, Decimal) else Decimal(repr(amount)), Decimal(times))
 
 
 def usd(nusd: int | None) -> float | None:

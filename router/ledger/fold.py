@@ -25,6 +25,7 @@ SEGMENTS_FOLDER = "segments"
 READ_MODEL = "ledger.db"
 # Rows a transaction: large enough for speed, small enough that a killed fold repeats little.
 _BATCH_ROWS = 20_000
+_KNOWN_SEGMENTS = "SELECT name, offset, closed FROM segments"
 
 
 @dataclass(slots=True)
@@ -36,6 +37,8 @@ class FoldReport:
     """Segments whose last line was cut by the death of their writer."""
     corrupt: list[str] = field(default_factory=list)
     """`segment:offset` of each line whose checksum is wrong."""
+    cut: list[str] = field(default_factory=list)
+    """Segments that are shorter than what was read of them before."""
     orphans: int = 0
     """Requests that became `unknown` because their process died before they ended."""
     lost: int = 0
@@ -48,18 +51,23 @@ def fold(home: Path) -> FoldReport:
     Raises
     ------
     LedgerError
-        The read model cannot be opened, or was written by a newer version.
+        The read model cannot be opened, or was written by a newer version; a segment cannot be read.
     """
     report = FoldReport()
     folder = home / SEGMENTS_FOLDER
     if not folder.is_dir():
         return report
     with _locked(home), connect(home) as database:
-        offsets = dict(database.execute("SELECT name, offset FROM segments"))
-        closed = {name for (name,) in database.execute("SELECT name FROM segments WHERE closed")}
+        known = {name: (offset, closed) for name, offset, closed in database.execute(_KNOWN_SEGMENTS)}
+        batch = _Batch(database)
         for path in segments_in(folder):
-            if path.name not in closed:
-                _fold_segment(database, path, offsets.get(path.name, 0), report)
+            offset, closed = known.pop(path.name, (0, False))
+            if not closed:
+                _fold_segment(batch, path, offset, report)
+        for name, (offset, closed) in known.items():
+            if not closed:  # Somebody deleted it: nothing in it can be settled any more.
+                batch.reach(name, offset, closed=True)
+        report.orphans += batch.commit()
     return report
 
 
@@ -101,25 +109,41 @@ def _locked(home: Path) -> Iterator[None]:
         yield
 
 
-def _fold_segment(database: sqlite3.Connection, path: Path, offset: int, report: FoldReport) -> None:
-    # Asked before reading: a writer that is dead now has written its last byte.
-    complete = not writer_lives(path)
-    batch = _Batch(database, path.name)
+def _fold_segment(batch: _Batch, path: Path, offset: int, report: FoldReport) -> None:
+    try:
+        # Asked before reading: a writer that is dead now has written its last byte.
+        complete = not writer_lives(path)
+        if path.stat().st_size < offset:
+            report.cut.append(path.name)
+            offset = 0  # What was read before does not count twice.
+        offset, broken = _add_lines(batch, path, offset, complete, report)
+    except OSError as error:
+        raise LedgerError(
+            f"{path}: cannot be read ({error.strerror}); make it readable, or move it out of the folder", path=str(path)
+        ) from error
+    batch.reach(path.name, offset, broken, closed=complete)
+
+
+def _add_lines(batch: _Batch, path: Path, offset: int, complete: bool, report: FoldReport) -> tuple[int, int]:
+    """Put the rows of a segment into the batch; returns the offset after them, and how many lines are broken."""
+    broken = 0
     for line in read_lines(path, offset, complete=complete):
         offset = line.end
         if line.row is None or not _is_sound(line.row):
-            batch.broken += 1
+            broken += 1
             if line.ended:
                 report.corrupt.append(f"{path.name}:{line.start}")
             else:
                 report.torn.append(path.name)
         else:
-            batch.add(line.row)
+            batch.add(path.name, line.row)
             report.lost += line.row.get("lost", 0) if line.row.get("kind") == "gap" else 0
         report.rows += 1
         if batch.size >= _BATCH_ROWS:
-            batch.commit(offset)
-    report.orphans += batch.commit(offset, closed=complete)
+            batch.reach(path.name, offset, broken)
+            report.orphans += batch.commit()
+            broken = 0
+    return offset, broken
 
 
 # What a row needs before it can be folded; other fields may be missing in older rows.
@@ -139,12 +163,10 @@ def _is_sound(row: Row) -> bool:
 
 
 class _Batch:
-    """Rows of one segment that go into the read model in one transaction."""
+    """Rows of some segments that go into the read model in one transaction."""
 
-    def __init__(self, database: sqlite3.Connection, segment: str) -> None:
+    def __init__(self, database: sqlite3.Connection) -> None:
         self.database = database
-        self.segment = segment
-        self.broken = 0
         self._reset()
 
     def _reset(self) -> None:
@@ -152,12 +174,13 @@ class _Batch:
         self.intents: dict[str, Row] = {}
         self.settles: list[Row] = []
         self.routes: list[Row] = []
+        self.reached: list[tuple[str, int, bool, int]] = []
 
-    def add(self, row: Row) -> None:
+    def add(self, segment: str, row: Row) -> None:
         self.size += 1
         match row.get("kind"):
             case "intent":
-                self.intents[row["attempt_id"]] = row
+                self.intents[row["attempt_id"]] = {**row, "segment": segment, "state": "open"}
             case "settle":
                 self.settles.append(row)
             case "route":
@@ -165,27 +188,28 @@ class _Batch:
             case _:  # A gap, or a kind that a later version writes: it concerns no table of this one.
                 pass
 
-    def commit(self, offset: int, *, closed: bool = False) -> int:
-        """Write the batch and the offset it reaches; returns the orphans found when the segment is closed."""
+    def reach(self, segment: str, offset: int, broken: int = 0, *, closed: bool = False) -> None:
+        """How far a segment has been read, with so many further broken lines."""
+        self.reached.append((segment, offset, closed, broken))
+
+    def commit(self) -> int:
+        """Write the rows and the offsets they reach; returns the orphans found in segments that are closed."""
         database = self.database
         database.execute("BEGIN IMMEDIATE")
         try:
-            ATTEMPTS.insert(
-                database, ({**row, "segment": self.segment, "state": "open"} for row in self.intents.values())
-            )
+            ATTEMPTS.insert(database, self.intents.values())
             self._settle(self.settles)
-            orphans = self._bury() if closed else 0
+            orphans = self._bury([segment for segment, _, closed, _ in self.reached if closed])
             self._routes()
-            database.execute(
+            database.executemany(
                 "INSERT INTO segments VALUES (?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET "
                 "offset = excluded.offset, closed = excluded.closed, broken = broken + excluded.broken",
-                (self.segment, offset, closed, self.broken),
+                self.reached,
             )
             database.execute("COMMIT")
         except BaseException:
             database.execute("ROLLBACK")
             raise
-        self.broken = 0
         self._reset()
         return orphans
 
@@ -203,9 +227,11 @@ class _Batch:
         """The open request of a settle: of this batch, else of an earlier one; `None` when it is settled already."""
         return ATTEMPTS.get(self.database, "attempt_id = ? AND state = 'open'", attempt_id)
 
-    def _bury(self) -> int:
-        """Settle what the dead writer left open: charged somewhere between nothing and its upper bound."""
-        orphans = ATTEMPTS.all(self.database, "segment = ? AND state = 'open'", self.segment)
+    def _bury(self, closed: list[str]) -> int:
+        """Settle what dead writers left open: charged somewhere between nothing and its upper bound."""
+        orphans = [
+            row for segment in closed for row in ATTEMPTS.all(self.database, "segment = ? AND state = 'open'", segment)
+        ]
         self._settle(
             [
                 {

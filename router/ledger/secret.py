@@ -6,10 +6,12 @@ import hmac
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
 from router.core.call import Message
+from router.errors import warn
 from router.world import World
 
 # 64 bits: among ten million prompts two share one with a chance of 3 in a million.
@@ -46,6 +48,14 @@ class Fingerprints:
         return prefixes[-1], tuple(prefixes[:-1][:_MAX_PREFIXES])
 
 
+def _keep_to_owner(path: Path) -> None:
+    """A key that others could read, from a copy or a backup perhaps, is closed to them and told."""
+    if path.stat().st_mode & 0o077:
+        with suppress(OSError):  # Another user's file.
+            path.chmod(0o600)
+        warn(f"{path}: others could read this key of the fingerprints and may have it; delete it for a new one")
+
+
 def load_secret(home: Path, world: World) -> bytes:
     """The installation's secret: `ROUTER_SECRET`, else a file that only its owner can read, made on first use.
 
@@ -59,6 +69,7 @@ def load_secret(home: Path, world: World) -> bytes:
     path = home / "secret"
     try:
         if found := path.read_bytes():
+            _keep_to_owner(path)
             return found
         path.unlink()  # An empty file is no secret: fingerprints under it could be made by anybody.
     except OSError:

@@ -26,6 +26,8 @@ class About(NamedTuple):
     """What it can do, as far as the backend knows."""
     key: str
     """Whether its key is there: never the key itself."""
+    callable: bool = True
+    """Whether anybody can tell whom to ask for it."""
 
 
 class Backend(Protocol):

@@ -11,7 +11,6 @@ import math
 import os
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
-from decimal import Decimal
 from typing import Any
 
 from router.core.call import (
@@ -25,6 +24,7 @@ from router.core.call import (
 )
 from router.core.faults import Fault
 from router.core.policy import Model, Price
+from router.core.pricing import exact_product
 from router.errors import NetworkForbidden
 from router.models import About, Facts
 from router.models.litellm_faults import EXCEPTIONS, classify, lacks_credentials, nothing_came, retry_after_s
@@ -85,12 +85,14 @@ class LiteLLM:
         litellm = library()
         entry = _entry(litellm.model_cost, model.litellm) or {}
         can = [name for name, flag in _CAPABILITIES.items() if entry.get(flag)]
+        unknown = About(tuple(can), "unknown: litellm knows no such provider", callable=False)
+        if not _knows_provider(litellm, model):
+            return unknown
         try:
             can += ["logprobs"] if "logprobs" in (litellm.get_supported_openai_params(model.litellm) or ()) else []
-            litellm.get_llm_provider(model.litellm)
             missing = litellm.validate_environment(model.litellm).get("missing_keys") or []
         except _raised(litellm):
-            return About(tuple(can), "unknown: litellm knows no such provider")
+            return unknown
         if model.api_key_env:
             missing = [] if os.environ.get(model.api_key_env) else [model.api_key_env]
         return About(
@@ -258,6 +260,12 @@ def _failure(litellm: Any, error: Exception, call: Call) -> Failure:
     elif fault is Fault.CONNECTION:
         status = None  # There was a response, but what broke was the connection.
     detail = _missing_keys(litellm, call) if fault is Fault.AUTH else ""
+    if fault is Fault.BAD_REQUEST and nothing_came(error) and not _knows_provider(litellm, call.model):
+        fault, status, detail = (
+            Fault.NOT_FOUND,
+            None,
+            "its name begins with no provider that litellm knows",
+        )
     return Failure(
         fault,
         status=status,
@@ -265,6 +273,15 @@ def _failure(litellm: Any, error: Exception, call: Call) -> Failure:
         detail=detail,
         provider_message=str(getattr(error, "message", ""))[:2000],
     )
+
+
+def _knows_provider(litellm: Any, model: Model) -> bool:
+    """Whether litellm can tell from a model's name and address whom to ask."""
+    try:
+        litellm.get_llm_provider(model.litellm, api_base=model.api_base)
+    except _raised(litellm):
+        return False
+    return True
 
 
 def _key_is_missing(litellm: Any, call: Call) -> bool:
@@ -309,7 +326,7 @@ def _price(entry: Mapping[str, Any]) -> Price | None:
         "output_usd_per_mtok": "output_cost_per_token",
         "reasoning_usd_per_mtok": "output_cost_per_reasoning_token",
     }
-    found = {ours: Decimal(repr(entry[theirs])) * 1_000_000 for ours, theirs in fields.items() if entry.get(theirs)}
+    found = {ours: exact_product(entry[theirs], 1_000_000) for ours, theirs in fields.items() if entry.get(theirs)}
     tiers = (re.search(r"_above_(\d+)k_tokens$", name) for name in entry)
     limits = [int(tier[1]) * 1000 for tier in tiers if tier]
     return Price(**found, up_to_input_tokens=min(limits, default=None)) if found else None

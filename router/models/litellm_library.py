@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import warnings
 from contextvars import ContextVar
 from importlib.util import find_spec
 from typing import Any
@@ -19,8 +20,11 @@ def library() -> Any:
     """The module itself."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    import litellm
+    # Building this type warns. Where warnings are errors litellm would build it in a call, and every call would fail.
+    with warnings.catch_warnings(action="ignore"):
+        import litellm
 
+        litellm.Message()
     # Otherwise litellm prints advice to standard output on every error.
     litellm.suppress_debug_info = True
     # Counting tokens would otherwise download a tokenizer for some model names.

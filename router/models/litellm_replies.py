@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+from collections.abc import Mapping
 from typing import Any
 
 from router.core.call import Failure, FinishReason, Outcome, Reply, ToolCall, Usage
 from router.core.faults import Fault
-from router.core.pricing import NUSD_PER_USD
+from router.core.pricing import NUSD_PER_USD, exact_product
 
 _FINISH: dict[str, FinishReason] = {
     "stop": "stop",
@@ -27,11 +27,16 @@ _MOST_USD = 10**6
 
 def read_reply(response: Any) -> Outcome:
     """The reply of a response, or the fault that it is."""
-    usage = read_usage(getattr(response, "usage", None))
+    reported = getattr(response, "usage", None)
+    usage, cost = read_usage(reported), reported_cost_nusd(reported)
     served = getattr(response, "model", None)
+
+    def unusable(fault: Fault, detail: str) -> Failure:
+        return Failure(fault, usage=usage, detail=detail, model_served=served, reported_cost_nusd=cost)
+
     choices = getattr(response, "choices", None)
     if not choices:
-        return Failure(Fault.EMPTY, usage=usage, detail="the reply has no choices", model_served=served)
+        return unusable(Fault.EMPTY, "the reply has no choices")
     choice = choices[0]
     calls = _tool_calls(choice.message)
     if (choice.message.content or calls) and usage is not None and usage.all_output_tokens == 0:
@@ -39,16 +44,16 @@ def read_reply(response: Any) -> Outcome:
     finish = finish_reason(choice.finish_reason)
     content = choice.message.content
     if finish == "content_filter":
-        return Failure(Fault.CONTENT_FILTER, usage=usage, detail="the reply was filtered", model_served=served)
+        return unusable(Fault.CONTENT_FILTER, "the reply was filtered")
     if not content and not calls and finish != "length":
-        return Failure(Fault.EMPTY, usage=usage, detail="the reply has no content", model_served=served)
+        return unusable(Fault.EMPTY, "the reply has no content")
     return Reply(
         text=content or "",
         usage=usage,
         finish_reason=finish,
         model_served=served,
         logprobs=read_logprobs(choice),
-        reported_cost_nusd=reported_cost_nusd(getattr(response, "usage", None)),
+        reported_cost_nusd=cost,
         tool_calls=calls,
         extras=extras_of(choice.message) if calls else {},
         response=response,
@@ -101,9 +106,11 @@ def _count(holder: Any, name: str) -> int:
 def reported_cost_nusd(usage: Any) -> int | None:
     """The provider's own figure of what the request cost."""
     cost = getattr(usage, "cost", None)
+    if isinstance(cost, Mapping):  # Perplexity lists its parts beside the sum.
+        cost = cost.get("total_cost")
     if isinstance(cost, bool) or not isinstance(cost, int | float) or not 0 <= cost <= _MOST_USD:
         return None
-    return round(Decimal(repr(cost)) * NUSD_PER_USD)
+    return round(exact_product(cost, NUSD_PER_USD))
 
 
 def read_logprobs(choice: Any) -> tuple[float, ...] | None:

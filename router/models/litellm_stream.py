@@ -59,15 +59,19 @@ class Gathered:
         usage = read_usage(reported)
         text = "".join(self._text)
         calls = tuple(ToolCall(*self._calls[index]) for index in sorted(self._calls))
-        if finished is None:
-            return Failure(Fault.CONNECTION, usage=usage, detail="the stream broke off", model_served=self._served)
+        cost = reported_cost_nusd(reported)
         finish = finish_reason(finished)
-        if finish == "content_filter":
-            return Failure(
-                Fault.CONTENT_FILTER, usage=usage, detail="the reply was filtered", model_served=self._served
-            )
-        if not text and not calls and finish != "length":
-            return Failure(Fault.EMPTY, usage=usage, detail="the reply has no content", model_served=self._served)
+        if finished is None:
+            problem = Fault.CONNECTION, "the stream broke off"
+        elif finish == "content_filter":
+            problem = Fault.CONTENT_FILTER, "the reply was filtered"
+        elif not text and not calls and finish != "length":
+            problem = Fault.EMPTY, "the reply has no content"
+        else:
+            problem = None
+        if problem:
+            fault, detail = problem
+            return Failure(fault, usage=usage, detail=detail, model_served=self._served, reported_cost_nusd=cost)
         if usage is not None and usage.all_output_tokens == 0:
             usage = None  # An answer without output tokens: half of the usage is missing.
         return Reply(
@@ -76,7 +80,7 @@ class Gathered:
             finish_reason=finish,
             model_served=self._served,
             logprobs=tuple(self._logprobs) or None,
-            reported_cost_nusd=reported_cost_nusd(reported),
+            reported_cost_nusd=cost,
             tool_calls=calls,
             extras=self._extras(wrapper) if calls and self._thought else {},
         )

@@ -13,7 +13,6 @@ import math
 import threading
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, get_args
 
@@ -30,7 +29,7 @@ from router.core.call import (
 )
 from router.core.faults import Fault
 from router.core.policy import Model
-from router.core.pricing import NUSD_PER_USD
+from router.core.pricing import NUSD_PER_USD, exact_product
 from router.errors import RecordingError, ReplayMiss
 from router.models import Facts
 
@@ -216,7 +215,7 @@ def _outcome(row: Mapping[str, Any]) -> Outcome:
         finish_reason=finish if finish in get_args(FinishReason) else "unknown",
         model_served=row["model"],
         logprobs=_logprobs(row.get("logprob")),
-        reported_cost_nusd=None if cost is None else round(Decimal(repr(cost)) * NUSD_PER_USD),
+        reported_cost_nusd=None if cost is None else round(exact_product(cost, NUSD_PER_USD)),
         latency_ms=None if latency is None else latency * 1000,
         response=row,
     )

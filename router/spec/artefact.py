@@ -75,7 +75,8 @@ def load_tuned(folder: Path, task: str, policy: Policy) -> Tuned | None:
     """
     path = folder / "tuned" / f"{task}.json"
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(_MAX_BYTES + 1)
     except FileNotFoundError:
         return None
     except OSError as error:

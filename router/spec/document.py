@@ -22,7 +22,7 @@ from ruamel.yaml.events import (
 )
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from router.errors import PolicyError
+from router.errors import PolicyError, shown
 
 # A real policy of a hundred tasks has about 60 KB, 3,000 values and six levels.
 MAX_BYTES = 256_000
@@ -61,7 +61,8 @@ def read_document(path: Path) -> Document:
         The file cannot be read, is too large, or holds more than plain data.
     """
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:  # Not the whole of a file that is far too large, or has no end.
+            raw = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise PolicyError(
             f"cannot be read ({error.strerror}); check the name and its rights", path=str(path)
@@ -141,14 +142,14 @@ class _Reader:
                 raise self._error("a key must be plain text", key_node, where)
             self._refuse_tag(key_node, where, *_SCALAR_TAGS)
             if key in data:
-                raise self._error(f"the key {key!r} stands twice; keep one", key_node, where)
+                raise self._error(f"the key {shown(key)} stands twice; keep one", key_node, where)
             self._document.marks[(*where, key)] = (self._path, key_node.start_mark.line + 1)
             data[key] = self._value(value_node, (*where, key))
         return data
 
     def _refuse_tag(self, node: Node, where: Path_, *allowed: str) -> None:
         if node.tag not in allowed:
-            raise self._error(f"the tag {node.tag!r} is not one that a policy may use; remove it", node, where)
+            raise self._error(f"the tag {shown(node.tag)} is not one that a policy may use; remove it", node, where)
 
     def _scalar(self, node: ScalarNode, where: Path_) -> Any:
         self._refuse_tag(node, where, *_SCALAR_TAGS)
@@ -163,9 +164,9 @@ class _Reader:
         if isinstance(value, int) and value.bit_length() > _MAX_INT_BITS:
             raise self._error("is too large a number; give a smaller one", node, where)
         if isinstance(value, float) and not math.isfinite(value):
-            raise self._error(f"{node.value} is no number that a policy may use; give a finite one", node, where)
+            raise self._error(f"{node.value:.60} is no number that a policy may use; give a finite one", node, where)
         if value is not None and not isinstance(value, str | int | float | bool):
-            raise self._error(f"{node.value!r} reads as a {type(value).__name__}; put it in quotes", node, where)
+            raise self._error(f"{shown(node.value)} reads as a {type(value).__name__}; put it in quotes", node, where)
         return value
 
     def _error(self, problem: str, node: Any, where: Path_ = ()) -> PolicyError:
@@ -180,7 +181,7 @@ def _has_surrogate(text: str) -> bool:
 
 def dotted(where: Path_) -> str:
     """A path as people write it: `tasks.classify.ladder.1`."""
-    return ".".join(str(part) for part in where)
+    return ".".join(f"{part!s:.100}" for part in where)
 
 
 def merge(base: Document, over: Document) -> Document:

@@ -16,13 +16,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from router.core.params import RESERVED_PARAMS, suggestion
 from router.core.policy import AnswerKind, Policy
-from router.errors import PolicyError
+from router.errors import PolicyError, shown
 from router.spec.document import Document, Path_, dotted, merge, read_document
 from router.spec.schema import allowed_keys, schema_problem, unbuilt_fields
 
 ENVIRONMENT_VARIABLE = "ROUTER_ENV"
 POLICIES_VARIABLE = "ROUTER_POLICIES"
 DEFAULT_FOLDER = "policies"
+
+# As many as a person mends before the next try.
+_MOST_PROBLEMS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +187,9 @@ def _policy_error(document: Document, problems: list[_Problem]) -> PolicyError:
         PolicyError(problem.text, path=path, line=line, where=dotted(problem.where)) for path, line, problem in placed
     ]
     path, line, first = placed[0]
-    others = tuple(str(error) for error in errors[1:])
+    others = tuple(str(error) for error in errors[1:_MOST_PROBLEMS])
+    if len(errors) > _MOST_PROBLEMS:
+        others += (f"and {len(errors) - _MOST_PROBLEMS:,} more",)
     return PolicyError(first.text, path=path, line=line, where=dotted(first.where), others=others)
 
 
@@ -225,7 +230,7 @@ def _text(entry: Mapping[str, Any], where: Path_, value: Any) -> str:
         if name in RESERVED_PARAMS:
             return f"unknown key {name!r}: {RESERVED_PARAMS[name]}"
         keys = allowed_keys(where[:-1])
-        return f"unknown key {name!r}; {suggestion(name, keys)}"
+        return f"unknown key {shown(name)}; {suggestion(name, keys)}"
     if kind in ("missing", "missing_argument"):
         return f"{name!r} is missing; add it"
     if kind == "string_pattern_mismatch" and "api_key_env" in where:
@@ -264,7 +269,7 @@ def _ladder_problems(here: Path_, ladder: tuple[Any, ...], policy: Policy) -> It
                 (*here, index), "panels and fallbacks are part of the grammar but not built yet; name one model"
             )
         elif rung not in policy.models:
-            yield _Problem((*here, index), f"unknown model {rung!r}; {suggestion(rung, policy.models)}")
+            yield _Problem((*here, index), f"unknown model {shown(rung)}; {suggestion(rung, policy.models)}")
         elif rung in ladder[:index]:
             yield _Problem((*here, index), f"model {rung!r} stands twice in the ladder; name each rung once")
 
@@ -284,13 +289,13 @@ def _answer_problems(here: Path_, answer: AnswerKind) -> Iterator[_Problem]:
         try:
             re.compile(answer.pattern)
         except (re.error, OverflowError, RecursionError) as error:
-            yield _Problem((*here, "pattern"), f"is no regular expression: {error}")
+            yield _Problem((*here, "pattern"), f"is no regular expression: {error!s:.300}")
     if answer.number is not None and _is_above(answer.number.min, answer.number.max):
         yield _Problem((*here, "number"), "min is above max, so that no answer can fit; swap them")
     if answer.text is not None and _is_above(answer.text.min_chars, answer.text.max_chars):
         yield _Problem((*here, "text"), "min_chars is above max_chars, so that no answer can fit; swap them")
     if answer.json is not None and (problem := schema_problem(answer.json)):
-        yield _Problem((*here, "json"), f"is no JSON Schema: {problem}")
+        yield _Problem((*here, "json"), f"is no JSON Schema: {problem:.300}")
 
 
 def _is_above(low: float | None, high: float | None) -> bool:

@@ -120,28 +120,40 @@ def schema_problem(schema: Mapping[str, Any]) -> str:
         Draft202012Validator.check_schema(dict(schema))
         root = DRAFT202012.create_resource(dict(schema))
         resolver = Registry().resolver_with_root(root)
-        return next(_dead_references(root, resolver), "")
+        return next(_dead_references(root, resolver, set()), "")
     except SchemaError as error:
         return str(error.message)
     except (OverflowError, RecursionError) as error:  # A `pattern` that Python cannot compile.
         return str(error)
 
 
-def _dead_references(resource: Any, resolver: Any) -> Iterator[str]:
-    """Every `$ref` that leads nowhere or out of the schema: a check of an answer opens no connection."""
+def _dead_references(resource: Any, resolver: Any, seen: set[int]) -> Iterator[str]:
+    """Every `$ref` that leads nowhere or out of the schema: a check of an answer opens no connection.
+
+    What it leads to is checked, too: it may stand where no schema is expected.
+    """
+    from jsonschema import Draft202012Validator
     from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import DRAFT202012
+
+    if id(resource.contents) in seen:
+        return
+    seen.add(id(resource.contents))
 
     contents = resource.contents if isinstance(resource.contents, Mapping) else {}
     for key in ("$ref", "$dynamicRef"):
         if key in contents:
             try:
-                found = resolver.lookup(contents[key]).contents
+                found = resolver.lookup(contents[key])
             except (Unresolvable, ValueError):  # ValueError: `#/allOf/x`.
                 found = None
-            if not isinstance(found, Mapping | bool):
+            if found is None or not isinstance(found.contents, Mapping | bool):
                 yield f"its {key} {contents[key]!r} is not in the schema; put the definition into `$defs`"
+            else:
+                Draft202012Validator.check_schema(found.contents)
+                yield from _dead_references(DRAFT202012.create_resource(found.contents), found.resolver, seen)
     for inner in resource.subresources():
-        yield from _dead_references(inner, resolver.in_subresource(inner))
+        yield from _dead_references(inner, resolver.in_subresource(inner), seen)
 
 
 def json_validator(schema: Mapping[str, Any]) -> Callable[[Any], str]:
