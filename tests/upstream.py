@@ -1,11 +1,14 @@
-r"""A fault-injecting, OpenAI-compatible upstream on loopback that keeps its own bill.
+r"""A fault-injecting upstream on loopback that is asked as OpenAI and Anthropic are, and keeps its own bill.
 
 The bill is the oracle a ledger is checked against: it records what the upstream *charged*, which
-is not always what it said. It serves `POST .../chat/completions`, whole or as a stream, `GET /bill`,
-`POST /reset`, and `GET /open`: how many connections and streams there are at this moment, the one that
-asks left out. It refuses what the real vendor would refuse (`upstream_openai.py` says what that is).
+is not always what it said. It serves `POST .../chat/completions` and `POST .../v1/messages`, whole or as
+a stream, and refuses what the vendor of that shape would (`upstream_openai.py`, `upstream_anthropic.py`).
+A model whose name begins with `textonly` refuses images. `GET /bill` returns the bill, `POST /reset`
+forgets it, and `GET /open` tells how many connections and streams there are at this moment, without the
+connection that asks; clients keep connections, so a test of leaks has an upstream of its own.
 
-The last message of a user or a tool says what becomes of a request, in words `key=value`:
+The last message of a user or a tool says what becomes of a request, in words `key=value` (in Anthropic's
+shape, what the user adds to the results of tools, or else the last result):
 
     fault=reset,ok    the nth request with this message takes the nth fault, the last one repeats
     say=an_answer     the text of the reply, underscores being spaces; otherwise `ok`
@@ -14,7 +17,8 @@ The last message of a user or a tool says what becomes of a request, in words `k
                       a directive each. The arguments are taken as they are, valid or not: `\u0020` is
                       a space, `\u007c` a bar. A reply with calls has a text only where the message
                       has `say` too. A tool that is forced is called with the text as its arguments.
-    call_id=x.        the ids of the calls begin like this, and not with `call_`
+                      Anthropic's whole answers have no place for arguments that are no object: `{}`.
+    call_id=x.        the ids of the calls begin like this, and not with `call_` or `toolu_`
     cut_after=3       a stream with the fault `cut`, `cut_reset`, `stalled` or `stream_error` breaks
                       after so many words; otherwise after 2
 
@@ -54,7 +58,7 @@ from typing import Any, NamedTuple, Self
 if not __package__:  # Run as a script, this file knows its own folder at most.
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests import upstream_openai
+from tests import upstream_anthropic, upstream_openai
 from tests.upstream_reply import (
     CUT_AFTER_WORDS,
     DICE,
@@ -76,7 +80,7 @@ from tests.upstream_wire import STREAM_HEAD, Connection, Sending, Streaming, enc
 
 __all__ = ["LOGPROBS", "Billed", "Fault", "Open", "Upstream"]
 
-SHAPES: Mapping[str, Shape] = {"completions": upstream_openai}
+SHAPES: Mapping[str, Shape] = {"completions": upstream_openai, "messages": upstream_anthropic}
 
 Prices = Mapping[str, tuple[int, int, int]]
 """Nano-US-dollars per input, cached and output token of each model."""
@@ -262,7 +266,9 @@ class Upstream:
         self._child = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
         assert self._child.stdout
         self.port = int(self._child.stdout.readline())
-        self.url = f"http://127.0.0.1:{self.port}/v1"
+        self.root = f"http://127.0.0.1:{self.port}"
+        """Where litellm finds the shape of Anthropic."""
+        self.url = f"{self.root}/v1"
 
     def __enter__(self) -> Self:
         return self

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tests.upstream_reply import LOGPROBS, Answer, Asked, Call, Fault, Invalid, Piece, Tokens, text_of
+from tests.upstream_reply import LOGPROBS, Answer, Asked, Call, Fault, Invalid, Piece, Tokens, require, text_of
 
 CALL_ID = "call_"
 MESSAGE_KEYS = {"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "audio", "function_call"}
@@ -30,12 +30,6 @@ REASONS = {
         "Your request was rejected as a result of our safety system.",
     ),
 }
-
-
-def require(holds: object, message: str) -> None:
-    """Refuse the request unless this holds."""
-    if not holds:
-        raise Invalid(message)
 
 
 def read(body: Mapping[str, Any], headers: Mapping[str, str]) -> Asked:

@@ -198,6 +198,12 @@ class Invalid(Exception):
         self.fault = fault
 
 
+def require(holds: object, message: str) -> None:
+    """Refuse the request unless this holds."""
+    if not holds:
+        raise Invalid(message)
+
+
 class Stream(Protocol):
     """The server-sent events of one reply, each part as the text to send."""
 
@@ -243,9 +249,16 @@ def text_of(message: Mapping[str, Any]) -> str:
 
 
 def last_text(messages: object) -> str:
-    """Return the text of the last message that a user or a tool wrote, however wrong these messages are."""
+    """Return the text that a user or a tool wrote last, however wrong these messages are."""
     sound = [m for m in messages if isinstance(m, dict)] if isinstance(messages, list) else []
-    return next((text_of(m) for m in reversed(sound) if m.get("role") in {"user", "tool"}), "")
+    last: dict[str, Any] = next((m for m in reversed(sound) if m.get("role") in {"user", "tool"}), {})
+    content = last.get("content")
+    blocks = [block for block in content if isinstance(block, dict)] if isinstance(content, list) else []
+    results = [block for block in blocks if block.get("type") == "tool_result"]
+    if not results:
+        return text_of(last)
+    # What a user adds to the results of tools comes after them.
+    return text_of({"content": [block for block in blocks if block not in results]}) or text_of(results[-1])
 
 
 def say(message: str, script: str) -> str:
