@@ -22,7 +22,6 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 DOORS: dict[str, str | tuple[str, ...]] = {
     "litellm": "models/litellm",
     "openai": "shapes/openai_client.py",
-    "httpx": "shapes/openai_client.py",
     "tenacity": "models/retry.py",
     "structlog": "events.py",
     "pydantic": "spec/",

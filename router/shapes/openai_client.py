@@ -70,44 +70,40 @@ class AsyncChat:
 
 def client(router: Routes) -> Any:
     """An `openai.OpenAI` whose `chat` is a router's."""
-    return _client("OpenAI", "Client")(router, Chat(router))
+    return _client("OpenAI")(Chat(router))
 
 
 def async_client(router: Routes) -> Any:
     """An `openai.AsyncOpenAI` whose `chat` is a router's."""
-    return _client("AsyncOpenAI", "AsyncClient")(router, AsyncChat(router))
+    return _client("AsyncOpenAI")(AsyncChat(router))
 
 
 @functools.cache
-def _client(name: str, http: str) -> type[Any]:
-    """A client of the SDK that reaches nobody: its `chat` is ours, and everything else of it is refused."""
-    import httpx
+def _client(name: str) -> type[Any]:
+    """A client of the SDK that sends nothing: its `chat` is ours, and everything else of it is refused."""
     import openai
 
     base: Any = getattr(openai, name)
 
     class Client(base):  # type: ignore[misc]
-        def __init__(self, router: Routes, chat: Chat | AsyncChat) -> None:
-            transport = httpx.MockTransport(_refused)
-            super().__init__(api_key="none", max_retries=0, http_client=getattr(httpx, http)(transport=transport))
-            # In the place where the SDK keeps its own.
-            self.__dict__["chat"] = chat
+        def __init__(self, chat: Chat | AsyncChat) -> None:
+            super().__init__(api_key="none", max_retries=0)
+            self.__dict__["chat"] = chat  # Where the SDK keeps its own.
+
+        def request(self, cast_to: Any, options: Any, **_: Any) -> Any:
+            raise InvalidCall(
+                f"{options.url}: a router's client has chat.completions.create and parse only; use a client of "
+                "OpenAI's own, and router.meter(response) for the cost",
+                argument="client",
+            )
 
         def copy(self, **_: Any) -> Any:
-            raise InvalidCall("with_options: is not for a router's client; give the options to the call", argument="")
+            raise InvalidCall("with_options: a router's client has none; give them to the call", argument="client")
 
         with_options = copy
 
     Client.__name__ = Client.__qualname__ = name
     return Client
-
-
-def _refused(request: Any) -> Any:
-    raise InvalidCall(
-        f"{request.url.path}: a router's client has chat.completions only; use a client of OpenAI's own and "
-        "router.meter(response) for its cost",
-        argument="client",
-    )
 
 
 def _completion(answer: Answer) -> Any:
