@@ -46,6 +46,7 @@ class Options(Attribution, total=False):
 
 
 OPTION_NAMES = frozenset(Options.__annotations__)
+_MAPPINGS = ("params", "metadata", "credentials", "extra_headers")
 _ATTRIBUTION = tuple(Attribution.__annotations__)
 
 _attributed: ContextVar[Attribution] = ContextVar("router_attribution", default={})  # noqa: B039 - never changed
@@ -99,6 +100,9 @@ def request_of(plan: Plan, prompt: Prompt, options: Mapping[str, Any], *, route_
     for name in options:
         if name not in OPTION_NAMES:
             raise TypeError(f"route() got an unexpected keyword argument {name!r}; {suggestion(name, OPTION_NAMES)}")
+    for name in _MAPPINGS:
+        if not isinstance(options.get(name) or {}, Mapping):
+            raise InvalidCall(f"{name}: is a {type(options[name]).__name__}; give a mapping", argument=name)
     try:
         messages = to_messages(prompt, plan.task.system)
     except ValueError as error:

@@ -15,7 +15,7 @@ TASK_PREFIX = "task:"
 
 _OF_THE_MODEL = "use `params:` of the model in the policy"
 # Arguments that have no place in a call, and what to do instead.
-_REMEDIES: Mapping[str, str] = {
+REMEDIES: Mapping[str, str] = {
     **RESERVED_PARAMS,
     "api_version": "set it in the environment, as litellm reads it",
     "audio": _OF_THE_MODEL,
@@ -64,8 +64,8 @@ def read(router: Routes, model: Any, messages: Any, arguments: Mapping[str, Any]
         given.pop("n", None)
     options = {name: given.pop(name) for name in OPTION_NAMES if name in given}
     params = {name: given.pop(name) for name in CALL_PARAMS if name in given}
-    if params:
-        options["params"] = {**(options.get("params") or {}), **params}
+    if params and isinstance(options.setdefault("params", {}), Mapping):
+        options["params"] = {**options["params"], **params}
     if "timeout" in given:
         _put(options, "deadline_s", "timeout", _seconds(given.pop("timeout")))
     if "response_format" in given:
@@ -171,7 +171,7 @@ def _credentials(router: Routes, task: str, key: Any) -> dict[str, Any]:
 
 
 def _remedy(name: str) -> str:
-    if name in _REMEDIES:
-        return _REMEDIES[name]
+    if name in REMEDIES:
+        return REMEDIES[name]
     near = suggestion(name, OPTION_NAMES | CALL_PARAMS)
     return near if near.startswith("did you mean") else f"if a model needs it, {_OF_THE_MODEL}"

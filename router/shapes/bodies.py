@@ -71,11 +71,15 @@ class Chunks:
 
 def usage(used: Usage) -> Body:
     """Tokens as chat completions count them: cached and reasoning tokens are part of the totals."""
+    inputs = {"cached_tokens": used.cached_read_tokens}
+    written = used.cache_write_tokens + used.cache_write_1h_tokens
+    if written:  # OpenAI's name for it, and litellm's.
+        inputs |= {"cache_write_tokens": written, "cache_creation_tokens": written}
     return {
         "prompt_tokens": used.all_input_tokens,
         "completion_tokens": used.all_output_tokens,
         "total_tokens": used.total_tokens,
-        "prompt_tokens_details": {"cached_tokens": used.cached_read_tokens},
+        "prompt_tokens_details": inputs,
         "completion_tokens_details": {"reasoning_tokens": used.reasoning_tokens},
     }
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, TypedDict
 
+from router import events
 from router.core.answer import Attempt, Step
 from router.core.call import Call, Reply, Usage
 from router.core.effects import Ask
@@ -75,7 +76,11 @@ class Meter:
         self._ledger.record(settle_row(attempt, now_s))
         step = Step(0, name, "accept", "metered", cost_nusd=attempt.amount.nusd, attempts=1)
         self._ledger.record(metered_row(trace, step, attempt, now_s))
-        return usd(attempt.amount.nusd)
+        cost_usd = usd(attempt.amount.nusd)
+        if events.wanted():
+            people = {"feature": trace.feature, "tenant": trace.tenant, "user": trace.user}
+            events.emit("meter", {"route_id": route_id, "model": name, "cost_usd": cost_usd, **people})
+        return cost_usd
 
     def _price(self, name: str, provider: str | None) -> Price:
         """The price of a model that a provider names: the policy's where it knows the model, else the price map's."""
@@ -131,23 +136,21 @@ def _usage(reported: Any) -> Usage | None:
     if not hasattr(reported, "input_tokens") or hasattr(reported, "prompt_tokens"):
         return read_usage(reported)
     details = getattr(reported, "input_tokens_details", None)
-    cached = _count(details, "cached_tokens") if details else _count(reported, "cache_read_input_tokens")
-    written = 0 if details else _count(reported, "cache_creation_input_tokens")
     # Anthropic counts what was cached beside the input, OpenAI within it.
-    prompt = reported.input_tokens + (0 if details else cached + written)
-    reasoning = _count(getattr(reported, "output_tokens_details", None), "reasoning_tokens")
+    read = getattr(details, "cached_tokens", 0) if details else getattr(reported, "cache_read_input_tokens", 0)
+    written = 0 if details else getattr(reported, "cache_creation_input_tokens", 0)
+    counts = [reported.input_tokens, getattr(reported, "output_tokens", 0), read or 0, written or 0]
+    if any(type(count) is not int for count in counts):
+        return None
+    prompt, completion, cached, cache_written = counts
     return read_usage(
         SimpleNamespace(
-            prompt_tokens=prompt,
-            completion_tokens=reported.output_tokens,
-            prompt_tokens_details=SimpleNamespace(cached_tokens=cached, cache_creation_tokens=written),
-            completion_tokens_details=SimpleNamespace(reasoning_tokens=reasoning),
+            prompt_tokens=prompt if details else prompt + cached + cache_written,
+            completion_tokens=completion,
+            prompt_tokens_details=SimpleNamespace(cached_tokens=cached, cache_creation_tokens=cache_written),
+            completion_tokens_details=getattr(reported, "output_tokens_details", None),
         )
     )
-
-
-def _count(holder: Any, name: str) -> int:
-    return getattr(holder, name, None) or 0
 
 
 def _seen(response: Any) -> Any:

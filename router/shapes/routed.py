@@ -20,14 +20,22 @@ _Self = TypeVar("_Self")
 class Routed(Generic[P]):
     """A function that builds a prompt, called for the answer to it."""
 
+    __name__: str
+
     def __init__(
-        self, function: Callable[P, Any], router: Callable[[], Routes], task: str, options: Mapping[str, Any]
+        self,
+        function: Callable[P, Any],
+        router: Callable[[], Routes],
+        task: str,
+        options: Mapping[str, Any],
+        own: Mapping[str, Any] | None = None,
     ) -> None:
         functools.update_wrapper(self, function)
         self._function = function
         self._router = router
         self._task = task
         self._options = options
+        self._own = own or {}
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Answer:
         """The answer to the prompt that the function builds."""
@@ -36,22 +44,23 @@ class Routed(Generic[P]):
 
     def with_options(self: _Self, **options: Unpack[Options]) -> _Self:
         """The same function with further options, which win over those it has; for one call or for many."""
-        own: Any = self
-        again = type(own)(own._function, own._router, own._task, {**own._options, **options})
-        return cast(_Self, again)
+        made: Any = self
+        return cast(_Self, made._again(made._function, {**made._own, **options}))
 
     def __get__(self: _Self, instance: Any, owner: Any = None) -> _Self:
         # In a class it is a method.
-        own: Any = self
         if instance is None:
             return self
-        bound = own._function.__get__(instance, owner)
-        return cast(_Self, type(own)(bound, own._router, own._task, own._options))
+        made: Any = self
+        return cast(_Self, made._again(made._function.__get__(instance, owner), made._own))
+
+    def _again(self, function: Callable[..., Any], own: Mapping[str, Any]) -> Any:
+        return type(self)(function, self._router, self._task, self._options, own)
 
     def _call(self, built: Any) -> tuple[Prompt, Options]:
         """What the function built: a prompt, or a mapping of the prompt and options of this call."""
         if not isinstance(built, Mapping):
-            return built, cast(Options, dict(self._options))
+            return built, cast(Options, {**self._options, **self._own})
         if "prompt" not in built:
             raise InvalidCall(
                 f"prompt: {self._function.__qualname__} gave a mapping without 'prompt'; return text, messages, or "
@@ -59,7 +68,7 @@ class Routed(Generic[P]):
                 argument="prompt",
             )
         rest = {name: value for name, value in built.items() if name != "prompt"}
-        return built["prompt"], cast(Options, {**rest, **self._options})
+        return built["prompt"], cast(Options, {**self._options, **rest, **self._own})
 
 
 class AsyncRouted(Routed[P]):
