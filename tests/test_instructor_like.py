@@ -80,7 +80,7 @@ def test_from_openai_and_from_litellm_give_what_they_give_on_the_bare_client(
         city, response = made.chat.completions.create_with_completion(
             model="task:t", messages=MESSAGES, response_model=City
         )
-        assert city == expected == City(**json.loads(SAID))
+        assert city.model_dump() == expected.model_dump() == json.loads(SAID)
         assert response.router.cost_nusd > 0
 
 
@@ -95,7 +95,7 @@ def test_its_async_clients(client: Router) -> None:
             await one.chat.completions.create(model="task:t", messages=MESSAGES, response_model=City) for one in made
         ]
 
-    assert asyncio.run(main()) == [City(**json.loads(SAID))] * 2
+    assert [city.model_dump() for city in asyncio.run(main())] == [json.loads(SAID)] * 2
 
 
 @instructor_only
