@@ -6,6 +6,7 @@ import inspect
 import logging
 import os
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self, Unpack, overload
 
@@ -216,12 +217,12 @@ class Router:
         """`chat.completions.create(model="task:NAME", ...)` with the arguments and objects of the OpenAI SDK."""
         return openai_client.Chat(self)
 
-    @property
+    @cached_property
     def openai(self) -> Any:
         """An `openai.OpenAI` whose `chat.completions` is ours, for code that insists on the class."""
         return openai_client.client(self)
 
-    @property
+    @cached_property
     def async_openai(self) -> Any:
         """The `openai.AsyncOpenAI` to it."""
         return openai_client.async_client(self)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -180,6 +181,17 @@ def test_leaving_a_stream_early_settles_its_row(direct: Router, upstream: Upstre
         assert next(iter(stream)).choices[0].delta.content == "word"
     (row,) = read_table(home, "attempts")
     assert (row["fault"], row["state"], row["usage_source"]) == ("cancelled", "estimated", "estimated")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_stream_that_is_dropped_settles_its_row(direct: Router, home: Path, shape: str) -> None:
+    """The last reference that goes ends the request, without waiting for the garbage collector."""
+    gc.disable()
+    try:
+        next(iter(_ours(direct)[shape](messages=says("say=" + "word_" * 500), stream=True)))
+        assert [row["fault"] for row in read_table(home, "attempts")] == ["cancelled"]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -17,13 +17,7 @@ class ChunkStream:
 
     def __init__(self, stream: AnswerStream, chunks: Chunks, make: Make) -> None:
         self._stream = stream
-        self._parts = self._made(chunks, make)
-
-    def _made(self, chunks: Chunks, make: Make) -> Iterator[Any]:
-        for part in self._stream:
-            yield make(chunks.part(part))
-        for body in chunks.ending(self._stream.answer):
-            yield make(body)
+        self._parts = _made(stream, chunks, make)
 
     def __iter__(self) -> Self:
         return self
@@ -52,13 +46,7 @@ class AsyncChunkStream:
 
     def __init__(self, stream: AsyncAnswerStream, chunks: Chunks, make: Make) -> None:
         self._stream = stream
-        self._parts = self._made(chunks, make)
-
-    async def _made(self, chunks: Chunks, make: Make) -> AsyncIterator[Any]:
-        async for part in self._stream:
-            yield make(chunks.part(part))
-        for body in chunks.ending(self._stream.answer):
-            yield make(body)
+        self._parts = _amade(stream, chunks, make)
 
     def __aiter__(self) -> Self:
         return self
@@ -82,3 +70,18 @@ class AsyncChunkStream:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+
+# No methods: a generator that holds its own stream would keep one that is dropped from ending its request.
+def _made(stream: AnswerStream, chunks: Chunks, make: Make) -> Iterator[Any]:
+    for part in stream:
+        yield make(chunks.part(part))
+    for body in chunks.ending(stream.answer):
+        yield make(body)
+
+
+async def _amade(stream: AsyncAnswerStream, chunks: Chunks, make: Make) -> AsyncIterator[Any]:
+    async for part in stream:
+        yield make(chunks.part(part))
+    for body in chunks.ending(stream.answer):
+        yield make(body)
