@@ -32,6 +32,8 @@ from router.core.signals import FREE_SIGNALS
 from router.errors import PolicyError
 from router.ledger import schema as read_model
 from router.ledger.segments import unframe
+from router.options import OPTION_NAMES
+from router.shapes.arguments import REMEDIES
 from router.spec import adopt, document, policy_schema
 from router.spec.schema import NOT_BUILT
 from router.testing import ScriptedModels, SimulatedWorld
@@ -51,14 +53,14 @@ MEANINGS: dict[str, dict[str, str]] = {
     },
     "call": {
         "route_id": "the call: 12 hexadecimal digits of milliseconds since 1970, then 20 random ones",
-        "task": "task that was named",
+        "task": "task that was named; `(metered)` for a call that was not routed",
         "feature": "feature, as given; `null` when none was",
         "user": "fingerprint of the user id; `null` when none was given",
         "tenant": "tenant, as given; `null` when none was",
         "session": "fingerprint of the session id; `null` when none was given",
         "policy_hash": "the policy in force; changes with any value of it",
-        "plan_hash": "the task's plan; changes only with what can change answers or decisions",
-        "prompt_fp": "fingerprint of all messages",
+        "plan_hash": "the task's plan; changes only with what can change answers or decisions; `null` when metered",
+        "prompt_fp": "fingerprint of all messages; `null` when metered, for nobody showed them",
         "prefix_fps": "fingerprints of the beginnings that end at a message, shortest first, at most 16",
     },
     "intent": {
@@ -89,7 +91,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "first_token_ms": "from sending to the first part of a live answer; `null` for one that came whole",
     },
     "route": {
-        "outcome": "`answered`, the class of the error, or `aborted` when the call was cancelled or something broke",
+        "outcome": "`answered`, `metered`, the error's class, or `aborted` when it was cancelled or something broke",
         "model": "name in the policy of the model that answered; `null` without an answer",
         "rung": "its position in the ladder; `null` without an answer",
         "escalated": "whether a rung above the first of the ladder was asked",
@@ -330,6 +332,13 @@ def call_params() -> str:
     return ", ".join(f"`{name}`" for name in sorted(CALL_PARAMS)) + "."
 
 
+def refused_arguments() -> str:
+    """The arguments of other libraries that a routed call refuses, and what to use instead."""
+    known = OPTION_NAMES | CALL_PARAMS | {"messages", "model", "stream", "stream_options", "timeout", "api_key", "n"}
+    rows = [(f"`{name}`", remedy) for name, remedy in sorted(REMEDIES.items()) if name not in known | {"extra_body"}]
+    return _table(("argument", "instead"), rows)
+
+
 def signal_table() -> str:
     """Every free signal, and what the prior makes of it alone."""
     base = prior({})
@@ -451,6 +460,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "not-built": not_built,
     "reserved-params": reserved_params,
     "call-params": call_params,
+    "refused-arguments": refused_arguments,
     "signal-table": signal_table,
     "prior-values": prior_values,
     "fault-table": fault_table,

@@ -12,45 +12,46 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from router.api import Router, aroute, route
-    from router.core.answer import Answer, Attempt, Step
-    from router.core.call import Call, Failure, Reply
+    from router.api import Router
+    from router.core.answer import Answer
     from router.core.policy import Policy
+    from router.default import acompletion, aroute, completion, meter, route, routed
     from router.errors import RouterError, RouterWarning
+    from router.options import attribute
     from router.spec import load_policy
 
 __all__ = [
     "Answer",
-    "Attempt",
-    "Call",
-    "Failure",
     "Policy",
-    "Reply",
     "Router",
     "RouterError",
     "RouterWarning",
-    "Step",
     "__version__",
+    "acompletion",
     "aroute",
+    "attribute",
+    "completion",
     "load_policy",
+    "meter",
     "route",
+    "routed",
 ]
 
 # Names are resolved on first use, so that `import router` costs nothing and loads no library.
 _HOMES = {
     "Answer": "router.core.answer",
-    "Attempt": "router.core.answer",
-    "Call": "router.core.call",
-    "Failure": "router.core.call",
     "Policy": "router.core.policy",
-    "Reply": "router.core.call",
     "Router": "router.api",
     "RouterError": "router.errors",
     "RouterWarning": "router.errors",
-    "Step": "router.core.answer",
-    "aroute": "router.api",
+    "acompletion": "router.default",
+    "aroute": "router.default",
+    "attribute": "router.options",
+    "completion": "router.default",
     "load_policy": "router.spec",
-    "route": "router.api",
+    "meter": "router.default",
+    "route": "router.default",
+    "routed": "router.default",
 }
 
 

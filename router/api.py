@@ -1,12 +1,12 @@
-"""Assembly: `Router` puts policies, backend, ledger and events together; `route` and `aroute` use a default one."""
+"""Assembly: `Router` puts policies, backend, ledger and events together."""
 
 from __future__ import annotations
 
 import inspect
 import logging
 import os
-import threading
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self, Unpack, overload
 
@@ -28,6 +28,9 @@ from router.models.real import RealModels
 from router.options import Options, Prompt, attribution, request_of
 from router.resolve import resolve
 from router.ride import Ride
+from router.shapes import completions, openai_client
+from router.shapes.meter import Meter, Metered
+from router.shapes.routed import Decorator
 from router.spec import adopt, load
 from router.stream import AnswerStream, AsyncAnswerStream
 from router.world import World
@@ -178,7 +181,7 @@ class Router:
             The ledger cannot be written and the policy says to refuse calls then.
         """
         flow, ride = self._begin(task, prompt, options, stream=stream)
-        return AnswerStream(drive_live(flow, ride)) if stream else drive(flow, ride)
+        return AnswerStream(drive_live(flow, ride), ride.route_id) if stream else drive(flow, ride)
 
     @overload
     async def aroute(
@@ -196,10 +199,47 @@ class Router:
         """See `route`."""
         flow, ride = self._begin(task, prompt, options, stream=stream)
         if stream:
-            return await AsyncAnswerStream.begun(adrive_live(flow, ride))
+            return await AsyncAnswerStream.begun(adrive_live(flow, ride), ride.route_id)
         return await adrive(flow, ride)
 
     aroute.__doc__ = route.__doc__
+
+    def completion(self, model: str, messages: Any = None, **arguments: Any) -> Any:
+        """`litellm.completion` with `model="task:NAME"`: its arguments and objects; `response.router` is the answer."""
+        return completions.completion(self, model, messages, arguments)
+
+    async def acompletion(self, model: str, messages: Any = None, **arguments: Any) -> Any:
+        """See `completion`."""
+        return await completions.acompletion(self, model, messages, arguments)
+
+    @property
+    def chat(self) -> openai_client.Chat:
+        """`chat.completions.create(model="task:NAME", ...)` with the arguments and objects of the OpenAI SDK."""
+        return openai_client.Chat(self)
+
+    @cached_property
+    def openai(self) -> Any:
+        """An `openai.OpenAI` whose `chat.completions` is ours, for code that insists on the class."""
+        return openai_client.client(self)
+
+    @cached_property
+    def async_openai(self) -> Any:
+        """The `openai.AsyncOpenAI` to it."""
+        return openai_client.async_client(self)
+
+    def routed(self, task: str, **options: Unpack[Options]) -> Decorator:
+        """Make a function that builds a prompt give the answer to it; see `router.routed`."""
+        return Decorator(lambda: self, task, options)
+
+    def meter(self, response: Any, *, model: str | None = None, **options: Unpack[Metered]) -> float | None:
+        """Put a call on record that was not routed: a response of litellm or the OpenAI SDK, embeddings included.
+
+        Returns what it cost in dollars, by the provider's figure or the price of its model; `None` when unknown.
+        """
+        fingerprints = self._fingerprints or self._load_fingerprints()
+        return Meter(self._loaded, self._backend, self._ledger, fingerprints, self._world).record(
+            response, model, options
+        )
 
     def close(self) -> None:
         """Close the ledger's segment, once no call is under way. A later call opens a new one."""
@@ -279,65 +319,3 @@ class Router:
         problem = f"task {task!r}: rung {model!r} cannot be used ({fault}: {detail or rule.why})"
         events.emit("router.rung_failed", {"task": task, "model": model, "fault": str(fault)}, level=logging.WARNING)
         warn(f"{problem}; calls climb past it until that is mended")
-
-
-_default: Router | None = None
-# Two first calls at once must not make two routers, whose ledgers would be two segments of one process.
-_default_lock = threading.Lock()
-
-
-def _renew_lock() -> None:
-    """In a forked child: the thread that may hold the lock is not there to release it."""
-    global _default_lock
-    _default_lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_renew_lock)
-
-
-def default_router() -> Router:
-    """The router that `route` and `aroute` share, made on first use from the environment."""
-    global _default
-    if _default is None:
-        with _default_lock:
-            _default = _default or Router()
-    return _default
-
-
-@overload
-def route(task: str, prompt: Prompt, *, stream: Literal[False] = False, **options: Unpack[Options]) -> Answer: ...
-
-
-@overload
-def route(task: str, prompt: Prompt, *, stream: Literal[True], **options: Unpack[Options]) -> AnswerStream: ...
-
-
-def route(task: str, prompt: Prompt, *, stream: bool = False, **options: Unpack[Options]) -> Answer | AnswerStream:
-    """See `Router.route`."""
-    router = default_router()
-    return router.route(task, prompt, stream=True, **options) if stream else router.route(task, prompt, **options)
-
-
-@overload
-async def aroute(
-    task: str, prompt: Prompt, *, stream: Literal[False] = False, **options: Unpack[Options]
-) -> Answer: ...
-
-
-@overload
-async def aroute(
-    task: str, prompt: Prompt, *, stream: Literal[True], **options: Unpack[Options]
-) -> AsyncAnswerStream: ...
-
-
-async def aroute(
-    task: str, prompt: Prompt, *, stream: bool = False, **options: Unpack[Options]
-) -> Answer | AsyncAnswerStream:
-    """See `Router.route`."""
-    router = default_router()
-    if stream:
-        return await router.aroute(task, prompt, stream=True, **options)
-    return await router.aroute(task, prompt, **options)
-
-
-route.__doc__ = aroute.__doc__ = Router.route.__doc__

@@ -45,7 +45,8 @@ class Options(Attribution, total=False):
     idempotency_key: str | None
 
 
-_NAMES = frozenset(Options.__annotations__)
+OPTION_NAMES = frozenset(Options.__annotations__)
+_MAPPINGS = ("params", "metadata", "credentials", "extra_headers")
 _ATTRIBUTION = tuple(Attribution.__annotations__)
 
 _attributed: ContextVar[Attribution] = ContextVar("router_attribution", default={})  # noqa: B039 - never changed
@@ -97,8 +98,11 @@ def request_of(plan: Plan, prompt: Prompt, options: Mapping[str, Any], *, route_
         There is no such argument.
     """
     for name in options:
-        if name not in _NAMES:
-            raise TypeError(f"route() got an unexpected keyword argument {name!r}; {suggestion(name, _NAMES)}")
+        if name not in OPTION_NAMES:
+            raise TypeError(f"route() got an unexpected keyword argument {name!r}; {suggestion(name, OPTION_NAMES)}")
+    for name in _MAPPINGS:
+        if not isinstance(options.get(name) or {}, Mapping):
+            raise InvalidCall(f"{name}: is a {type(options[name]).__name__}; give a mapping", argument=name)
     try:
         messages = to_messages(prompt, plan.task.system)
     except ValueError as error:

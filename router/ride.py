@@ -60,6 +60,11 @@ class Ride:
         self._attempts: list[Attempt] = []
         self._finished = False
 
+    @property
+    def route_id(self) -> str:
+        """The call's id."""
+        return self._trace.route_id
+
     def ask(self, ask: Ask) -> Asked:
         """Ask one rung, with its retries."""
         before = len(self._attempts)

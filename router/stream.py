@@ -18,8 +18,9 @@ class AnswerStream:
     A context manager: leaving it, `close`, or dropping the stream ends the request and settles its row.
     """
 
-    def __init__(self, parts: Generator[Chunk | Answer, None, None]) -> None:
+    def __init__(self, parts: Generator[Chunk | Answer, None, None], route_id: str = "") -> None:
         self._parts = parts
+        self.route_id = route_id
         self._answer: Answer | None = None
         # Drafts are judged, and what is wrong is raised, here and not in the caller's loop.
         self._first: Chunk | Answer | None = next(parts)
@@ -63,15 +64,16 @@ class AnswerStream:
 class AsyncAnswerStream:
     """The parts of one answer as they come, for `async for`; otherwise like `AnswerStream`."""
 
-    def __init__(self, parts: AsyncGenerator[Chunk | Answer, None], first: Chunk | Answer) -> None:
+    def __init__(self, parts: AsyncGenerator[Chunk | Answer, None], first: Chunk | Answer, route_id: str = "") -> None:
         self._parts = parts
+        self.route_id = route_id
         self._answer: Answer | None = None
         self._first: Chunk | Answer | None = first
 
     @classmethod
-    async def begun(cls, parts: AsyncGenerator[Chunk | Answer, None]) -> Self:
+    async def begun(cls, parts: AsyncGenerator[Chunk | Answer, None], route_id: str = "") -> Self:
         """A stream whose first part has come."""
-        return cls(parts, await anext(parts))
+        return cls(parts, await anext(parts), route_id)
 
     def __aiter__(self) -> Self:
         return self

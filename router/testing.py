@@ -21,13 +21,42 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from router import events
-from router.core.call import Call, Chunk, Failure, Outcome, Reply, Usage, input_tokens_estimate, output_tokens_estimate
+from router.core.call import (
+    Call,
+    Chunk,
+    Failure,
+    Outcome,
+    Reply,
+    ToolCall,
+    Usage,
+    input_tokens_estimate,
+    output_tokens_estimate,
+)
 from router.core.faults import Fault
 from router.core.policy import Model
 from router.errors import RouterError
 from router.models import Facts, whole_chunk
 from router.models import litellm as _litellm_door
 from router.world import AppendFile, Clock, SystemClock, World
+
+__all__ = [
+    "Call",
+    "Failure",
+    "Fault",
+    "Reply",
+    "Script",
+    "ScriptExhausted",
+    "Scripted",
+    "ScriptedModels",
+    "SimulatedClock",
+    "SimulatedDisk",
+    "SimulatedWorld",
+    "ToolCall",
+    "Usage",
+    "capture",
+    "no_network",
+    "reply",
+]
 
 Scripted = str | Reply | Failure | Exception
 Script = Scripted | Sequence[Scripted] | Callable[[Call], Scripted]

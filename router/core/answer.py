@@ -96,6 +96,12 @@ class Answer:
     def __str__(self) -> str:
         return self.text
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from router.core.html import answer_html
+
+        return answer_html(self)
+
     @property
     def message(self) -> dict[str, Any]:
         """The answer as a chat message, to append to a conversation."""

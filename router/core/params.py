@@ -19,6 +19,7 @@ CALL_PARAMS = frozenset(
         "logprobs",
         "max_completion_tokens",
         "max_tokens",
+        "parallel_tool_calls",
         "presence_penalty",
         "reasoning_effort",
         "seed",

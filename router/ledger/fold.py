@@ -282,7 +282,7 @@ def _attempt_sums(intent: Row, settle: Row) -> dict[str, float]:
 def _route_sums(row: Row) -> dict[str, float]:
     return {
         "calls": 1,
-        "answered": row.get("outcome") == "answered",
+        "answered": row.get("outcome") in ("answered", "metered"),
         "escalated": bool(row.get("escalated")),
         "cost_nusd": int(row.get("cost_nusd") or 0),
         "unpriced": row.get("cost_nusd") is None,

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from router.core.answer import Attempt, climbed, costs
+from router.core.answer import Attempt, Step, climbed, costs
 from router.core.call import Usage
 from router.core.effects import Ask, Finish
 from router.core.pricing import usd
@@ -28,8 +28,8 @@ class Trace:
     route_id: str
     task: str
     policy_hash: str
-    plan_hash: str
-    prompt: str
+    plan_hash: str | None
+    prompt: str | None
     prefixes: tuple[str, ...]
     feature: str | None = None
     user: str | None = None
@@ -117,21 +117,28 @@ def route_row(trace: Trace, finish: Finish, time_s: float, latency_ms: float) ->
         # The probability with which this rung was chosen; below 1 only where exploration draws at random.
         "propensity": 1.0,
         "metadata": trace.metadata,
-        "steps": [
-            {
-                "rung": step.rung,
-                "model": step.model,
-                "action": step.action,
-                "reason": step.reason,
-                "confidence": step.confidence,
-                "confidence_source": step.confidence_source,
-                "threshold": step.threshold,
-                "cost_nusd": _text(step.cost_nusd),
-                "attempts": step.attempts,
-                "signals": dict(step.signals),
-            }
-            for step in finish.steps
-        ],
+        "steps": [_step(step) for step in finish.steps],
+    }
+
+
+def metered_row(trace: Trace, step: Step, attempt: Attempt, time_s: float) -> Row:
+    """A call that was not routed: one request that was made elsewhere, and that nothing decided."""
+    row = route_row(trace, Finish(None, None, (step,), (attempt,)), time_s, attempt.latency_ms)
+    return {**row, "outcome": "metered", "model": step.model, "rung": step.rung}
+
+
+def _step(step: Step) -> Row:
+    return {
+        "rung": step.rung,
+        "model": step.model,
+        "action": step.action,
+        "reason": step.reason,
+        "confidence": step.confidence,
+        "confidence_source": step.confidence_source,
+        "threshold": step.threshold,
+        "cost_nusd": _text(step.cost_nusd),
+        "attempts": step.attempts,
+        "signals": dict(step.signals),
     }
 
 
