@@ -90,7 +90,7 @@ def test_its_async_clients(client: Router) -> None:
     import instructor
 
     async def main() -> list[Any]:
-        made = (instructor.from_openai(client.async_openai), instructor.from_litellm(client.acompletion))
+        made: tuple[Any, ...] = (instructor.from_openai(client.async_openai), instructor.from_litellm(client.acompletion))
         return [
             await one.chat.completions.create(model="task:t", messages=MESSAGES, response_model=City) for one in made
         ]
@@ -103,6 +103,6 @@ def test_its_partial_stream(client: Router) -> None:
     """A streamed answer is read part by part."""
     import instructor
 
-    made = instructor.from_openai(client.openai)
+    made: Any = instructor.from_openai(client.openai)
     parts = list(made.chat.completions.create_partial(model="task:t", messages=MESSAGES, response_model=City))
     assert parts[-1].model_dump() == json.loads(SAID)
