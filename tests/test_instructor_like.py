@@ -90,7 +90,10 @@ def test_its_async_clients(client: Router) -> None:
     import instructor
 
     async def main() -> list[Any]:
-        made: tuple[Any, ...] = (instructor.from_openai(client.async_openai), instructor.from_litellm(client.acompletion))
+        made: tuple[Any, ...] = (
+            instructor.from_openai(client.async_openai),
+            instructor.from_litellm(client.acompletion),
+        )
         return [
             await one.chat.completions.create(model="task:t", messages=MESSAGES, response_model=City) for one in made
         ]
