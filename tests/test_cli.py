@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import errno
-import io
 import json
-import os
-import pty
 import re
-import struct
 import subprocess
-import sys
-import termios
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from fcntl import ioctl
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from router import Router, RouterWarning, load_policy
-from router.cli import main
 from router.cli.app import app
 from router.cli.common import counted, dollars, percent
 from router.core.call import Failure, Reply, Usage
@@ -32,10 +22,9 @@ from router.spec.schema import schema_text
 from router.spec.templates import TEMPLATES
 from router.testing import Script, ScriptedModels, SimulatedClock
 from router.world import World
-from tests.support import make_policy
+from tests.support import ROUTER, Cli, Done, in_terminal, make_policy, unstyled
 
 ROOT = Path(__file__).resolve().parents[1]
-ROUTER = str(Path(sys.executable).with_name("router"))
 COMMANDS = sorted(command.name or "" for command in app.registered_commands)
 USAGE = Usage(input_tokens=10, output_tokens=1)
 START_S = 1_700_000_000.0
@@ -62,45 +51,6 @@ RECORDING: list[dict[str, Any]] = [
         "output_tokens": 1,
     },
 ]
-
-
-@dataclass(frozen=True)
-class Done:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        def refuse(constant: str) -> float:
-            raise AssertionError(constant)
-
-        return json.loads(self.out, parse_constant=refuse)
-
-
-Cli = Callable[..., Done]
-
-
-@pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Runs a command in a folder of its own, in this process."""
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
-
-    def run(*arguments: object, stdin: bytes = b"") -> Done:
-        monkeypatch.setattr(sys, "argv", ["router", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        code = ended.value.code
-        assert isinstance(code, int)
-        return Done(code, captured.out, captured.err)
-
-    return run
 
 
 @pytest.fixture
@@ -608,47 +558,19 @@ def test_names_from_outside_cannot_forge_the_output(home: Path, cli: Cli) -> Non
 # --- terminals
 
 
-def _in_terminal(*arguments: str, columns: int = 80, **environment: str) -> list[str]:
-    """What a command prints on a terminal of so many columns."""
-    receiving, sending = pty.openpty()
-    ioctl(sending, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    clean = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS", "FORCE_COLOR")}
-    command = subprocess.Popen(
-        [ROUTER, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=sending,
-        stderr=sending,
-        env={**clean, "TERM": "xterm-256color", **environment},
-    )
-    os.close(sending)
-    output = b""
-    while True:
-        try:
-            more = os.read(receiving, 65536)
-        except OSError as error:  # Linux says so when the last writer has closed.
-            assert error.errno == errno.EIO
-            break
-        if not more:
-            break
-        output += more
-    os.close(receiving)
-    assert command.wait(60) == 0
-    return output.decode().replace("\r\n", "\n").splitlines()
-
-
 def test_no_color_output_has_no_escape_codes(ledger: Path) -> None:
     """NO_COLOR means plain text, bold included, even on a terminal; without it there is some."""
-    plain = _in_terminal("audit", NO_COLOR="1")
-    styled = _in_terminal("audit")
+    plain = in_terminal("audit", NO_COLOR="1")
+    styled = in_terminal("audit")
     assert [line for line in plain if "\x1b" in line] == []
     assert [line for line in styled if "\x1b" in line] != []
-    assert [re.sub("\x1b\\[[0-9;]*m", "", line).rstrip() for line in styled] == plain
+    assert [unstyled(line).rstrip() for line in styled] == plain
 
 
 def test_shipped_templates_fit_80_columns_in_one_line_each(cli: Cli) -> None:
     """Realistic names are neither folded nor cut: one line for each rung of each task."""
     cli("init")
-    lines = _in_terminal("check", NO_COLOR="1")
+    lines = in_terminal("check", NO_COLOR="1")
     assert max(map(len, lines)) <= 80
     policy = load_policy()
     rungs = [name for task in policy.tasks.values() for name in task.ladder]
@@ -660,7 +582,7 @@ def test_shipped_templates_fit_80_columns_in_one_line_each(cli: Cli) -> None:
 @pytest.mark.parametrize("by", ["task", "model", "hour"])
 def test_an_audit_fits_80_columns(by: str, ledger: Path) -> None:
     """The same for the audit, with amounts of every size: rows are one line each."""
-    text = _in_terminal("audit", "--by", by, NO_COLOR="1")
+    text = in_terminal("audit", "--by", by, NO_COLOR="1")
     assert max(map(len, text)) <= 80
     table = _table("\n".join(text))
     assert {len(row) for row in table} == {6 if by == "model" else 7}
@@ -668,7 +590,7 @@ def test_an_audit_fits_80_columns(by: str, ledger: Path) -> None:
 
 def test_a_narrow_terminal_folds_names_and_never_cuts_numbers(ledger: Path) -> None:
     """A name that does not fit goes on in the next line; a number is whole, even where the line gets too long."""
-    text = "\n".join(_in_terminal("audit", columns=40, NO_COLOR="1"))
+    text = "\n".join(in_terminal("audit", columns=40, NO_COLOR="1"))
     assert "…" not in text
     folded = re.search(r"^(classify\S*) .*\n(\S+)$", text, re.MULTILINE)
     assert folded is not None

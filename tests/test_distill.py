@@ -7,11 +7,10 @@ import json
 import math
 import os
 import re
-import sys
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router import Router
-from router.cli import main
 from router.core.calibration import Calibrator
 from router.core.checks import build_check
 from router.core.policy import AnswerKind
@@ -31,6 +29,7 @@ from router.spec import ModelCalibrators, load_policy, write_tuned
 from router.testing import no_network
 from router.tuning import Distilled, LabelledText, distill, read_labels
 from router.tuning.labels import MAX_BYTES
+from tests.support import Cli
 
 WORDS = {
     "billing": ["invoice", "charge", "card", "tax", "payment", "price"],
@@ -534,37 +533,13 @@ tasks:
 """
 
 
-@dataclass(frozen=True)
-class Done:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-Cli = Callable[..., Done]
-
-
 @pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Runs a command in this process, in a folder with a policy and labels."""
-    work = tmp_path / "work"
-    (work / "policies").mkdir(parents=True)
-    monkeypatch.chdir(work)
+def cli(cli: Cli) -> Cli:
+    """The same, with a policy and labels."""
+    Path("policies").mkdir()
     Path("policies/p.yml").write_text(POLICY)
     Path("labels.csv").write_text(csv_text(rows(count=40)))
-
-    def run(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["router", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended, no_network():
-            main()
-        captured = capsys.readouterr()
-        code = ended.value.code
-        assert isinstance(code, int)
-        return Done(code, captured.out, captured.err)
-
-    return run
+    return cli
 
 
 def tree() -> dict[str, bytes]:

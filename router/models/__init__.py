@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 
 from router.core.call import Call, Outcome
 from router.core.policy import Model, Price
+from router.errors import InvalidCall
 
 
 class Facts(NamedTuple):
@@ -45,4 +46,15 @@ class Backend(Protocol):
         ...
 
 
-__all__ = ["About", "Backend", "Facts"]
+def checked_backend(backend: Backend | None) -> Backend | None:
+    """The backend that a caller gave, unless it is something else, such as the scripts of one."""
+    if backend is None or callable(getattr(backend, "send", None)):
+        return backend
+    raise InvalidCall(
+        f"backend: is of type {type(backend).__name__}; give one with `send` and `asend`, such as "
+        "router.testing.ScriptedModels({...}) or router.models.replay.Replay.load(path)",
+        argument="backend",
+    )
+
+
+__all__ = ["About", "Backend", "Facts", "checked_backend"]

@@ -6,6 +6,7 @@ A file is a NumPy archive of plain arrays, read with pickling forbidden: `weight
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import math
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 PREFIX = "local/"
 FOLDER = "local"
 _FORMAT = 1
+_LONG_TEXT_CHARS = 4000  # About the milliseconds that an event loop can spare, on the large rung.
 
 # What NumPy and zipfile raise at an archive that was changed by hand.
 _UNREADABLE = (
@@ -101,15 +103,18 @@ def save(classifier: Classifier, path: Path) -> None:
     about["sha256"] = _digest(about, classifier.weights, classifier.rarity, classifier.bias)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with draft.open("wb") as file:
-        np.savez_compressed(
-            file,
-            weights=classifier.weights,
-            rarity=classifier.rarity,
-            bias=classifier.bias,
-            about=np.frombuffer(json.dumps(about).encode(), dtype=np.uint8),
-        )
-    draft.replace(path)
+    try:
+        with draft.open("wb") as file:
+            np.savez_compressed(
+                file,
+                weights=classifier.weights,
+                rarity=classifier.rarity,
+                bias=classifier.bias,
+                about=np.frombuffer(json.dumps(about).encode(), dtype=np.uint8),
+            )
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def load(path: Path) -> Classifier:
@@ -205,7 +210,9 @@ class LocalModels:
         )
 
     async def asend(self, call: Call, timeout_s: float | None) -> Outcome:
-        # Microseconds of arithmetic: handing it to a thread would cost more than it takes.
+        # Mostly microseconds of arithmetic: only for a long text is a thread worth what it costs.
+        if sum(map(len, texts(call.messages))) > _LONG_TEXT_CHARS:
+            return await asyncio.to_thread(self.send, call, timeout_s)
         return self.send(call, timeout_s)
 
     def _classifier(self, name: str) -> Classifier:

@@ -14,7 +14,7 @@ from router.core.call import to_messages
 from router.core.checks import Check
 from router.errors import RecordingError
 from router.models.local import last_user_text
-from router.models.replay import read_recording
+from router.models.replay import numbered_rows
 
 # Enough for a million tickets; a larger file is more than a linear classifier has use for.
 MAX_BYTES = 500_000_000
@@ -137,7 +137,7 @@ def _parsed(line: bytes, path: Path, number: int) -> Mapping[str, Any]:
 def _recorded_rows(path: Path, model: str | None) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """The answers of one model of a recording, as labels of their prompts."""
     seen: set[str] = set()
-    for number, row in enumerate(read_recording(path), 1):
+    for number, row in numbered_rows(path):
         if model in (None, row["model"]) and row.get("response") is not None:
             seen.add(row["model"])
             asked = last_user_text(to_messages(row["prompt"], None))
