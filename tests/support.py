@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
+from rich.cells import cell_len
 
 from router.core.policy import Policy
 from router.ledger import fold
@@ -87,7 +88,8 @@ Cli = Callable[..., Done]
 ROUTER = str(Path(sys.executable).with_name("router"))
 _STYLES = re.compile("\x1b\\[[0-9;]*m")
 # What a spinner sends: hide and show the cursor, go up, clear the line.
-_MOVES = re.compile("\x1b\\[(?:\\?25[lh]|[0-9]*[AKJ])|\r")
+_UP = "\x1b[1A"
+_MOVES = re.compile("\x1b\\[(?:\\?25[lh]|[0-9]*[AKJ])")
 
 
 def in_terminal(*arguments: str, columns: int = 80, **environment: str) -> list[str]:
@@ -115,9 +117,24 @@ def in_terminal(*arguments: str, columns: int = 80, **environment: str) -> list[
         output += more
     os.close(receiving)
     assert command.wait(60) == 0, output.decode()
-    return output.decode().replace("\r\n", "\n").splitlines()
+    lines: list[str] = []
+    for line in output.decode().replace("\r\n", "\n").rstrip("\n").split("\n"):
+        if _UP in line:  # A spinner takes its last line back.
+            lines.pop()
+        lines.append(line)
+    return lines
+
+
+def seen(line: str) -> str:
+    """What of a line stays on the screen when a spinner has turned on it, with its styles."""
+    return _MOVES.sub("", line.rpartition("\r")[2])
 
 
 def unstyled(line: str) -> str:
-    """A line without colours and cursor movements, as one sees it."""
-    return _STYLES.sub("", _MOVES.sub("", line))
+    """The same without the styles."""
+    return _STYLES.sub("", seen(line))
+
+
+def columns_of(line: str) -> int:
+    """The columns that the widest state of a line takes; wide characters take two."""
+    return max(cell_len(unstyled(part)) for part in line.split("\r"))

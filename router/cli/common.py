@@ -41,7 +41,7 @@ def console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
     color = None if os.environ.get("NO_COLOR") else "auto"
-    return Console(stderr=stderr, color_system=color, highlight=False, soft_wrap=True)  # type: ignore[arg-type]
+    return Console(stderr=stderr, color_system=color, highlight=False)  # type: ignore[arg-type]
 
 
 def say(text: str, *, err: bool = False) -> None:

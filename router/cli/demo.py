@@ -73,9 +73,9 @@ def _print(found: Demo) -> None:
         say(f"“{clean(shown.text)}”")
         for step in answer.steps:
             action = (step.action, "green" if step.action == "accept" else "yellow")
-            out.print(Text.assemble(f"    {step.model}: ", action, f", {step.reason}"))
+            out.print(Text.assemble(f"    {step.model}: ", action, f", {step.reason}"), soft_wrap=True)
         verdict = ("right", "green") if answer.parsed == shown.label else (f"a person said {shown.label}", "red")
-        out.print(Text.assemble("    -> ", (clean(answer.text), "bold"), " (", verdict, ")\n"))
+        out.print(Text.assemble("    -> ", (clean(answer.text), "bold"), " (", verdict, ")\n"), soft_wrap=True)
     say(f"{found.tickets} unseen tickets; dollars for a million calls, this machine at $0.36 an hour:\n")
     columns = ["", "accuracy", "cost", "escalated", "for climbing"]
     rows = [
