@@ -64,7 +64,7 @@ def main() -> int:
 
 def captured(width: int, *, colour: bool) -> list[str]:
     """The lines that the demo leaves on a terminal, with its styles."""
-    return [seen(line) for line in in_terminal("demo", columns=width, **({} if colour else {"NO_COLOR": "1"}))]
+    return [seen(line) for line in in_terminal("demo", columns=width, styled=colour)]
 
 
 def words(text: str) -> str:

@@ -13,7 +13,7 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from fcntl import ioctl
 from pathlib import Path
@@ -92,7 +92,7 @@ _UP = "\x1b[1A"
 _MOVES = re.compile("\x1b\\[(?:\\?25[lh]|[0-9]*[AKJ])")
 
 
-def in_terminal(*arguments: str, columns: int = 80, **environment: str) -> list[str]:
+def in_terminal(*arguments: str, columns: int = 80, codes: Collection[int] = (0,), styled: bool = True) -> list[str]:
     """The lines that a command leaves on a terminal of so many columns, with its styles."""
     receiving, sending = pty.openpty()
     ioctl(sending, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
@@ -102,7 +102,7 @@ def in_terminal(*arguments: str, columns: int = 80, **environment: str) -> list[
         stdin=subprocess.DEVNULL,
         stdout=sending,
         stderr=sending,
-        env={**clean, "TERM": "xterm-256color", **environment},
+        env={**clean, "TERM": "xterm-256color", **({} if styled else {"NO_COLOR": "1"})},
     )
     os.close(sending)
     output = b""
@@ -116,7 +116,7 @@ def in_terminal(*arguments: str, columns: int = 80, **environment: str) -> list[
             break
         output += more
     os.close(receiving)
-    assert command.wait(60) == 0, output.decode()
+    assert command.wait(60) in codes, output.decode()
     lines: list[str] = []
     for line in output.decode().replace("\r\n", "\n").rstrip("\n").split("\n"):
         if _UP in line:  # A spinner takes its last line back.

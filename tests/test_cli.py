@@ -22,7 +22,7 @@ from router.spec.schema import schema_text
 from router.spec.templates import TEMPLATES
 from router.testing import Script, ScriptedModels, SimulatedClock
 from router.world import World
-from tests.support import ROUTER, Cli, Done, in_terminal, make_policy, unstyled
+from tests.support import ROUTER, Cli, Done, columns_of, in_terminal, make_policy, unstyled
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = sorted(command.name or "" for command in app.registered_commands)
@@ -147,6 +147,41 @@ def test_standard_input_and_output_are_a_pipe(tmp_path: Path, home: Path) -> Non
     ]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "kind", "fields"),
+    [
+        (("route", "clasify", "hi"), "UnknownTask", {"exit_code": 2, "task": "clasify", "known": ["classify"]}),
+        (("route", "classify", " "), "InvalidCall", {"exit_code": 2, "argument": "prompt"}),
+        (("route", "classify", "new", "--replay", "r.jsonl"), "ReplayMiss", {"exit_code": 1, "model": "openai/small"}),
+        (("route", "classify"), "Usage", {"exit_code": 2}),
+        (("audit", "--by", "colour"), "Usage", {"exit_code": 2}),
+        (("check", "-p", "none.yml"), "PolicyError", {"exit_code": 2, "path": "none.yml"}),
+        (("init", "poetry"), "Refused", {"exit_code": 2}),
+        (("distill", "classify", "--from", "none.csv"), "RecordingError", {"exit_code": 2, "path": "none.csv"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_programs_are_told_of_every_failure(
+    arguments: tuple[str, ...], kind: str, fields: dict[str, Any], routing: Cli
+) -> None:
+    """With `--json` standard output is one document in any case; message and exit code are those without it."""
+    plain, done = routing(*arguments), routing(*arguments, "--json")
+    error = done.json["error"]
+    assert error["type"] == kind
+    assert {name: error[name] for name in fields} == fields
+    assert (plain.code, plain.out, plain.err) == (done.code, "", done.err)
+    assert done.code == error["exit_code"]
+    assert error["message"] in done.err
+
+
+def test_a_failed_ladder_is_told_once(routing: Cli) -> None:
+    """Each missing key is named once, with what to type next, and no warning says the same before."""
+    done = routing("route", "classify", "both down", "--replay", "r.jsonl")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("error: task 'classify': no rung gave a usable answer (small: auth")
+    assert "warning" not in done.err
+
+
 # --- init
 
 
@@ -193,6 +228,12 @@ def test_init_with_an_unknown_template_names_those_there_are(cli: Cli) -> None:
     assert not Path("policies").exists()
 
 
+def test_init_where_git_knows_says_nothing_of_it(cli: Cli) -> None:
+    """Who ignores the ledger already is not told to."""
+    Path(".gitignore").write_text("dist\n/.router/\n")
+    assert ".gitignore" not in cli("init").out
+
+
 def test_init_tells_programs_what_it_wrote(cli: Cli) -> None:
     """`--json` lists the files; `--folder` says where."""
     done = cli("init", "text", "--folder", "elsewhere", "--json")
@@ -236,6 +277,32 @@ def test_check_shows_what_is_in_force(routing: Cli) -> None:
     assert second.split() == ["large", "openai/large", "last", "rung", "uncalibrated"]
     assert note == "note: set OPENAI_API_KEY before small, large can be asked"
     assert verdict == "no findings"
+
+
+def test_check_notes_what_is_no_fault(routing: Cli) -> None:
+    """A dearer rung first, models that nobody uses and missing keys are told, and change no exit code."""
+    policy = POLICY.replace("[small, large]", "[large, small]").replace("tasks:", "  spare: {litellm: x/y}\ntasks:")
+    Path("policies/p.yml").write_text(policy)
+    done = routing("check")
+    notes = [
+        "task 'classify': rung 'large' costs more than 'small' above it; "
+        "a ladder goes from the cheapest model to the dearest",
+        "set OPENAI_API_KEY before small, large can be asked",
+        "no task uses spare",
+    ]
+    assert (done.code, [line for line in done.out.splitlines() if "note: " in line]) == (
+        0,
+        [f"note: {note}" for note in notes],
+    )
+    assert routing("check", "--json").json["notes"] == notes
+
+
+def test_check_with_a_key_has_no_note(routing: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that is there is not asked for; one that is empty is not there."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-canary")
+    assert "note" not in routing("check").out
+    monkeypatch.setenv("OPENAI_API_KEY", " ")
+    assert "note: set OPENAI_API_KEY" in routing("check").out
 
 
 def test_check_of_a_policy_without_tasks_has_nothing_to_show(cli: Cli) -> None:
@@ -562,7 +629,7 @@ def test_names_from_outside_cannot_forge_the_output(home: Path, cli: Cli) -> Non
 
 def test_no_color_output_has_no_escape_codes(ledger: Path) -> None:
     """NO_COLOR means plain text, bold included, even on a terminal; without it there is some."""
-    plain = in_terminal("audit", NO_COLOR="1")
+    plain = in_terminal("audit", styled=False)
     styled = in_terminal("audit")
     assert [line for line in plain if "\x1b" in line] == []
     assert [line for line in styled if "\x1b" in line] != []
@@ -572,7 +639,7 @@ def test_no_color_output_has_no_escape_codes(ledger: Path) -> None:
 def test_shipped_templates_fit_80_columns_in_one_line_each(cli: Cli) -> None:
     """Realistic names are neither folded nor cut: one line for each rung of each task."""
     cli("init")
-    lines = [line for line in in_terminal("check", NO_COLOR="1") if not line.startswith("note: ")]
+    lines = [line for line in in_terminal("check", styled=False) if not line.startswith("note: ")]
     assert max(map(len, lines)) <= 80
     policy = load_policy()
     rungs = [name for task in policy.tasks.values() for name in task.ladder]
@@ -584,7 +651,7 @@ def test_shipped_templates_fit_80_columns_in_one_line_each(cli: Cli) -> None:
 @pytest.mark.parametrize("by", ["task", "model", "hour"])
 def test_an_audit_fits_80_columns(by: str, ledger: Path) -> None:
     """The same for the audit, with amounts of every size: rows are one line each."""
-    text = in_terminal("audit", "--by", by, NO_COLOR="1")
+    text = in_terminal("audit", "--by", by, styled=False)
     assert max(map(len, text)) <= 80
     table = _table("\n".join(text))
     assert {len(row) for row in table} == {6 if by == "model" else 7}
@@ -592,7 +659,7 @@ def test_an_audit_fits_80_columns(by: str, ledger: Path) -> None:
 
 def test_a_narrow_terminal_folds_names_and_never_cuts_numbers(ledger: Path) -> None:
     """A name that does not fit goes on in the next line; a number is whole, even where the line gets too long."""
-    text = "\n".join(in_terminal("audit", columns=40, NO_COLOR="1"))
+    text = "\n".join(in_terminal("audit", columns=40, styled=False))
     assert "…" not in text
     folded = re.search(r"^(classify\S*) .*\n(\S+)$", text, re.MULTILINE)
     assert folded is not None
@@ -607,6 +674,36 @@ def test_a_long_name_is_one_line_where_no_terminal_is(home: Path, cli: Cli) -> N
         router.route("t", "hi", feature=name)
     _, row, _ = _table(cli("audit", "--by", "feature").out)
     assert row[0] == name
+
+
+@pytest.mark.parametrize(
+    ("command", "columns"),
+    [(command, columns) for command in ("check", "models", "audit", "distill") for columns in (80, 120)],
+    ids=lambda value: str(value),
+)
+def test_long_names_and_sentences_fit_the_terminal(command: str, columns: int, cli: Cli, home: Path) -> None:
+    """Names of any length fold at a dash or a slash, sentences between two words, and nothing is too wide."""
+    name, wide = "classify-" + "ticket-" * 12 + "end", "受信トレイ" * 9
+    Path("policies").mkdir()
+    policy = POLICY.replace("classify:", f"{name}:").replace("openai/large", "bedrock/" + "large-model/" * 9)
+    Path("policies/p.yml").write_text(policy + "  other: {ladder: [large, small]}\n")
+    labelled = [("text {} paid,billing\n", "text {} broke,bug\n")[n % 2].format(n) for n in range(60)]
+    Path("labels.csv").write_text("text,label\n" + "".join(labelled))
+    with Router("policies", backend=ScriptedModels({"small": "billing"})) as router:
+        router.route(name, "hi", feature=wide)
+    arguments = {
+        "audit": ("--by", "feature"),
+        "distill": (name, "--from", "labels.csv", "--name", "small-rung"),
+    }.get(command, ())
+    lines = [unstyled(line) for line in in_terminal(command, *arguments, columns=columns, codes=(0, 1))]
+    # A name in YAML or in a path is copied as it is, so it stays whole.
+    assert [line for line in lines if columns_of(line) > columns and len(line.split()) > 1 and name not in line] == []
+    if command == "check":
+        folded = [line.split()[0] for line in lines if re.match("classify-|(?:ticket-)+", line)]
+        assert "".join(folded) == name
+        assert {piece[-1] for piece in folded[:-1]} <= {"-"}
+    if command == "audit":
+        assert "".join(re.findall("[受信トレイ]", "".join(lines))) == wide
 
 
 @pytest.mark.parametrize(

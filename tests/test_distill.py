@@ -6,7 +6,10 @@ import gzip
 import json
 import math
 import os
+import pty
 import re
+import signal
+import subprocess
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -29,7 +32,7 @@ from router.spec import ModelCalibrators, load_policy, write_tuned
 from router.testing import no_network
 from router.tuning import Distilled, LabelledText, distill, read_labels
 from router.tuning.labels import MAX_BYTES
-from tests.support import Cli
+from tests.support import ROUTER, Cli
 
 WORDS = {
     "billing": ["invoice", "charge", "card", "tax", "payment", "price"],
@@ -737,3 +740,76 @@ def test_answers_of_a_recorded_model_can_be_distilled(cli: Cli) -> None:
     assert "holds answers of openai/large, openai/small; --model names" in refused.err
     done = cli("distill", "classify", "--from", "r.jsonl", "--model", "openai/large", "--json")
     assert (done.code, json.loads(done.out)["test_rows"]) == (0, 36)
+
+
+# --- what is others' stays
+
+
+def test_the_line_of_a_recorded_fault_is_that_of_the_file(cli: Cli) -> None:
+    """Blank lines count: an editor's line number finds the row."""
+    good = recording(rows(count=1)).splitlines()[0]
+    bad = json.dumps({**json.loads(good), "response": "none"})
+    Path("r.jsonl").write_text(f"\n{good}\n\n\n{bad}\n")
+    done = cli("distill", "classify", "--from", "r.jsonl")
+    assert done.code == 2
+    assert done.err.startswith("error: r.jsonl:5: the label 'none' ")
+
+
+def test_provenance_of_others_stays(cli: Cli) -> None:
+    """Where the numbers of each model come from is kept by model, and what somebody else wrote there is not touched."""
+    calibrator = Calibrator(("lp_mean",), (0.5,), (2.0,), (1.5,), 0.25)
+    write_tuned(Path("policies"), "classify", ModelCalibrators("large", "openai/large", (calibrator,)), {"run": 1})
+    for size in ("small", "large"):
+        assert cli("distill", "classify", "--from", "labels.csv", "--size", size).code == 0
+    found = json.loads(Path("policies/tuned/classify.json").read_text())["provenance"]
+    assert list(found) == ["large", "classify-small", "classify-large"]
+    assert found["large"] == {"run": 1}
+    assert found["classify-small"]["source"] == "labels.csv"
+
+
+def test_two_at_once_both_count(cli: Cli) -> None:
+    """Processes that distill rungs of one task at the same time lose none of them."""
+    names = ["one", "two", "three"]
+    command = [ROUTER, "distill", "classify", "--from", "labels.csv", "--name"]
+    running = [subprocess.Popen([*command, name], stdout=subprocess.DEVNULL) for name in names]
+    assert [one.wait(120) for one in running] == [0, 0, 0]
+    tuned = json.loads(Path("policies/tuned/classify.json").read_text())
+    assert sorted(entry["model"] for entry in tuned["models"]) == sorted(tuned["provenance"]) == sorted(names)
+    assert sorted(tree()) == sorted(
+        ["policies/p.yml", "policies/tuned/classify.json", *(f"policies/local/{name}.npz" for name in names)]
+    )
+
+
+@pytest.mark.parametrize("force", [False, True], ids=["first", "again"])
+def test_half_a_rung_is_never_left(force: bool, cli: Cli) -> None:
+    """Where the calibrator cannot be written, the classifier is as it was before, so that a next try starts clean."""
+    if force:
+        assert cli("distill", "classify", "--from", "labels.csv").code == 0
+        Path("policies/tuned/classify.json").unlink()
+    Path("policies/tuned").mkdir(exist_ok=True)
+    before = tree()
+    # A folder in the file's place: even a user who may write everywhere cannot.
+    Path(f"policies/tuned/.classify.json.{os.getpid()}").mkdir()
+    done = cli("distill", "classify", "--from", "labels.csv", "--seed", "7", "--force")
+    assert (done.code, done.out) == (1, "")
+    assert "cannot be written" in done.err
+    assert tree() == before
+
+
+def test_an_interrupted_distilling_leaves_nothing(cli: Cli) -> None:
+    """Ctrl-C while it trains: no traceback, nothing written, and the exit code that shells know."""
+    Path("labels.csv").write_text(csv_text(rows(count=2_000, noise=40)))
+    command = [ROUTER, "distill", "classify", "--from", "labels.csv", "--size", "large"]
+    before = tree()
+    terminal, its_side = pty.openpty()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=its_side) as running:
+        os.close(its_side)
+        told = b""
+        while b"training on" not in told:
+            told += os.read(terminal, 4096)
+        running.send_signal(signal.SIGINT)
+        out, _ = running.communicate(timeout=60)
+    os.close(terminal)
+    assert (running.returncode, out) == (130, b"")
+    assert b"Traceback" not in told
+    assert tree() == before

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router.cli.common import AsJson, Environment, Policies, Refused, percent, print_json, say
+from router.cli.common import AsJson, Environment, Policies, Refused, console, counted, percent, print_json, say
 
 if TYPE_CHECKING:
     from router.core.plan import Plan
@@ -47,8 +47,10 @@ def distill(
     local = name or f"{task}-{size}"
     folder = loaded.folder or Path()
     _refuse_overwriting(classifier_path(folder, local), force)
-    rows = read_labels(source, check=plan.check, model=model)
-    found = fit(rows, size="large" if size == "large" else "small", seed=seed, source=source.name)
+    with console(stderr=True).status(f"reading {source}") as status:
+        rows = read_labels(source, check=plan.check, model=model)
+        status.update(f"training on {counted(len(rows), 'text')}")
+        found = fit(rows, size="large" if size == "large" else "small", seed=seed, source=source.name)
     try:
         path, tuned = _write(found, folder, task, local, force)
     except OSError as error:
