@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from router.models.replay import Replay, read_recording
 from router.testing import SimulatedWorld
 from tests.support import make_policy
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+DATA = Path(os.environ.get("ROUTER_TEST_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 ROW: dict[str, Any] = {"model": "openai/small", "prompt": "6 times 7?", "response": "42"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,7 +45,8 @@ def distill(
     if kind.choice is None:
         problem = f"task {task!r} has no `answer: {{choice: [...]}}`; only labels can be distilled"
         raise Refused(problem, exit_code=2)
-    local = name or f"{task}-{size}"
+    # A task's name may hold signs that a file's may not, and be as long as a file's may be.
+    local = name or f"{re.sub('[^A-Za-z0-9._-]', '-', task)[:90]}-{size}"
     folder = loaded.folder or Path()
     _refuse_overwriting(classifier_path(folder, local), force)
     with console(stderr=True).status(f"reading {source}") as status:
@@ -119,7 +121,9 @@ def _print(report: dict[str, Any], plan: Plan, local: str) -> None:
     if report["accuracy_there"] is not None:
         line("", f"and is right in {percent(report['accuracy_there'])} of them")
     others = [rung.name for rung in plan.rungs if rung.name != local]
-    if others:
+    if not report["would_answer"]:
+        line("", "so it would only add its own draft: label more texts, or lower the threshold")
+    elif others:
         line("", f"{others[0]!r} is then asked for the other {percent(1 - report['would_answer'])} only")
     for path in report["written"]:
         typer.echo(f"wrote {path}")
