@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from dataclasses import replace
@@ -730,3 +731,20 @@ def test_counts_and_shares_are_written_for_people() -> None:
     """One thing is singular, and a share is a percentage."""
     assert [counted(0, "call"), counted(1, "call"), counted(1234, "call")] == ["0 calls", "1 call", "1,234 calls"]
     assert percent(0.1234) == "12.3%"
+
+
+def test_a_missing_key_has_a_next_step(tmp_path: Path) -> None:
+    """Who has no key is told once which to set, with the command that shows all; an empty one is none."""
+    policy = "version: 1\nmodels: {a: {litellm: openai/x, api_key_env: FIRST_KEY}}\ntasks: {t: {ladder: [a]}}\n"
+    (tmp_path / "p.yml").write_text(policy)
+    done = subprocess.run(
+        [ROUTER, "route", "t", "hi", "-p", "p.yml"],
+        cwd=tmp_path,
+        env={**os.environ, "FIRST_KEY": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("FIRST_KEY is not set") == 1
+    assert done.stderr.endswith("next: set a key, or look with `router models` which are missing\n")

@@ -116,7 +116,7 @@ def _tell_programs(error: Exception, message: str, code: int) -> None:
 def _advice(error: RouterError) -> str:
     """What to type next, where the message itself does not say so."""
     if isinstance(error, LadderExhausted) and re.search(r"environment variable \S+ .*is not set", str(error)):
-        return "set one of them, or see with `router models` which keys are missing"
+        return "set a key, or look with `router models` which are missing"
     return ""
 
 
