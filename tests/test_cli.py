@@ -703,6 +703,8 @@ def test_long_names_and_sentences_fit_the_terminal(command: str, columns: int, c
         folded = [line.split()[0] for line in lines if re.match("classify-|(?:ticket-)+", line)]
         assert "".join(folded) == name
         assert {piece[-1] for piece in folded[:-1]} <= {"-"}
+    if command == "distill" and columns == 120:
+        assert [line for line in lines if line.startswith(" " * 19)] != []
     if command == "audit":
         assert "".join(re.findall("[受信トレイ]", "".join(lines))) == wide
 

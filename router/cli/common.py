@@ -56,14 +56,14 @@ def _lines(text: str, width: int) -> Iterator[str]:
     """Lines of whole words; those after the first are indented. A word that is longer than a line stays whole."""
     from rich.cells import cell_len
 
-    line, indent = "", ""
-    for word in text.split(" "):
+    first, *rest = text.split(" ")
+    line = first
+    for word in rest:
         if line.strip() and cell_len(line) + 1 + cell_len(word) > width:
             yield line
-            indent = "  "
-            line = indent + word
+            line = f"  {word}"
         else:
-            line = f"{line} {word}" if line else word
+            line += f" {word}"
     yield line
 
 
