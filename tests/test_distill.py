@@ -818,3 +818,41 @@ def test_an_interrupted_distilling_leaves_nothing(cli: Cli) -> None:
     assert (running.returncode, out) == (130, b"")
     assert b"Traceback" not in told
     assert tree() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("labels.tsv", "text\tlabel\nhi\tbug\n", "labels.tsv: is neither .csv nor .jsonl; save it as one of them"),
+        ("labels.csv.gz", "", "labels.csv.gz: is neither .csv nor .jsonl"),
+        ("semicolons.csv", "text;label\nhi;bug\n", "has no column 'label'; the first line names the columns `text`"),
+        ("list.jsonl", '{"text": "hi", "label": ["bug"]}\n', "list.jsonl:1: the label is of type list; give one label"),
+    ],
+)
+def test_a_file_of_another_kind_is_told_so(name: str, content: str, message: str, cli: Cli) -> None:
+    """What people have at hand is named for what it is, not for the line where reading it failed."""
+    Path(name).write_text(content)
+    done = cli("distill", "classify", "--from", name)
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err
+
+
+@pytest.mark.parametrize("task", ["to+be@sorted", "t" * 100], ids=["signs", "long"])
+def test_any_task_has_a_name_for_its_rung(task: str, cli: Cli) -> None:
+    """What a task may be called that a file may not becomes a dash, and the advice is a policy that loads."""
+    Path("policies/p.yml").write_text(POLICY.replace("classify:", f"{task}:"))
+    done = cli("distill", task, "--from", "labels.csv")
+    assert done.code == 0
+    Path("policies/local.yml").write_text(f"version: 1\nenvironment: local\n{advised(done.out)}")
+    first = load_policy(environment="local").tasks[task].ladder[0]
+    assert first in ("to-be-sorted-small", "t" * 90 + "-small")
+
+
+def test_a_rung_that_keeps_nothing_says_so(cli: Cli) -> None:
+    """A rung that is never sure enough only costs: that is said in place of what it would save."""
+    Path("policies/p.yml").write_text(POLICY.replace("max_output_tokens: 8", "threshold: 1.0"))
+    done = cli("distill", "classify", "--from", "labels.csv")
+    assert done.code == 0
+    assert "it answers 0.0% of the calls itself" in done.out
+    assert "so it would only add its own draft: label more texts, or lower the threshold" in done.out
+    assert "is then asked" not in done.out
