@@ -7,7 +7,9 @@ With `--check` it changes nothing, names each file that is not current, and exit
 from __future__ import annotations
 
 import argparse
+import functools
 import inspect
+import json
 import re
 import sys
 import tempfile
@@ -134,7 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parts = {name: make().strip() for name, make in PARTS.items()}
     used: set[str] = set()
     stale = []
-    for path in sorted(DOCS.rglob("*.md")):
+    readme = DOCS.parent / "README.md"
+    for path in [*([readme] if readme.exists() else []), *sorted(DOCS.rglob("*.md"))]:
         old = path.read_text(encoding="utf-8")
         used |= set(_BEGIN.findall(old))
         new = filled(old, parts)
@@ -445,6 +448,85 @@ def cli_help() -> str:
     return "\n\n".join(sections)
 
 
+def _figures() -> dict[str, Any]:
+    """What `python docs/figures.py` measured."""
+    found: dict[str, Any] = json.loads((DOCS / "figures.json").read_text(encoding="utf-8"))
+    return found
+
+
+def demo_table() -> str:
+    """Each rung of the demo alone, and the cascade."""
+    found = _figures()["demo"]
+    columns = (f"{found['tickets']} unseen tickets", "accuracy", "cost of a million calls", "escalated")
+    rows = [
+        (
+            line["name"] + (", threshold 0.7" if line["escalated"] else ""),
+            f"{line['accuracy']:.1%}",
+            f"${line['usd_per_million']:.4f}",
+            f"{line['escalated']:.1%}" if line["escalated"] else "",
+        )
+        for line in found["lines"]
+    ]
+    return _table(columns, rows)
+
+
+def local_table() -> str:
+    """The two sizes of a local rung."""
+    found = _figures()["demo"]
+    columns = (
+        f"{found['tickets']} unseen tickets",
+        "accuracy",
+        "confidence off by",
+        "Brier",
+        "an answer takes",
+        "on disk",
+    )
+    rows = [
+        (
+            name,
+            f"{one['accuracy']:.1%}",
+            f"{100 * one['calibration_error']:.1f} points",
+            f"{one['brier']:.3f}",
+            f"{one['microseconds']:.0f} us",
+            f"{one['bytes'] / 1000:,.0f} kB",
+        )
+        for name, one in found["rungs"].items()
+    ]
+    return _table(columns, rows)
+
+
+def eval_table(number: int) -> str:
+    """One run of `evals/runs.txt`, with its command."""
+    found = _figures()["evals"][number]
+    results = found["results"]
+    letters = dict(zip(results[-1]["ladder"], "ABCDEFGH", strict=False))
+    rows = []
+    for result in results:
+        alone = len(result["ladder"]) == 1
+        one = result["ladder"][0]
+        rows.append(
+            (
+                f"{letters[one]} = {one} alone" if alone else " → ".join(letters[model] for model in result["ladder"]),
+                f"{result['accuracy']:.3f}",
+                f"${result['cost_usd']:.4f}",
+                "" if alone else f"{result['escalated']:.1%}",
+                "" if alone else f"${result['marginal_cost_usd']:.4f}",
+                f"${result['cost_per_correct_usd']:.6f}",
+            )
+        )
+    options = re.split(
+        r" (?=--)", "python -m evals.replay_ladder --data DIR " + re.sub(r"\{.*\}", r"'\g<0>'", found["arguments"])
+    )
+    lines = [options[0]]
+    for option in options[1:]:
+        if len(lines[-1]) + len(option) > 100:
+            lines.append(" ")
+        lines[-1] += f" {option}"
+    command = " \\\n".join(lines)
+    columns = (f"{results[0]['prompts']:,} prompts", "accuracy", "cost", "escalated", "for climbing", "per correct")
+    return f"```console\n{command}\n```\n\n{_table(columns, rows)}"
+
+
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
@@ -453,6 +535,9 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _one_line(text: str) -> str:
     return " ".join(text.split())
 
+
+# The lines of evals/runs.txt in their order.
+_EVALS = ("evals-gsm-gpt", "evals-gsm-llama", "evals-mmlu", "evals-functions")
 
 PARTS: dict[str, Callable[[], str]] = {
     "policy-reference": policy_reference,
@@ -468,6 +553,9 @@ PARTS: dict[str, Callable[[], str]] = {
     "ledger-rows": ledger_rows,
     "ledger-tables": ledger_tables,
     "cli-help": cli_help,
+    "demo-table": demo_table,
+    "local-table": local_table,
+    **{name: functools.partial(eval_table, number) for number, name in enumerate(_EVALS)},
 }
 
 

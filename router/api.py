@@ -23,7 +23,7 @@ from router.errors import InvalidCall, UnknownTask, shown, warn
 from router.ledger import Fingerprints, LedgerWriter, Trace, load_secret
 from router.ledger.fold import SEGMENTS_FOLDER
 from router.ledger.rows import call_summary
-from router.models import Backend
+from router.models import Backend, checked_backend
 from router.models.real import RealModels
 from router.options import Options, Prompt, attribution, request_of
 from router.resolve import resolve
@@ -80,7 +80,7 @@ class Router:
     ) -> None:
         self._loaded = adopt(policies) if isinstance(policies, Policy) else load(policies, environment=environment)
         self._home = state_home(home)
-        self._backend = backend or RealModels(self._loaded.folder or Path())
+        self._backend = checked_backend(backend) or RealModels(self._loaded.folder or Path())
         self._world = world or World()
         self._checks = dict(checks or {})
         for task, check in self._checks.items():
@@ -318,4 +318,5 @@ class Router:
         self._warned.add(key)
         problem = f"task {task!r}: rung {model!r} cannot be used ({fault}: {detail or rule.why})"
         events.emit("router.rung_failed", {"task": task, "model": model, "fault": str(fault)}, level=logging.WARNING)
-        warn(f"{problem}; calls climb past it until that is mended")
+        is_top = model == self.plan(task).rungs[-1].name
+        warn(f"{problem}; calls {'that reach it fail' if is_top else 'climb past it'} until that is mended")

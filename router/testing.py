@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +34,7 @@ from router.core.call import (
 )
 from router.core.faults import Fault
 from router.core.policy import Model
-from router.errors import RouterError
+from router.errors import InvalidCall, RouterError
 from router.models import Facts, whole_chunk
 from router.models import litellm as _litellm_door
 from router.world import AppendFile, Clock, SystemClock, World
@@ -92,7 +92,7 @@ class ScriptedModels:
         clock: Clock | None = None,
         facts: Mapping[str, Facts] | None = None,
     ) -> None:
-        self._scripts = {name: _said(script) for name, script in scripts.items()}
+        self._scripts = {name: _said(name, script) for name, script in scripts.items()}
         self._latency_s = dict(latency_s or {})
         self._clock = clock or SystemClock()
         self._facts = dict(facts or {})
@@ -146,6 +146,8 @@ class ScriptedModels:
             raise ScriptExhausted(f"the script of model {call.name!r} has no reply left; add one", model=call.name)
         if isinstance(said, Exception):
             raise said
+        if not isinstance(said, str | Reply | Failure):
+            raise _no_script(call.name, said)
         return reply(said, call) if isinstance(said, str) else said
 
 
@@ -158,14 +160,24 @@ def _in_words(outcome: Outcome) -> Iterator[Chunk | Outcome]:
     yield outcome
 
 
-def _said(script: Script) -> Callable[[Call], Scripted | None]:
+def _said(name: str, script: Script) -> Callable[[Call], Scripted | None]:
     """A script of any form as a function of the call; `None` when it has run out."""
     if isinstance(script, str | Reply | Failure | Exception):
         return lambda _: script
     if callable(script):
         return script
+    if not isinstance(script, Iterable) or isinstance(script, bytes | Mapping):
+        raise _no_script(name, script)
     replies = iter(script)
     return lambda _: next(replies, None)
+
+
+def _no_script(name: str, said: object) -> InvalidCall:
+    return InvalidCall(
+        f"scripts: model {name!r} cannot say {said!r:.60}, which is of type {type(said).__name__}; give text, a Reply, "
+        "a Failure or an exception, a list of them, or a function of the call",
+        argument="scripts",
+    )
 
 
 def reply(text: str, call: Call) -> Reply:

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import errno
-import io
 import json
 import os
-import pty
 import re
-import struct
 import subprocess
-import sys
-import termios
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from fcntl import ioctl
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from router import Router, RouterWarning, load_policy
-from router.cli import main
 from router.cli.app import app
 from router.cli.common import counted, dollars, percent
 from router.core.call import Failure, Reply, Usage
@@ -32,10 +23,9 @@ from router.spec.schema import schema_text
 from router.spec.templates import TEMPLATES
 from router.testing import Script, ScriptedModels, SimulatedClock
 from router.world import World
-from tests.support import make_policy
+from tests.support import ROUTER, Cli, Done, columns_of, in_terminal, make_policy, unstyled
 
 ROOT = Path(__file__).resolve().parents[1]
-ROUTER = str(Path(sys.executable).with_name("router"))
 COMMANDS = sorted(command.name or "" for command in app.registered_commands)
 USAGE = Usage(input_tokens=10, output_tokens=1)
 START_S = 1_700_000_000.0
@@ -62,45 +52,6 @@ RECORDING: list[dict[str, Any]] = [
         "output_tokens": 1,
     },
 ]
-
-
-@dataclass(frozen=True)
-class Done:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        def refuse(constant: str) -> float:
-            raise AssertionError(constant)
-
-        return json.loads(self.out, parse_constant=refuse)
-
-
-Cli = Callable[..., Done]
-
-
-@pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Runs a command in a folder of its own, in this process."""
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
-
-    def run(*arguments: object, stdin: bytes = b"") -> Done:
-        monkeypatch.setattr(sys, "argv", ["router", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        code = ended.value.code
-        assert isinstance(code, int)
-        return Done(code, captured.out, captured.err)
-
-    return run
 
 
 @pytest.fixture
@@ -197,6 +148,41 @@ def test_standard_input_and_output_are_a_pipe(tmp_path: Path, home: Path) -> Non
     ]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "kind", "fields"),
+    [
+        (("route", "clasify", "hi"), "UnknownTask", {"exit_code": 2, "task": "clasify", "known": ["classify"]}),
+        (("route", "classify", " "), "InvalidCall", {"exit_code": 2, "argument": "prompt"}),
+        (("route", "classify", "new", "--replay", "r.jsonl"), "ReplayMiss", {"exit_code": 1, "model": "openai/small"}),
+        (("route", "classify"), "Usage", {"exit_code": 2}),
+        (("audit", "--by", "colour"), "Usage", {"exit_code": 2}),
+        (("check", "-p", "none.yml"), "PolicyError", {"exit_code": 2, "path": "none.yml"}),
+        (("init", "poetry"), "Refused", {"exit_code": 2}),
+        (("distill", "classify", "--from", "none.csv"), "RecordingError", {"exit_code": 2, "path": "none.csv"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_programs_are_told_of_every_failure(
+    arguments: tuple[str, ...], kind: str, fields: dict[str, Any], routing: Cli
+) -> None:
+    """With `--json` standard output is one document in any case; message and exit code are those without it."""
+    plain, done = routing(*arguments), routing(*arguments, "--json")
+    error = done.json["error"]
+    assert error["type"] == kind
+    assert {name: error[name] for name in fields} == fields
+    assert (plain.code, plain.out, plain.err) == (done.code, "", done.err)
+    assert done.code == error["exit_code"]
+    assert error["message"] in done.err
+
+
+def test_a_failed_ladder_is_told_once(routing: Cli) -> None:
+    """Each missing key is named once, with what to type next, and no warning says the same before."""
+    done = routing("route", "classify", "both down", "--replay", "r.jsonl")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("error: task 'classify': no rung gave a usable answer (small: auth")
+    assert "warning" not in done.err
+
+
 # --- init
 
 
@@ -207,7 +193,8 @@ def test_each_template_loads_and_passes_check(template: str, cli: Cli) -> None:
     names = list(TEMPLATES) if template == "all" else [template]
     files = [f"policies/{name}.yml" for name in ["models", *names]] + ["policies/policy.schema.json"]
     assert written.code == 0
-    assert written.out.splitlines()[:-1] == [f"wrote {name}" for name in files]
+    assert written.out.splitlines()[:-2] == [f"wrote {name}" for name in files]
+    assert written.out.splitlines()[-2] == "keep the ledger out of git: echo .router/ >> .gitignore"
     assert written.out.splitlines()[-1] == f"next: edit policies/{names[0]}.yml, then run `router check`"
     assert len(load_policy().tasks) == len(names)
     done = cli("check")
@@ -240,6 +227,12 @@ def test_init_with_an_unknown_template_names_those_there_are(cli: Cli) -> None:
     assert (done.code, done.out) == (2, "")
     assert done.err == "error: unknown template 'poetry'; there is classification, extraction, text, or all\n"
     assert not Path("policies").exists()
+
+
+def test_init_where_git_knows_says_nothing_of_it(cli: Cli) -> None:
+    """Who ignores the ledger already is not told to."""
+    Path(".gitignore").write_text("dist\n/.router/\n")
+    assert ".gitignore" not in cli("init").out
 
 
 def test_init_tells_programs_what_it_wrote(cli: Cli) -> None:
@@ -278,12 +271,39 @@ def test_check_shows_what_is_in_force(routing: Cli) -> None:
     """Each task's ladder with thresholds, and that its confidence is uncalibrated."""
     done = routing("check")
     assert done.code == 0
-    header, columns, first, second, verdict = done.out.splitlines()
+    header, columns, first, second, note, verdict = done.out.splitlines()
     assert re.fullmatch(r"policy [0-9a-f]{16}: 1 file, 1 task", header)
     assert columns.split("  ")[0] == "task"
     assert first.split() == ["classify", "small", "openai/small", "80.0%", "uncalibrated"]
     assert second.split() == ["large", "openai/large", "last", "rung", "uncalibrated"]
+    assert note == "note: set OPENAI_API_KEY before small, large can be asked"
     assert verdict == "no findings"
+
+
+def test_check_notes_what_is_no_fault(routing: Cli) -> None:
+    """A dearer rung first, models that nobody uses and missing keys are told, and change no exit code."""
+    policy = POLICY.replace("[small, large]", "[large, small]").replace("tasks:", "  spare: {litellm: x/y}\ntasks:")
+    Path("policies/p.yml").write_text(policy)
+    done = routing("check")
+    notes = [
+        "task 'classify': rung 'large' costs more than 'small' above it; "
+        "a ladder goes from the cheapest model to the dearest",
+        "set OPENAI_API_KEY before small, large can be asked",
+        "no task uses spare",
+    ]
+    assert (done.code, [line for line in done.out.splitlines() if "note: " in line]) == (
+        0,
+        [f"note: {note}" for note in notes],
+    )
+    assert routing("check", "--json").json["notes"] == notes
+
+
+def test_check_with_a_key_has_no_note(routing: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that is there is not asked for; one that is empty is not there."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-canary")
+    assert "note" not in routing("check").out
+    monkeypatch.setenv("OPENAI_API_KEY", " ")
+    assert "note: set OPENAI_API_KEY" in routing("check").out
 
 
 def test_check_of_a_policy_without_tasks_has_nothing_to_show(cli: Cli) -> None:
@@ -608,47 +628,19 @@ def test_names_from_outside_cannot_forge_the_output(home: Path, cli: Cli) -> Non
 # --- terminals
 
 
-def _in_terminal(*arguments: str, columns: int = 80, **environment: str) -> list[str]:
-    """What a command prints on a terminal of so many columns."""
-    receiving, sending = pty.openpty()
-    ioctl(sending, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    clean = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS", "FORCE_COLOR")}
-    command = subprocess.Popen(
-        [ROUTER, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=sending,
-        stderr=sending,
-        env={**clean, "TERM": "xterm-256color", **environment},
-    )
-    os.close(sending)
-    output = b""
-    while True:
-        try:
-            more = os.read(receiving, 65536)
-        except OSError as error:  # Linux says so when the last writer has closed.
-            assert error.errno == errno.EIO
-            break
-        if not more:
-            break
-        output += more
-    os.close(receiving)
-    assert command.wait(60) == 0
-    return output.decode().replace("\r\n", "\n").splitlines()
-
-
 def test_no_color_output_has_no_escape_codes(ledger: Path) -> None:
     """NO_COLOR means plain text, bold included, even on a terminal; without it there is some."""
-    plain = _in_terminal("audit", NO_COLOR="1")
-    styled = _in_terminal("audit")
+    plain = in_terminal("audit", styled=False)
+    styled = in_terminal("audit")
     assert [line for line in plain if "\x1b" in line] == []
     assert [line for line in styled if "\x1b" in line] != []
-    assert [re.sub("\x1b\\[[0-9;]*m", "", line).rstrip() for line in styled] == plain
+    assert [unstyled(line).rstrip() for line in styled] == plain
 
 
 def test_shipped_templates_fit_80_columns_in_one_line_each(cli: Cli) -> None:
     """Realistic names are neither folded nor cut: one line for each rung of each task."""
     cli("init")
-    lines = _in_terminal("check", NO_COLOR="1")
+    lines = [line for line in in_terminal("check", styled=False) if not line.startswith("note: ")]
     assert max(map(len, lines)) <= 80
     policy = load_policy()
     rungs = [name for task in policy.tasks.values() for name in task.ladder]
@@ -660,7 +652,7 @@ def test_shipped_templates_fit_80_columns_in_one_line_each(cli: Cli) -> None:
 @pytest.mark.parametrize("by", ["task", "model", "hour"])
 def test_an_audit_fits_80_columns(by: str, ledger: Path) -> None:
     """The same for the audit, with amounts of every size: rows are one line each."""
-    text = _in_terminal("audit", "--by", by, NO_COLOR="1")
+    text = in_terminal("audit", "--by", by, styled=False)
     assert max(map(len, text)) <= 80
     table = _table("\n".join(text))
     assert {len(row) for row in table} == {6 if by == "model" else 7}
@@ -668,7 +660,7 @@ def test_an_audit_fits_80_columns(by: str, ledger: Path) -> None:
 
 def test_a_narrow_terminal_folds_names_and_never_cuts_numbers(ledger: Path) -> None:
     """A name that does not fit goes on in the next line; a number is whole, even where the line gets too long."""
-    text = "\n".join(_in_terminal("audit", columns=40, NO_COLOR="1"))
+    text = "\n".join(in_terminal("audit", columns=40, styled=False))
     assert "…" not in text
     folded = re.search(r"^(classify\S*) .*\n(\S+)$", text, re.MULTILINE)
     assert folded is not None
@@ -683,6 +675,38 @@ def test_a_long_name_is_one_line_where_no_terminal_is(home: Path, cli: Cli) -> N
         router.route("t", "hi", feature=name)
     _, row, _ = _table(cli("audit", "--by", "feature").out)
     assert row[0] == name
+
+
+@pytest.mark.parametrize(
+    ("command", "columns"),
+    [(command, columns) for command in ("check", "models", "audit", "distill") for columns in (80, 120)],
+    ids=lambda value: str(value),
+)
+def test_long_names_and_sentences_fit_the_terminal(command: str, columns: int, cli: Cli, home: Path) -> None:
+    """Names of any length fold at a dash or a slash, sentences between two words, and nothing is too wide."""
+    name, wide = "classify-" + "ticket-" * 12 + "end", "受信トレイ" * 9
+    Path("policies").mkdir()
+    policy = POLICY.replace("classify:", f"{name}:").replace("openai/large", "bedrock/" + "large-model/" * 9)
+    Path("policies/p.yml").write_text(policy + "  other: {ladder: [large, small]}\n")
+    labelled = [("text {} paid,billing\n", "text {} broke,bug\n")[n % 2].format(n) for n in range(60)]
+    Path("labels.csv").write_text("text,label\n" + "".join(labelled))
+    with Router("policies", backend=ScriptedModels({"small": "billing"})) as router:
+        router.route(name, "hi", feature=wide)
+    arguments = {
+        "audit": ("--by", "feature"),
+        "distill": (name, "--from", "labels.csv", "--name", "small-rung"),
+    }.get(command, ())
+    lines = [unstyled(line) for line in in_terminal(command, *arguments, columns=columns, codes=(0, 1))]
+    # A name in YAML or in a path is copied as it is, so it stays whole.
+    assert [line for line in lines if columns_of(line) > columns and len(line.split()) > 1 and name not in line] == []
+    if command == "check":
+        folded = [line.split()[0] for line in lines if re.match("classify-|(?:ticket-)+", line)]
+        assert "".join(folded) == name
+        assert {piece[-1] for piece in folded[:-1]} <= {"-"}
+    if command == "distill" and columns == 120:
+        assert [line for line in lines if line.startswith(" " * 19)] != []
+    if command == "audit":
+        assert "".join(re.findall("[受信トレイ]", "".join(lines))) == wide
 
 
 @pytest.mark.parametrize(
@@ -751,3 +775,20 @@ def test_a_model_that_nobody_can_be_asked_for_is_a_finding(routing: Cli) -> None
     assert (
         "finding: task 'classify': nobody knows whom to ask for 'my-model'; begin its name with a provider" in done.out
     )
+
+
+def test_a_missing_key_has_a_next_step(tmp_path: Path) -> None:
+    """Who has no key is told once which to set, with the command that shows all; an empty one is none."""
+    policy = "version: 1\nmodels: {a: {litellm: openai/x, api_key_env: FIRST_KEY}}\ntasks: {t: {ladder: [a]}}\n"
+    (tmp_path / "p.yml").write_text(policy)
+    done = subprocess.run(
+        [ROUTER, "route", "t", "hi", "-p", "p.yml"],
+        cwd=tmp_path,
+        env={**os.environ, "FIRST_KEY": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("FIRST_KEY is not set") == 1
+    assert done.stderr.endswith("next: set a key, or look with `router models` which are missing\n")

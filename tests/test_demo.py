@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from importlib.resources import files
@@ -16,15 +15,15 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from docs.captures import PAGE, WIDTHS, words
 from router import Router, load_policy
 from router.demo import Demo, api_model, prepare, run, tickets
 from router.demo.run import SECOND_USD
 from router.models.local import load
 from router.testing import no_network
 from router.tuning import Distilled
-from tests.support import read_table
+from tests.support import ROUTER, Cli, columns_of, in_terminal, read_table, seen, unstyled
 
-ROUTER = str(Path(sys.executable).with_name("router"))
 CANARY = "sk-canary-7f3a91"
 README = (files("router.demo") / "README.md").read_text(encoding="utf-8")
 KEYS = {"OPENAI_API_KEY": "openai/gpt-5.6-luna", "ANTHROPIC_API_KEY": "anthropic/claude-haiku-5-5"}
@@ -288,3 +287,43 @@ def test_what_is_kept_can_be_looked_at(printed: tuple[list[str], str, Path]) -> 
         done = subprocess.run([ROUTER, *arguments], cwd=folder, capture_output=True, text=True, check=True)
         assert "large" in done.stdout
     assert load_policy(folder / "kept" / "policies").tasks["triage"].ladder == ("small", "large")
+
+
+@pytest.mark.parametrize("styled", [True, False], ids=["colour", "no-color"])
+@pytest.mark.parametrize("columns", WIDTHS)
+def test_the_demo_fits_its_terminal(columns: int, styled: bool, printed: tuple[list[str], str, Path]) -> None:
+    """On a real terminal no line, the spinner's too, is wider than it; the words are a pipe's and the docs'."""
+    lines = in_terminal("demo", columns=columns, styled=styled)
+    assert [line for line in lines if columns_of(line) > columns] == []
+    left = "\n".join(map(seen, lines))
+    assert ("\x1b[" in left) == styled
+    piped = "\n".join(line for line in printed[0] if not line.startswith("kept: "))
+    # No word is cut in two by a line: each line is one of those that were printed.
+    assert [words(line) for line in lines if unstyled(line)] == [words(line) for line in piped.split("\n") if line]
+    assert words(left) in words(PAGE.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("place", ["policies", "router-home"])
+def test_keep_overwrites_nothing(place: str, cli: Cli) -> None:
+    """A folder with policies or a ledger of somebody's own is refused before anything is trained or written."""
+    Path(place).mkdir()
+    Path(place, "mine.yml").write_text("mine")
+    done = cli("demo", "--keep", ".")
+    assert (done.code, done.out) == (1, "")
+    assert done.err == f"error: {place} is there already; nothing was written. Give --keep a new folder\n"
+    assert [path.read_text() for path in Path().rglob("*") if path.is_file()] == ["mine"]
+
+
+def test_keep_where_nothing_can_be_written_says_so(cli: Cli) -> None:
+    """A folder below a file is no traceback."""
+    Path("file").write_text("in the way")
+    done = cli("demo", "--keep", "file/kept", "--json")
+    assert done.code == 1
+    assert done.json["error"]["message"].startswith("file/kept")
+    assert done.err.startswith("error: file/kept")
+
+
+def test_a_closed_pipe_ends_the_demo_quietly() -> None:
+    """`router demo | head` is no traceback."""
+    done = subprocess.run(f"{ROUTER} demo | head -n 1", shell=True, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("Two classifiers, trained just now on tickets written for this demo\n", "")

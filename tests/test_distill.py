@@ -6,12 +6,14 @@ import gzip
 import json
 import math
 import os
+import pty
 import re
-import sys
+import signal
+import subprocess
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router import Router
-from router.cli import main
 from router.core.calibration import Calibrator
 from router.core.checks import build_check
 from router.core.policy import AnswerKind
@@ -31,6 +32,7 @@ from router.spec import ModelCalibrators, load_policy, write_tuned
 from router.testing import no_network
 from router.tuning import Distilled, LabelledText, distill, read_labels
 from router.tuning.labels import MAX_BYTES
+from tests.support import ROUTER, Cli
 
 WORDS = {
     "billing": ["invoice", "charge", "card", "tax", "payment", "price"],
@@ -534,37 +536,13 @@ tasks:
 """
 
 
-@dataclass(frozen=True)
-class Done:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-Cli = Callable[..., Done]
-
-
 @pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Runs a command in this process, in a folder with a policy and labels."""
-    work = tmp_path / "work"
-    (work / "policies").mkdir(parents=True)
-    monkeypatch.chdir(work)
+def cli(cli: Cli) -> Cli:
+    """The same, with a policy and labels."""
+    Path("policies").mkdir()
     Path("policies/p.yml").write_text(POLICY)
     Path("labels.csv").write_text(csv_text(rows(count=40)))
-
-    def run(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["router", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended, no_network():
-            main()
-        captured = capsys.readouterr()
-        code = ended.value.code
-        assert isinstance(code, int)
-        return Done(code, captured.out, captured.err)
-
-    return run
+    return cli
 
 
 def tree() -> dict[str, bytes]:
@@ -762,3 +740,119 @@ def test_answers_of_a_recorded_model_can_be_distilled(cli: Cli) -> None:
     assert "holds answers of openai/large, openai/small; --model names" in refused.err
     done = cli("distill", "classify", "--from", "r.jsonl", "--model", "openai/large", "--json")
     assert (done.code, json.loads(done.out)["test_rows"]) == (0, 36)
+
+
+# --- what is others' stays
+
+
+def test_the_line_of_a_recorded_fault_is_that_of_the_file(cli: Cli) -> None:
+    """Blank lines count: an editor's line number finds the row."""
+    good = recording(rows(count=1)).splitlines()[0]
+    bad = json.dumps({**json.loads(good), "response": "none"})
+    Path("r.jsonl").write_text(f"\n{good}\n\n\n{bad}\n")
+    done = cli("distill", "classify", "--from", "r.jsonl")
+    assert done.code == 2
+    assert done.err.startswith("error: r.jsonl:5: the label 'none' ")
+
+
+def test_provenance_of_others_stays(cli: Cli) -> None:
+    """Where the numbers of each model come from is kept by model, and what somebody else wrote there is not touched."""
+    calibrator = Calibrator(("lp_mean",), (0.5,), (2.0,), (1.5,), 0.25)
+    write_tuned(Path("policies"), "classify", ModelCalibrators("large", "openai/large", (calibrator,)), {"run": 1})
+    for size in ("small", "large"):
+        assert cli("distill", "classify", "--from", "labels.csv", "--size", size).code == 0
+    found = json.loads(Path("policies/tuned/classify.json").read_text())["provenance"]
+    assert list(found) == ["large", "classify-small", "classify-large"]
+    assert found["large"] == {"run": 1}
+    assert found["classify-small"]["source"] == "labels.csv"
+
+
+def test_two_at_once_both_count(cli: Cli) -> None:
+    """Processes that distill rungs of one task at the same time lose none of them."""
+    names = ["one", "two", "three"]
+    command = [ROUTER, "distill", "classify", "--from", "labels.csv", "--name"]
+    running = [subprocess.Popen([*command, name], stdout=subprocess.DEVNULL) for name in names]
+    assert [one.wait(120) for one in running] == [0, 0, 0]
+    tuned = json.loads(Path("policies/tuned/classify.json").read_text())
+    assert sorted(entry["model"] for entry in tuned["models"]) == sorted(tuned["provenance"]) == sorted(names)
+    assert sorted(tree()) == sorted(
+        ["policies/p.yml", "policies/tuned/classify.json", *(f"policies/local/{name}.npz" for name in names)]
+    )
+
+
+@pytest.mark.parametrize("force", [False, True], ids=["first", "again"])
+def test_half_a_rung_is_never_left(force: bool, cli: Cli) -> None:
+    """Where the calibrator cannot be written, the classifier is as it was before, so that a next try starts clean."""
+    if force:
+        assert cli("distill", "classify", "--from", "labels.csv").code == 0
+        Path("policies/tuned/classify.json").unlink()
+    Path("policies/tuned").mkdir(exist_ok=True)
+    before = tree()
+    # A folder in the file's place: even a user who may write everywhere cannot.
+    Path(f"policies/tuned/.classify.json.{os.getpid()}").mkdir()
+    done = cli("distill", "classify", "--from", "labels.csv", "--seed", "7", "--force")
+    assert (done.code, done.out) == (1, "")
+    assert "cannot be written" in done.err
+    assert tree() == before
+
+
+def test_an_interrupted_distilling_leaves_nothing(cli: Cli) -> None:
+    """Ctrl-C while it trains: no traceback, nothing written, and the exit code that shells know."""
+    Path("labels.csv").write_text(csv_text(rows(count=2_000, noise=40)))
+    command = [ROUTER, "distill", "classify", "--from", "labels.csv", "--size", "large"]
+    before = tree()
+    terminal, its_side = pty.openpty()
+    # Whoever runs the tests in the background has SIGINT ignored, and a child inherits that.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=its_side)
+    finally:
+        signal.signal(signal.SIGINT, inherited)
+    os.close(its_side)
+    told = b""
+    while b"training on" not in told:
+        told += os.read(terminal, 4096)
+    running.send_signal(signal.SIGINT)
+    out, _ = running.communicate(timeout=60)
+    os.close(terminal)
+    assert (running.returncode, out) == (130, b"")
+    assert b"Traceback" not in told
+    assert tree() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("labels.tsv", "text\tlabel\nhi\tbug\n", "labels.tsv: is neither .csv nor .jsonl; save it as one of them"),
+        ("labels.csv.gz", "", "labels.csv.gz: is neither .csv nor .jsonl"),
+        ("semicolons.csv", "text;label\nhi;bug\n", "has no column 'label'; the first line names the columns `text`"),
+        ("list.jsonl", '{"text": "hi", "label": ["bug"]}\n', "list.jsonl:1: the label is of type list; give one label"),
+    ],
+)
+def test_a_file_of_another_kind_is_told_so(name: str, content: str, message: str, cli: Cli) -> None:
+    """What people have at hand is named for what it is, not for the line where reading it failed."""
+    Path(name).write_text(content)
+    done = cli("distill", "classify", "--from", name)
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err
+
+
+@pytest.mark.parametrize("task", ["to+be@sorted", "t" * 100], ids=["signs", "long"])
+def test_any_task_has_a_name_for_its_rung(task: str, cli: Cli) -> None:
+    """What a task may be called that a file may not becomes a dash, and the advice is a policy that loads."""
+    Path("policies/p.yml").write_text(POLICY.replace("classify:", f"{task}:"))
+    done = cli("distill", task, "--from", "labels.csv")
+    assert done.code == 0
+    Path("policies/local.yml").write_text(f"version: 1\nenvironment: local\n{advised(done.out)}")
+    first = load_policy(environment="local").tasks[task].ladder[0]
+    assert first in ("to-be-sorted-small", "t" * 90 + "-small")
+
+
+def test_a_rung_that_keeps_nothing_says_so(cli: Cli) -> None:
+    """A rung that is never sure enough only costs: that is said in place of what it would save."""
+    Path("policies/p.yml").write_text(POLICY.replace("max_output_tokens: 8", "threshold: 1.0"))
+    done = cli("distill", "classify", "--from", "labels.csv")
+    assert done.code == 0
+    assert "it answers 0.0% of the calls itself" in done.out
+    assert "so it would only add its own draft: label more texts, or lower the threshold" in done.out
+    assert "is then asked" not in done.out

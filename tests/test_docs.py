@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import socket
@@ -17,12 +18,16 @@ from typer.testing import CliRunner
 
 import router.default
 import router.errors
+from docs.figures import demo as measured
+from docs.figures import evaluated
 from router import Router, load_policy
 from router.cli.app import app
 from router.testing import ScriptedModels, no_network
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FIGURES = json.loads((ROOT / "docs" / "figures.json").read_text(encoding="utf-8"))
+DATA = Path(os.environ.get("ROUTER_TEST_DATA") or ROOT.parent / "shared" / "data")
 
 _FENCE = re.compile(r"(?P<mark><!-- not run: [^\n]+ -->\n+)?^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.M | re.S)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -81,6 +86,25 @@ def test_check_names_a_page_that_is_not_current(tmp_path: Path) -> None:
     assert checked.stderr.startswith("docs/faults.md: is not current")
     subprocess.run(script, capture_output=True, check=True)
     assert page.read_text(encoding="utf-8") == good
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"the recorded answers are not in {DATA}")
+@pytest.mark.parametrize("number", range(len(FIGURES["evals"])))
+def test_figures_of_evals_are_those_of_the_runner(number: int) -> None:
+    """Each run of `evals/runs.txt` comes to what docs/figures.json holds, to the last digit."""
+    line = (ROOT / "evals" / "runs.txt").read_text(encoding="utf-8").splitlines()[number]
+    assert FIGURES["evals"][number] == {"arguments": line, **evaluated(line, DATA)}
+
+
+def test_figures_of_the_demo_are_those_of_its_tickets() -> None:
+    """Accuracy and share escalated are those of a run here, within what another scikit-learn may change."""
+    found, told = measured(), FIGURES["demo"]
+    assert [line["name"] for line in found["lines"]] == [line["name"] for line in told["lines"]]
+    for one, other in zip(found["lines"], told["lines"], strict=True):
+        assert one["accuracy"] == pytest.approx(other["accuracy"], abs=0.02)
+        assert one["escalated"] == pytest.approx(other["escalated"], abs=0.04)
+    for name, rung in found["rungs"].items():
+        assert rung["calibration_error"] == pytest.approx(told["rungs"][name]["calibration_error"], abs=0.02)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)

@@ -13,7 +13,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from router.core.call import Failure, Reply, Usage
 from router.core.faults import Fault
 from router.errors import LadderExhausted, NoAnswer, RouterError
 from router.events import Event, clean, emit, guarded
-from router.testing import ScriptedModels, SimulatedWorld, capture
+from router.testing import Script, ScriptedModels, SimulatedWorld, capture
 from router.world import SystemClock
 from tests.support import make_policy, read_table
 
@@ -161,6 +161,20 @@ def test_a_rung_that_is_gone_is_one_warning() -> None:
     failed = [event for event in seen if event["event"] == "router.rung_failed"]
     assert failed == [{"event": "router.rung_failed", "task": "t", "model": "small", "fault": "not_found"}]
     assert len(caught) == 1
+
+
+@pytest.mark.parametrize(
+    ("scripts", "told"),
+    [
+        ({"small": Failure(Fault.AUTH, 401), "large": "no"}, "calls climb past it until that is mended"),
+        ({"small": "maybe", "large": Failure(Fault.AUTH, 401)}, "calls that reach it fail until that is mended"),
+    ],
+    ids=["below", "top"],
+)
+def test_what_a_lost_rung_means_is_told(scripts: dict[str, Script], told: str) -> None:
+    """Nothing climbs past the top rung: its loss is told for what it is."""
+    with pytest.warns(RouterWarning, match=told), suppress(LadderExhausted):
+        _router(scripts).route("t", "hi")
 
 
 @functools.cache

@@ -548,3 +548,27 @@ def test_an_archive_is_plain_arrays(path: Path) -> None:
         assert sorted(archive.namelist()) == ["about.npy", "bias.npy", "rarity.npy", "weights.npy"]
         arrays = [np.load(io.BytesIO(archive.read(name)), allow_pickle=False) for name in archive.namelist()]
     assert {array.dtype for array in arrays} == {np.dtype(np.float32), np.dtype(np.uint8)}
+
+
+def test_a_long_text_does_not_hold_up_the_event_loop(path: Path) -> None:
+    """While a classifier reads half a megabyte, other tasks go on; the answer is that of the blocking call."""
+    backend = LocalModels(path.parent.parent)
+
+    def call(text: str) -> Call:
+        return Call("tiny", Model("local/tiny"), ({"role": "user", "content": text},))
+
+    async def asked(text: str) -> tuple[Any, int]:
+        reading = asyncio.create_task(backend.asend(call(text), None))
+        turns = 0
+        while not reading.done():
+            turns += 1
+            await asyncio.sleep(0)
+        return await reading, turns
+
+    text = "word " * 100_000
+    found, turns = asyncio.run(asked(text))
+    expected = backend.send(call(text), None)
+    assert isinstance(expected, Reply)
+    assert (found.text, found.logprobs) == (expected.text, expected.logprobs)
+    assert turns > 2
+    assert asyncio.run(asked("short"))[1] <= 2

@@ -6,6 +6,8 @@ import asyncio
 import gzip
 import json
 import math
+import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +26,7 @@ from router.models.replay import Replay, read_recording
 from router.testing import SimulatedWorld
 from tests.support import make_policy
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+DATA = Path(os.environ.get("ROUTER_TEST_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 ROW: dict[str, Any] = {"model": "openai/small", "prompt": "6 times 7?", "response": "42"}
 
 
@@ -219,10 +221,27 @@ def test_a_miss_says_what_to_look_at(tmp_path: Path) -> None:
         Replay.load(path).send(_call("a secret question"), None)
     error = caught.value
     assert str(error) == (
-        f"{path}: holds no answer of 'openai/small' to this prompt; record that model on it, or check that the "
-        "policy's `litellm:` is the recording's model name and `system:` its system text"
+        f"{path}: holds no answer of 'openai/small' to this prompt; record that model on it, or check that the prompt "
+        "is the recorded one to the last character"
     )
     assert (error.path, error.line, error.model) == (str(path), None, "openai/small")
+
+
+@pytest.mark.parametrize(
+    ("row", "hint"),
+    [
+        (
+            {**ROW, "system": "Answer in words."},
+            "to the same prompt with another system text: make the task's `system:`",
+        ),
+        ({**ROW, "model": "openai/large"}, "it holds one of 'openai/large': record this model too, or name that one"),
+    ],
+    ids=["system", "model"],
+)
+def test_a_near_miss_is_told(row: dict[str, Any], hint: str) -> None:
+    """Where only the system text or the model differs, that is said."""
+    with pytest.raises(ReplayMiss, match=re.escape(hint)):
+        _ask(row, call=_call(ROW["prompt"]))
 
 
 def test_recorded_counts_bound_the_prompt() -> None:

@@ -15,7 +15,7 @@ from router import Router
 from router.core.call import Call, Failure, Reply, Usage
 from router.core.faults import Fault
 from router.core.policy import Price
-from router.errors import DeadlineExceeded, NetworkForbidden, RequestRefused, RouterError
+from router.errors import DeadlineExceeded, InvalidCall, NetworkForbidden, RequestRefused, RouterError
 from router.models import Facts
 from router.testing import (
     Script,
@@ -331,3 +331,24 @@ def test_the_fixture_reads_policies_from_a_path(scripted_router: Callable[..., R
     path = tmp_path / "p.yml"
     path.write_text("version: 1\nmodels: {m: {litellm: a/m}}\ntasks: {greet: {ladder: [m]}}\n")
     assert scripted_router({"m": "hello"}, policies=path).route("greet", "hi").text == "hello"
+
+
+@pytest.mark.parametrize("said", [3, None, b"billing", {"a": "b"}, ["billing", 3]], ids=repr)
+def test_a_script_of_another_type_is_refused(said: Any) -> None:
+    """What no model can say is named with the model, and what it could say instead."""
+    with pytest.raises(InvalidCall, match=r"scripts: model 'small' cannot say .*; give text, a Reply") as caught:
+        _say_twice(said)
+    assert caught.value.argument == "scripts"
+
+
+def _say_twice(said: Any) -> None:
+    with Router(make_policy(), backend=ScriptedModels({"small": said, "large": "b"})) as router:
+        router.route("t", "hi")
+        router.route("t", "hi")
+
+
+@pytest.mark.parametrize("backend", [{}, {"small": "yes"}, "replay.jsonl"], ids=repr)
+def test_a_backend_of_another_type_is_refused(backend: Any) -> None:
+    """The scripts alone are no backend: the message says what to wrap them in, before any call."""
+    with pytest.raises(InvalidCall, match=r"backend: is of type (?:dict|str); give .*ScriptedModels\(\{\.\.\.\}\)"):
+        Router(make_policy(), backend=backend)

@@ -106,9 +106,11 @@ class Bad:
 
 BAD = {
     "other_task": Bad(changed(task="u"), "belongs to task 'u', not to 't'; tune that task", "task"),
-    "other_version": Bad(changed(version=2), "Input should be 1", "version"),
-    "no_models": Bad({"version": 1, "task": "t"}, "Field required", "models"),
-    "unknown_key": Bad(changed(thresholds=[0.5]), "Unexpected keyword argument", "thresholds"),
+    "other_version": Bad(
+        changed(version=2), "should be 1, found 2; restore the file, or delete it and tune the task again", "version"
+    ),
+    "no_models": Bad({"version": 1, "task": "t"}, "'models' is missing; add it", "models"),
+    "unknown_key": Bad(changed(thresholds=[0.5]), "unknown key 'thresholds'; remove it", "thresholds"),
     "plan": Bad(changed(plan={}), "is part of the format but not built yet; remove it", "plan"),
     "certificate": Bad(
         changed(certificate={"n": 1}), "is part of the format but not built yet; remove it", "certificate"
@@ -120,7 +122,7 @@ BAD = {
         "models.0",
     ),
     "no_calibrator": Bad(
-        entry(calibrators=[]), "Tuple should have at least 1 item after validation, not 0", "models.0.calibrators"
+        entry(calibrators=[]), "should have at least 1 item, not 0; restore the file", "models.0.calibrators"
     ),
     "unknown_signal": Bad(
         calibrator(signals=["lp_men", "invalid"]), "unknown signal 'lp_men'; did you mean 'lp_mean'?", "models.0"
@@ -146,18 +148,22 @@ BAD = {
         calibrator(knots_x=[0, 1], knots_y=[0.75, 0.5]), "knots_y must ascend within 0 and 1", WHERE
     ),
     "knots_y_above_1": Bad(calibrator(knots_x=[0, 1], knots_y=[0.5, 1.5]), "knots_y must ascend within 0 and 1", WHERE),
-    "number_as_text": Bad(calibrator(intercept="0.5"), "Input should be a valid number", f"{WHERE}.intercept"),
-    "nan": Bad(json.dumps(calibrator(intercept=float("nan"))), "Input should be a finite number", f"{WHERE}.intercept"),
-    "infinity": Bad(
-        json.dumps(calibrator(weights=[1, float("-inf")])), "Input should be a finite number", f"{WHERE}.weights.1"
+    "number_as_text": Bad(
+        calibrator(intercept="0.5"), "should be a valid number, found '0.5'; restore the file", f"{WHERE}.intercept"
     ),
-    "overflow": Bad(json.dumps(VALID).replace("0.25", "1e999"), "Input should be a finite number", f"{WHERE}.scale.0"),
-    "no_object": Bad([], "Input should be an object"),
-    "broken_json": Bad('{"version": 1', "Invalid JSON: EOF while parsing an object at line 1 column 13"),
-    "empty": Bad("", "Invalid JSON: EOF while parsing a value at line 1 column 0"),
-    "not_utf_8": Bad(b'{"version": "\xff"}', "Invalid JSON: invalid unicode code point at line 1 column 14"),
+    "nan": Bad(json.dumps(calibrator(intercept=float("nan"))), "should be a finite number", f"{WHERE}.intercept"),
+    "infinity": Bad(
+        json.dumps(calibrator(weights=[1, float("-inf")])), "should be a finite number", f"{WHERE}.weights.1"
+    ),
+    "overflow": Bad(json.dumps(VALID).replace("0.25", "1e999"), "should be a finite number", f"{WHERE}.scale.0"),
+    "no_object": Bad([], "should be an object; restore the file, or delete it and tune the task again"),
+    "broken_json": Bad(
+        '{"version": 1', "is no JSON (EOF while parsing an object at line 1 column 13); restore it, or delete it"
+    ),
+    "empty": Bad("", "is no JSON (EOF while parsing a value at line 1 column 0)"),
+    "not_utf_8": Bad(b'{"version": "\xff"}', "is no JSON (invalid unicode code point at line 1 column 14)"),
     "too_large": Bad(" " * 1_024_001, "is larger than 1,024,000 bytes; it was not written by the tuner"),
-    "too_deep": Bad("[" * 100_000, "Invalid JSON: recursion limit exceeded"),
+    "too_deep": Bad("[" * 100_000, "is no JSON (recursion limit exceeded at"),
 }
 
 

@@ -7,16 +7,20 @@ a file with a fault, 3 a limit on cost.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from router.cli import audit, check, demo, distill, init, models, route
+from router.cli.common import Refused, print_json, say
 from router.errors import (
     CostLimitExceeded,
     InvalidCall,
+    LadderExhausted,
     PolicyError,
     RecordingError,
     ReplayMiss,
@@ -52,19 +56,40 @@ def _root(version: bool = typer.Option(False, "--version", help="Show the versio
         raise typer.Exit
 
 
+# What an error may tell a program. Not the provider's own words and not the attempts: they may repeat the prompt.
+_TOLD = ("path", "line", "where", "task", "known", "argument", "model", "status", "needed", "route_id")
+_TOLD_OF_LIMITS = ("deadline_s", "limit_usd", "spent_usd", "needed_usd")
+# typer does not export the class of a wrong call itself.
+_UsageError: Any = typer.BadParameter.__mro__[1]
+
+
 def main() -> None:
     """Run the command; errors of ours are messages on standard error, never tracebacks."""
-    warnings.showwarning = _show_warning
+    _forget_empty_keys()
+    warned: list[str] = []
+    warnings.showwarning = lambda message, category, *_, **__: _note(warned, message, category)
     try:
-        app(prog_name="router")
+        code = app(prog_name="router", standalone_mode=False)
     except RouterError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(_exit_code(error))
+        # What an exhausted ladder died of stands in its error, with the same words.
+        _print_warnings([] if isinstance(error, LadderExhausted) else warned)
+        say(f"error: {error}", err=True)
+        if advice := _advice(error):
+            say(f"next: {advice}", err=True)
+        code = _exit_code(error)
+        _tell_programs(error, str(error), code)
+    except _UsageError as error:
+        error.show()
+        code = 2
+        _tell_programs(error, error.format_message(), code)
     except OSError as error:  # Mostly standard output, full or gone: files of ours have errors of their own.
         problem = error.filename or "the output"
         typer.echo(f"error: {problem} cannot be used ({error.strerror or error})", err=True)
         _forget_output()
-        sys.exit(1)
+        code = 1
+    else:
+        _print_warnings(warned)
+    sys.exit(code or 0)
 
 
 def _forget_output() -> None:
@@ -73,14 +98,44 @@ def _forget_output() -> None:
         os.dup2(nowhere.fileno(), 1)
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+def _forget_empty_keys() -> None:
+    """A variable that is set to nothing, as in many an .env file, holds no key; litellm takes it for one."""
+    for name in [name for name, value in os.environ.items() if name.endswith(("_KEY", "_TOKEN")) and not value.strip()]:
+        del os.environ[name]
+
+
+def _note(warned: list[str], message: Warning | str, category: type[Warning]) -> None:
     """A warning of ours is one line: where in the code it was raised is of no use to who typed the command."""
     if issubclass(category, RouterWarning):
-        typer.echo(f"warning: {message}", err=True)
+        warned.append(str(message))
+
+
+def _print_warnings(warned: list[str]) -> None:
+    for message in warned:
+        say(f"warning: {message}", err=True)
+
+
+def _tell_programs(error: Exception, message: str, code: int) -> None:
+    """With `--json` there is always one JSON document on standard output."""
+    if "--json" in sys.argv[1:]:
+        fields: dict[str, Any] = {name: getattr(error, name, None) for name in (*_TOLD, *_TOLD_OF_LIMITS)}
+        told = {name: value for name, value in fields.items() if value is not None and value != ""}
+        ours = isinstance(error, RouterError)
+        about = {"type": type(error).__name__ if ours else "Usage", "message": message, "exit_code": code}
+        print_json({"error": {**about, **(told if ours else {})}})
+
+
+def _advice(error: RouterError) -> str:
+    """What to type next, where the message itself does not say so."""
+    if isinstance(error, LadderExhausted) and re.search(r"environment variable \S+ .*is not set", str(error)):
+        return "set a key, or look with `router models` which are missing"
+    return ""
 
 
 def _exit_code(error: RouterError) -> int:
     match error:
+        case Refused():
+            return error.exit_code
         case CostLimitExceeded():
             return 3
         case ReplayMiss():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from router.cli.common import AsJson, Home, counted, dollars, percent, print_json, print_table
+from router.cli.common import AsJson, Home, counted, dollars, percent, print_json, print_table, say
 
 if TYPE_CHECKING:
     from router.audit.escalations import AuditReport, AuditRow, Dimension
@@ -53,7 +53,7 @@ def audit(
 
 def _print(report: AuditReport) -> None:
     if not report.total.calls and not report.rows:
-        typer.echo("the ledger holds no calls here; ROUTER_HOME or --home names its folder")
+        say("the ledger holds no calls here; ROUTER_HOME or --home names its folder")
         return
     columns = [report.by, "calls", "escalated", "failed", "cost", "marginal"]
     rows = [_cells(row) for row in report.rows]
@@ -63,20 +63,22 @@ def _print(report: AuditReport) -> None:
         rows = [[*cells, _saved(row)] for cells, row in zip(rows, report.rows, strict=True)]
         total.append(_saved(report.total))
     print_table(columns, rows, numbers=columns[1:], footer=total)
+    if report.by == "model" and sum(row.calls for row in report.rows) != report.total.calls:
+        say("a call counts once for each model that it asked, and once in the total")
     if report.total.unpriced:
-        typer.echo(f"not in the costs: {counted(report.total.unpriced, 'call')} of a model whose price is unknown")
+        say(f"not in the costs: {counted(report.total.unpriced, 'call')} of a model whose price is unknown")
     if report.uncertain:
         more = f", {report.unbounded:,} of them without a bound" if report.unbounded else ""
         most = dollars(report.uncertain_nusd)
         bound = "with no bound" if report.unbounded == report.uncertain else f"up to {most} more{more}"
-        typer.echo(f"not settled: {counted(report.uncertain, 'request')}, {bound}")
+        say(f"not settled: {counted(report.uncertain, 'request')}, {bound}")
     for problem, items in (("torn last line", report.fold.torn), ("unreadable line", report.fold.corrupt)):
         for item in items:
-            typer.echo(f"ledger: {problem} in {item}; nothing else of it is lost")
+            say(f"ledger: {problem} in {item}; nothing else of it is lost")
     for item in report.fold.cut:
-        typer.echo(f"ledger: {item} is shorter than it was; rows that were not read before are lost")
+        say(f"ledger: {item} is shorter than it was; rows that were not read before are lost")
     if report.fold.lost:
-        typer.echo(f"ledger: up to {counted(report.fold.lost, 'row')} could not be written, or were deleted since")
+        say(f"ledger: up to {counted(report.fold.lost, 'row')} could not be written, or were deleted since")
 
 
 def _cells(row: AuditRow) -> list[str]:

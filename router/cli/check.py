@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from router.cli.common import AsJson, Environment, Policies, counted, print_json, print_table
+from router.cli.common import AsJson, Environment, Policies, counted, print_json, print_table, say
 from router.core.params import suggestion
 from router.core.pricing import NUSD_PER_USD, exact_product
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 def check(policies: Policies = None, environment: Environment = None, as_json: AsJson = False) -> None:
     """Check the policies and show each task's ladder, thresholds and where its confidence comes from.
 
-    Exits 1 with a finding, such as a model whose price nobody knows, and 2 when a policy has a fault.
+    Exits 1 with a finding, such as a model whose price nobody knows, and 2 when a policy has a fault. A note is no
+    finding: a missing key, a model that no task uses, a rung that costs more than the one above it.
     """
     from router.api import Router
     from router.core.policy import Price
@@ -31,6 +33,7 @@ def check(policies: Policies = None, environment: Environment = None, as_json: A
     models = RealModels(loaded.folder or Path())
     tasks: list[dict[str, Any]] = []
     findings: list[str] = []
+    notes: list[str] = []
     for name in loaded.policy.tasks:
         plan = router.plan(name)
         rungs = [
@@ -55,13 +58,22 @@ def check(policies: Policies = None, environment: Environment = None, as_json: A
             if not models.about(rung.model).callable
         ]
         findings += _unaffordable(plan)
+        notes += _dearer_first(plan)
         tasks.append({"task": name, "plan_hash": plan.plan_hash, "rungs": rungs})
     findings += _stray_tuned(loaded)
+    notes += [*_missing_keys(loaded), *_unused(loaded)]
     if as_json:
         files = [str(path) for path in loaded.files]
-        print_json({"policy_hash": loaded.policy_hash, "files": files, "tasks": tasks, "findings": findings})
+        about = {"policy_hash": loaded.policy_hash, "files": files, "tasks": tasks}
+        print_json({**about, "findings": findings, "notes": notes})
     else:
-        _print(tasks, findings, loaded.policy_hash, len(loaded.files))
+        _print(tasks, loaded.policy_hash, len(loaded.files))
+        for note in notes:
+            say(f"note: {note}")
+        for finding in findings:
+            say(f"finding: {finding}")
+        if not findings:
+            typer.echo("no findings")
     raise typer.Exit(1 if findings else 0)
 
 
@@ -92,7 +104,44 @@ def _stray_tuned(loaded: Loaded) -> list[str]:
     ]
 
 
-def _print(tasks: list[dict[str, Any]], findings: list[str], policy_hash: str, files: int) -> None:
+def _dearer_first(plan: Plan) -> list[str]:
+    """Rungs that cost at least as much for every token as the one above them: climbing would save."""
+    found = []
+    for rung, above in pairwise(plan.rungs):
+        here, there = ((one.price.input_usd_per_mtok, one.price.output_usd_per_mtok) for one in (rung, above))
+        pairs = [(a, b) for a, b in zip(here, there, strict=True) if a is not None and b is not None]
+        if len(pairs) == 2 and all(a >= b for a, b in pairs) and any(a > b for a, b in pairs):
+            problem = f"task {plan.task_name!r}: rung {rung.name!r} costs more than {above.name!r} above it"
+            found.append(f"{problem}; a ladder goes from the cheapest model to the dearest")
+    return found
+
+
+def _missing_keys(loaded: Loaded) -> list[str]:
+    """What to set before the tasks' models can be asked; one line for each variable."""
+    from router.models.real import RealModels
+
+    backend = RealModels(loaded.folder or Path())
+    waiting: dict[str, list[str]] = {}
+    for name, model in loaded.policy.models.items():
+        if _users(loaded, name):
+            waiting.setdefault(backend.about(model).key, []).append(name)
+    return [
+        f"{key.removeprefix('missing: ')} before {', '.join(names)} can be asked"
+        for key, names in waiting.items()
+        if key.startswith("missing: ")
+    ]
+
+
+def _unused(loaded: Loaded) -> list[str]:
+    names = [name for name in loaded.policy.models if not _users(loaded, name)]
+    return [f"no task uses {', '.join(names)}"] if names else []
+
+
+def _users(loaded: Loaded, model: str) -> list[str]:
+    return [name for name, task in loaded.policy.tasks.items() if model in task.ladder]
+
+
+def _print(tasks: list[dict[str, Any]], policy_hash: str, files: int) -> None:
     typer.echo(f"policy {policy_hash}: {counted(files, 'file')}, {counted(len(tasks), 'task')}")
     rows = [
         [
@@ -107,7 +156,3 @@ def _print(tasks: list[dict[str, Any]], findings: list[str], policy_hash: str, f
     ]
     if rows:
         print_table(["task", "rung", "model", "accept at", "confidence"], rows, numbers=["accept at"])
-    for finding in findings:
-        typer.echo(f"finding: {finding}")
-    if not findings:
-        typer.echo("no findings")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router.cli.common import AsJson, percent, print_json, print_table
+from router.cli.common import AsJson, Refused, console, percent, print_json, print_table, say
 
 if TYPE_CHECKING:
     from router.demo import Demo
+
+HOME = "router-home"
 
 
 def demo(
@@ -20,18 +23,17 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Train two small classifiers, route tickets they have not seen, and show what the cascade saves and why."""
-    from rich.console import Console
-
     from router.demo import api_model, prepare, run
 
     with ExitStack() as stack:
         folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="router-demo-")))
-        policies = folder / "policies"
-        policies.mkdir(parents=True, exist_ok=True)
-        err = Console(stderr=True)
-        with err.status("starting") as status:
-            fitted = prepare(policies, progress=status.update)
-            found = run(policies, folder / "router-home", progress=status.update)
+        policies = _empty(folder)
+        try:
+            with console(stderr=True).status("starting") as status:
+                fitted = prepare(policies, progress=status.update)
+                found = run(policies, folder / HOME, progress=status.update)
+        except OSError as error:
+            raise Refused(f"{error.filename}: cannot be written ({error.strerror})", exit_code=1) from None
     if as_json:
         print_json(_as_plain(found))
         return
@@ -42,19 +44,39 @@ def demo(
     typer.echo("")
     _print(found)
     if keep:
-        typer.echo(f"\nkept: router audit --home {folder / 'router-home'} --by model")
+        typer.echo(f"\nkept: router audit --home {shlex.quote(str(folder / HOME))} --by model")
     typer.echo("\nnext: router init && router check, then wrap a call: route(task, prompt)")
 
 
+def _empty(folder: Path) -> Path:
+    """The folder for the demo's policies, made now; policies and ledgers that are somebody's own stay as they are."""
+    for place in (folder / "policies", folder / HOME):
+        if place.exists():
+            raise Refused(f"{place} is there already; nothing was written. Give --keep a new folder", exit_code=1)
+    try:
+        (folder / "policies").mkdir(parents=True)
+    except OSError as error:
+        raise Refused(
+            f"{error.filename}: cannot be written ({error.strerror}); choose another --keep", exit_code=1
+        ) from None
+    return folder / "policies"
+
+
 def _print(found: Demo) -> None:
+    from rich.text import Text
+
+    from router.events import clean
+
+    out = console()
     for shown in found.shown:
         answer = shown.answer
-        typer.echo(f"“{shown.text}”")
+        say(f"“{clean(shown.text)}”")
         for step in answer.steps:
-            typer.echo(f"    {step.model}: {step.action}, {step.reason}")
-        verdict = "right" if answer.parsed == shown.label else f"a person said {shown.label}"
-        typer.echo(f"    -> {answer.text} ({verdict})\n")
-    typer.echo(f"{found.tickets} unseen tickets; dollars for a million calls, this machine at $0.36 an hour:\n")
+            action = (step.action, "green" if step.action == "accept" else "yellow")
+            out.print(Text.assemble(f"    {step.model}: ", action, f", {step.reason}"), soft_wrap=True)
+        verdict = ("right", "green") if answer.parsed == shown.label else (f"a person said {shown.label}", "red")
+        out.print(Text.assemble("    -> ", (clean(answer.text), "bold"), " (", verdict, ")\n"), soft_wrap=True)
+    say(f"{found.tickets} unseen tickets; dollars for a million calls, this machine at $0.36 an hour:\n")
     columns = ["", "accuracy", "cost", "escalated", "for climbing"]
     rows = [
         [

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from router.cli.common import AsJson, print_json
+from router.cli.common import AsJson, Refused, print_json, say
 
 
 def init(
@@ -23,8 +23,7 @@ def init(
 
     names = list(TEMPLATES) if template == "all" else [template]
     if unknown := [name for name in names if name not in TEMPLATES]:
-        typer.echo(f"error: unknown template {unknown[0]!r}; there is {', '.join(TEMPLATES)}, or all", err=True)
-        raise typer.Exit(2)
+        raise Refused(f"unknown template {unknown[0]!r}; there is {', '.join(TEMPLATES)}, or all", exit_code=2)
     contents = {folder / f"{name}.yml": template_text(name) for name in names}
     models = folder / "models.yml"
     if force or not models.exists():  # Shared by all templates, and the user's own once it is there.
@@ -32,23 +31,35 @@ def init(
     contents[folder / "policy.schema.json"] = packaged_schema_text()
     there = [path for path, text in contents.items() if path.exists() and not _holds(path, text)]
     if there and not force:
-        typer.echo(f"error: {there[0]} is there already; nothing was written. Use --force to overwrite", err=True)
-        raise typer.Exit(1)
+        raise Refused(f"{there[0]} is there already; nothing was written. Use --force to overwrite", exit_code=1)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, text in contents.items():
             path.write_text(text, encoding="utf-8")
     except OSError as error:
-        typer.echo(f"error: {error.filename}: cannot be written ({error.strerror}); choose another --folder", err=True)
-        raise typer.Exit(1) from None
+        problem = f"{error.filename}: cannot be written ({error.strerror}); choose another --folder"
+        raise Refused(problem, exit_code=1) from None
     if as_json:
         print_json({"written": [str(path) for path in contents]})
         return
     for path in contents:
         typer.echo(f"wrote {path}")
     where = "" if folder == Path("policies") else f" --policies {folder}"
-    typer.echo(f"next: edit {folder / names[0]}.yml, then run `router check{where}`")
+    if not _is_ignored():
+        say("keep the ledger out of git: echo .router/ >> .gitignore")
+    say(f"next: edit {folder / names[0]}.yml, then run `router check{where}`")
 
 
 def _holds(path: Path, text: str) -> bool:
     return path.is_file() and path.read_bytes() == text.encode()
+
+
+def _is_ignored() -> bool:
+    """Whether git is told already to leave the ledger alone."""
+    from router.api import DEFAULT_HOME
+
+    try:
+        lines = Path(".gitignore").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    return any(line.strip().strip("/") == DEFAULT_HOME for line in lines)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from router.cli.common import AsJson, Environment, Home, Policies, dollars, print_json
+from router.cli.common import AsJson, Environment, Home, Policies, dollars, print_json, say
 from router.core.answer import Answer
 from router.errors import InvalidCall
 
@@ -39,7 +39,7 @@ def route(
         return
     # A model's text may hold lone surrogates, which no terminal and no file takes.
     typer.echo(answer.text.encode("utf-8", "replace").decode())
-    typer.echo(explanation(answer), err=True)
+    say(explanation(answer), err=True)
 
 
 def _standard_input() -> str:

@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from router.core.call import Call, Chunk, Outcome, Reply, ToolCall
 from router.core.policy import Model, Price
+from router.errors import InvalidCall
 
 
 class Facts(NamedTuple):
@@ -95,4 +96,15 @@ def whole_chunk(text: str, tool_calls: tuple[ToolCall, ...]) -> Chunk:
     return Chunk(text, tool_calls=tuple({"index": index, **call.part} for index, call in enumerate(tool_calls)))
 
 
-__all__ = ["About", "Backend", "Facts", "Streams", "aparts", "parts", "whole_chunk"]
+def checked_backend(backend: Backend | None) -> Backend | None:
+    """The backend that a caller gave, unless it is something else, such as the scripts of one."""
+    if backend is None or callable(getattr(backend, "send", None)):
+        return backend
+    raise InvalidCall(
+        f"backend: is of type {type(backend).__name__}; give one with `send` and `asend`, such as "
+        "router.testing.ScriptedModels({...}) or router.models.replay.Replay.load(path)",
+        argument="backend",
+    )
+
+
+__all__ = ["About", "Backend", "Facts", "Streams", "aparts", "checked_backend", "parts", "whole_chunk"]

@@ -12,7 +12,7 @@ import json
 import math
 import threading
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -86,13 +86,8 @@ class Replay:
         key = _key(call.model.litellm, call.messages)
         rows = self._rows.get(key)
         if rows is None:
-            raise ReplayMiss(
-                f"{self._name}: holds no answer of {call.model.litellm!r} to this prompt; record that model on it, "
-                "or check that the policy's `litellm:` is the recording's model name and `system:` its system text",
-                path=self._name,
-                line=None,
-                model=call.model.litellm,
-            )
+            problem = f"{self._name}: holds no answer of {call.model.litellm!r} to this prompt; {self._hint(key)}"
+            raise ReplayMiss(problem, path=self._name, line=None, model=call.model.litellm)
         with self._lock:
             index = self._served.get(key, 0)
             self._served[key] = index + 1
@@ -100,6 +95,16 @@ class Replay:
 
     async def asend(self, call: Call, timeout_s: float | None) -> Outcome:
         return self.send(call, timeout_s)
+
+    def _hint(self, key: Key) -> str:
+        """What is there instead, nearest first."""
+        model, *messages = key
+        if any(known[0] == model and _asked(known[1:]) == _asked(messages) for known in self._rows):
+            return "it holds one to the same prompt with another system text: make the task's `system:` that of the row"
+        if others := sorted({str(known[0]) for known in self._rows if _asked(known[1:]) == _asked(messages)}):
+            named = ", ".join(map(repr, others[:3]))
+            return f"it holds one of {named}: record this model too, or name that one in the policy's `litellm:`"
+        return "record that model on it, or check that the prompt is the recorded one to the last character"
 
 
 def read_recording(
@@ -112,6 +117,13 @@ def read_recording(
     RecordingError
         The file cannot be read, or a line is no row.
     """
+    return (row for _, row in numbered_rows(path, models=models, task=task))
+
+
+def numbered_rows(
+    path: str | Path, *, models: Collection[str] | None = None, task: str | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The same, each row with the number of its line."""
     path = Path(path)
     number = 0
     try:
@@ -121,7 +133,7 @@ def read_recording(
                 if row is None or (models is not None and row.get("model") not in models):
                     continue
                 if task is None or row.get("task") == task:
-                    yield _checked(row, path, number)
+                    yield number, _checked(row, path, number)
     except (OSError, EOFError, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise RecordingError(
@@ -192,6 +204,11 @@ def _are_logprobs(recorded: Mapping[str, Any]) -> bool:
 
 def _key(model: str, messages: Iterable[Message]) -> Key:
     return (model, *map(_message_key, messages))
+
+
+def _asked(messages: Sequence[str | tuple[str, str]]) -> list[str | tuple[str, str]]:
+    """The messages without the system text."""
+    return [message for message in messages if not (isinstance(message, tuple) and message[0] == "system")]
 
 
 def _message_key(message: Message) -> str | tuple[str, str]:

@@ -1,6 +1,6 @@
 """From files to policies: the only door to pydantic, ruamel.yaml and jsonschema."""
 
-from router.spec.artefact import ModelCalibrators, Tuned, load_tuned, write_tuned
+from router.spec.artefact import ModelCalibrators, Tuned, exclusive, load_tuned, write_tuned
 from router.spec.callers import shape_of, tools_of
 from router.spec.load import Loaded, adopt, load, load_policy
 from router.spec.schema import json_validator, policy_schema
@@ -12,6 +12,7 @@ __all__ = [
     "ModelCalibrators",
     "Tuned",
     "adopt",
+    "exclusive",
     "json_validator",
     "load",
     "load_policy",

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -52,7 +56,7 @@ class Artefact:
     certificate: Annotated[Mapping[str, Any] | None, Unbuilt] = None
     """The statement behind the plan."""
     provenance: Mapping[str, Any] | None = None
-    """Where the numbers come from: run, date, rows, versions. Not used, only kept."""
+    """Where the numbers come from, by model: data, rows, versions. Not used, only kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +91,32 @@ def load_tuned(folder: Path, task: str, policy: Policy) -> Tuned | None:
         artefact = TypeAdapter(Artefact).validate_json(raw)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        problem = str(first["msg"]).removeprefix("Value error, ")
-        raise PolicyError(problem, path=str(path), where=dotted(first["loc"])) from None
+        raise PolicyError(_told(first), path=str(path), where=dotted(first["loc"])) from None
     _check(artefact, path, task, policy)
     calibrators = {entry.model: entry.calibrators for entry in artefact.models}
     return Tuned(calibrators, f"tuned:{hashlib.sha256(raw).hexdigest()[:12]}")
 
 
+def _told(entry: Mapping[str, Any]) -> str:
+    """One of pydantic's findings in our words, with the remedy."""
+    kind, name = entry["type"], str(entry["loc"][-1]) if entry["loc"] else ""
+    if kind == "json_invalid":
+        return f"is no JSON ({entry['ctx']['error']}); restore it, or delete it and tune the task again"
+    if kind in ("missing", "missing_argument"):
+        return f"{name!r} is missing; add it"
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"unknown key {name!r}; remove it"
+    message = str(entry["msg"]).removeprefix("Value error, ").replace(" after validation", "")
+    problem = re.sub(r"^(?:Input|String|Tuple) should", "should", message)
+    if isinstance(value := entry["input"], str | int | float) and kind != "value_error":
+        problem += f", found {value!r:.60}"
+    return f"{problem}; restore the file, or delete it and tune the task again"
+
+
 def write_tuned(folder: Path, task: str, entry: ModelCalibrators, provenance: Mapping[str, Any]) -> Path:
-    """Put one model's calibrators into the artefact of a task; those of its other models stay.
+    """Put one model's calibrators and their provenance into the artefact of a task; all that is others' stays.
+
+    Two processes that may write at once hold `exclusive` meanwhile, or one of them is lost.
 
     Raises
     ------
@@ -104,18 +125,35 @@ def write_tuned(folder: Path, task: str, entry: ModelCalibrators, provenance: Ma
     """
     path = folder / "tuned" / f"{task}.json"
     adapter = TypeAdapter(Artefact)
-    others: tuple[ModelCalibrators, ...] = ()
+    before = Artefact(version=1, task=task, models=())
     if path.exists():
         try:
-            others = tuple(one for one in adapter.validate_json(path.read_bytes()).models if one.model != entry.model)
+            before = adapter.validate_json(path.read_bytes())
         except ValidationError as error:
             raise PolicyError("cannot be read, so nothing was written; delete it first", path=str(path)) from error
-    artefact = Artefact(version=1, task=task, models=(*others, entry), provenance=provenance)
+    others = tuple(one for one in before.models if one.model != entry.model)
+    known = {**(before.provenance or {}), entry.model: dict(provenance)}
+    artefact = replace(before, models=(*others, entry), provenance=known)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".json.part")
-    draft.write_bytes(adapter.dump_json(artefact, indent=2, exclude_none=True) + b"\n")
-    draft.replace(path)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_bytes(adapter.dump_json(artefact, indent=2, exclude_none=True) + b"\n")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
     return path
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Wait until no other process holds this folder; a process that dies lets go of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
 
 
 def _check(artefact: Artefact, path: Path, task: str, policy: Policy) -> None:

@@ -14,10 +14,11 @@ from router.core.call import to_messages
 from router.core.checks import Check
 from router.errors import RecordingError
 from router.models.local import last_user_text
-from router.models.replay import read_recording
+from router.models.replay import numbered_rows
 
 # Enough for a million tickets; a larger file is more than a linear classifier has use for.
 MAX_BYTES = 500_000_000
+_ENDINGS = (".csv", ".json", ".jsonl", ".ndjson", ".jsonl.gz", ".json.gz", ".ndjson.gz")
 
 
 class LabelledText(NamedTuple):
@@ -54,6 +55,10 @@ def read_labels(path: Path, *, check: Check, model: str | None = None) -> list[L
         raise RecordingError(
             f"{path}: has {size:,} bytes, more than {MAX_BYTES:,}; take a sample of it", path=str(path), line=None
         )
+    if not path.name.endswith(_ENDINGS) and path.is_file():
+        raise RecordingError(
+            f"{path}: is neither .csv nor .jsonl; save it as one of them, in UTF-8", path=str(path), line=None
+        )
     rows = _csv_rows(path) if path.suffix == ".csv" else _json_rows(path, model)
     found = []
     for line, row in rows:
@@ -63,6 +68,12 @@ def read_labels(path: Path, *, check: Check, model: str | None = None) -> list[L
             lacking = "label" if has_text else "text"
             raise RecordingError(
                 f"{path}:{line}: has no {lacking!r}; add it or delete the line", path=str(path), line=line
+            )
+        if not isinstance(label, str | int | float):
+            raise RecordingError(
+                f"{path}:{line}: the label is of type {type(label).__name__}; give one label as text",
+                path=str(path),
+                line=line,
             )
         verdict = check(str(label))
         if not verdict.valid:
@@ -84,7 +95,8 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             missing = {"text", "label"} - set(reader.fieldnames or ())
             if missing:
                 raise RecordingError(
-                    f"{path}:1: has no column {min(missing)!r}; the first line names the columns `text` and `label`",
+                    f"{path}:1: has no column {min(missing)!r}; the first line names the columns `text` and `label`, "
+                    "with a comma between",
                     path=str(path),
                     line=1,
                 )
@@ -137,7 +149,7 @@ def _parsed(line: bytes, path: Path, number: int) -> Mapping[str, Any]:
 def _recorded_rows(path: Path, model: str | None) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """The answers of one model of a recording, as labels of their prompts."""
     seen: set[str] = set()
-    for number, row in enumerate(read_recording(path), 1):
+    for number, row in numbered_rows(path):
         if model in (None, row["model"]) and row.get("response") is not None:
             seen.add(row["model"])
             asked = last_user_text(to_messages(row["prompt"], None))
