@@ -64,7 +64,7 @@ class Traffic(RuleBasedStateMachine):
     def _run(self, blocking: bool, prompt: Any, **options: Any) -> Answer | None:
         try:
             if blocking:
-                answer = self.router.route("t", prompt, **options)
+                answer: Answer = self.router.route("t", prompt, **options)
             else:
                 answer = asyncio.run(self.router.aroute("t", prompt, **options))
         except NoAnswer as error:
