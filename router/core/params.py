@@ -73,7 +73,7 @@ def positive(name: str, value: float | None) -> float | None:
 
 def checked_params(params: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
     """A call's own parameters, with its output limit apart."""
-    rest = dict(_mapping("params", params))
+    rest = dict(params)
     if unknown := sorted(set(rest) - CALL_PARAMS):
         raise InvalidCall(
             f"params: {unknown[0]!r} cannot be set per call; {suggestion(unknown[0], CALL_PARAMS)}", argument="params"

@@ -19,8 +19,9 @@ _MARK = re.compile(r"--r(\d)$")  # A ladder has at most eight rungs.
 # What every vendor takes as an id: Anthropic these characters, OpenAI at most 40 of them.
 _PORTABLE_ID = re.compile(r"[A-Za-z0-9_-]{1,40}")
 _PORTABLE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", "cache_control")
-# Of no use to any vendor in a message without tool calls, and refused by some.
-_OUTPUT_ONLY_KEYS = frozenset(["provider_specific_fields", "annotations", "reasoning_content", "audio", "refusal"])
+# What SDKs put into a message that no vendor wants back and some refuse, and what is wanted in a tool loop only.
+_OUTPUT_ONLY_KEYS = frozenset(["provider_specific_fields", "annotations", "audio", "refusal"])
+_LOOP_ONLY_KEYS = frozenset(["reasoning_content", "thinking_blocks"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,14 +165,14 @@ def _is_own(message: Message, rung: int) -> bool:
 
 
 def _assistant(message: Message, rung: int, ids: _Ids) -> Message:
-    calls = message.get("tool_calls")
-    if not calls:
-        kept = {key: value for key, value in message.items() if key not in _OUTPUT_ONLY_KEYS and value is not None}
-        kept.pop("thinking_blocks", None)
-        return {**kept, "content": message.get("content")}
-    own = _is_own(message, rung)
-    kept = {key: value for key, value in message.items() if (own or key in _PORTABLE_KEYS) and value is not None}
+    kept = {key: value for key, value in message.items() if key not in _OUTPUT_ONLY_KEYS and value is not None}
     kept["content"] = message.get("content")
+    calls = kept.pop("tool_calls", None)
+    if not calls:
+        return {key: value for key, value in kept.items() if key not in _LOOP_ONLY_KEYS}
+    own = _is_own(message, rung)
+    if not own:
+        kept = {key: value for key, value in kept.items() if key in _PORTABLE_KEYS}
     kept["tool_calls"] = [{**(call if own else _plain(call)), "id": ids.of_call(_id(call), own=own)} for call in calls]
     return kept
 
