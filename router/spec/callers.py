@@ -132,9 +132,10 @@ def _of_type(kind: Any) -> Shape:
         adapter: TypeAdapter[Any] = TypeAdapter(kind)
         schema = _closed(adapter.json_schema())
     except (PydanticUserError, TypeError, NameError) as error:
+        why = str(error).partition("\n")[0].rstrip(".")
         raise InvalidCall(
-            f"schema: {getattr(kind, '__name__', kind)} has no JSON Schema ({type(error).__name__}); give a pydantic "
-            "model, a dataclass or a JSON Schema",
+            f"schema: {getattr(kind, '__name__', kind)} has no JSON Schema: {why}; give a pydantic model, a dataclass "
+            "or a JSON Schema",
             argument="schema",
         ) from error
     name = _name(getattr(kind, "__name__", ""))
