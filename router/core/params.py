@@ -145,8 +145,10 @@ def checked_keys(credentials: Mapping[str, str] | None, known: Iterable[str]) ->
     names = sorted(known) if credentials else []
     for name, key in _mapping("credentials", credentials).items():
         if name not in names:
+            # Without the name: where somebody has swapped name and key, it is the key.
             raise InvalidCall(
-                f"credentials: {name!r} is on no rung; {suggestion(str(name), names)}", argument="credentials"
+                f"credentials: names something that is on no rung; {suggestion(str(name), names)}",
+                argument="credentials",
             )
         if not _is_plain(key) or not key.strip():
             raise InvalidCall(

@@ -237,7 +237,9 @@ def _arguments(call: Call, timeout_s: float | None) -> dict[str, Any]:
     if model.api_base:
         arguments["api_base"] = model.api_base
     if model.headers or call.headers:
-        arguments["extra_headers"] = {**model.headers, **call.headers}
+        own = {name.lower() for name in call.headers}
+        theirs = {name: value for name, value in model.headers.items() if name.lower() not in own}
+        arguments["extra_headers"] = {**theirs, **call.headers}
     if call.api_key:
         arguments["api_key"] = call.api_key
     elif model.api_key_env:
