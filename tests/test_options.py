@@ -37,11 +37,11 @@ def _real(upstream: Upstream, task: Any = None, provider: str = "openai") -> Rou
 def _run(router: Router, how: str, prompt: str, **options: Any) -> str:
     """The text of one call in one of the three ways."""
     if how == "stream":
-        stream = router.route("t", prompt, stream=True, **options)
-        return "".join(map(str, stream))
-    if how == "aroute":
-        return asyncio.run(router.aroute("t", prompt, **options)).text
-    answer: Answer = router.route("t", prompt, **options)
+        return "".join(map(str, router.route("t", prompt, stream=True, **options)))
+    awaited = how == "aroute"
+    answer: Answer = (
+        asyncio.run(router.aroute("t", prompt, **options)) if awaited else router.route("t", prompt, **options)
+    )
     return answer.text
 
 
