@@ -5,14 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from router.core.call import Message, texts, to_messages
+from router.core.checks import Verdict
 from router.core.effects import Request
-from router.core.params import checked_headers, checked_keys, checked_params, positive, suggestion
+from router.core.params import (
+    CALL_PARAMS,
+    checked_headers,
+    checked_keys,
+    checked_params,
+    positive,
+    suggestion,
+)
 from router.core.plan import Plan
 from router.core.pricing import NUSD_PER_USD, exact_product
+from router.core.structured import Shape
 from router.errors import InvalidCall
+from router.events import guarded
 from router.spec import shape_of, tools_of
 
 if TYPE_CHECKING:
@@ -99,7 +110,8 @@ def request_of(plan: Plan, prompt: Prompt, options: Mapping[str, Any], *, route_
     """
     for name in options:
         if name not in OPTION_NAMES:
-            raise TypeError(f"route() got an unexpected keyword argument {name!r}; {suggestion(name, OPTION_NAMES)}")
+            remedy = f"give params={{{name!r}: ...}}" if name in CALL_PARAMS else suggestion(name, OPTION_NAMES)
+            raise TypeError(f"route() got an unexpected keyword argument {name!r}; {remedy}")
     for name in _MAPPINGS:
         if not isinstance(options.get(name) or {}, Mapping):
             raise InvalidCall(f"{name}: is a {type(options[name]).__name__}; give a mapping", argument=name)
@@ -130,7 +142,13 @@ def request_of(plan: Plan, prompt: Prompt, options: Mapping[str, Any], *, route_
         max_cost_nusd=min((int(exact_product(limit, NUSD_PER_USD)) for limit in limits), default=None),
         stream=stream,
         tools=tools_of(options.get("tools"), options.get("tool_choice")),
-        shape=shape_of(schema),
+        shape=_guarded(shape_of(schema)),
         keys=checked_keys(options.get("credentials"), plan.names),
         headers=checked_headers(options.get("extra_headers")),
     )
+
+
+def _guarded(shape: Shape | None) -> Shape | None:
+    """A shape whose type's own code may fail, as a validator of the caller's may: the draft is then not usable."""
+    failed = Verdict(False, None, "cannot be read: the schema's own code failed")
+    return replace(shape, check=guarded(shape.check, failed)) if shape else None

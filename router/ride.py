@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from router.core.answer import Attempt
 from router.core.call import (
+    BYTES_PER_TOKEN,
     Chunk,
     Failure,
     Outcome,
     Reply,
     Usage,
+    byte_length,
     input_tokens_estimate,
-    output_tokens_estimate,
     plausible,
 )
 from router.core.effects import Ask, Asked, CountTokens, Finish, ReadClock
@@ -228,7 +229,7 @@ class Ride:
     def _too_late(self, live: Live) -> Failure | None:
         """Each part may be in time and the whole not."""
         if self._remaining_s() == 0.0:
-            return Failure(Fault.TIMEOUT, detail="the deadline passed", partial=live.text)
+            return Failure(Fault.TIMEOUT, detail="the deadline passed")
         return None
 
     def _begin(self, ask: Ask, before: int) -> _Pending:
@@ -254,6 +255,8 @@ class _Pending:
     number: int
     started_s: float
     first_token_s: float | None = None
+    come_bytes: int = 0
+    """Of a live answer: text, reasoning and tool calls together."""
 
 
 @dataclass(slots=True)
@@ -266,17 +269,22 @@ class Live:
     """The generator of the parts that follow, and of the outcome."""
     before: int
     marks: Marks
-    text: str = ""
+    texts: list[str] = field(default_factory=list)
     """What the caller has been told so far."""
 
     def told(self, chunk: Chunk) -> Chunk:
         """A part as the caller sees it."""
-        self.text += chunk.text + "".join(part.get("function", {}).get("arguments") or "" for part in chunk.tool_calls)
-        return replace(chunk, tool_calls=self.marks.parts(chunk.tool_calls)) if chunk.tool_calls else chunk
+        self.texts.append(chunk.text)
+        self.pending.come_bytes += byte_length(chunk.text) + byte_length(chunk.reasoning)
+        if not chunk.tool_calls:
+            return chunk
+        for part in chunk.tool_calls:
+            self.pending.come_bytes += sum(byte_length(said or "") for said in part["function"].values())
+        return replace(chunk, tool_calls=self.marks.parts(chunk.tool_calls))
 
     def broken(self, outcome: Outcome) -> Outcome:
         """How it ended; where it broke off, with what had come."""
-        return replace(outcome, partial=self.text) if isinstance(outcome, Failure) else outcome
+        return replace(outcome, partial="".join(self.texts)) if isinstance(outcome, Failure) else outcome
 
 
 def _interrupted(error: BaseException) -> Failure:
@@ -293,11 +301,11 @@ def _attempt(pending: _Pending, outcome: Outcome, seconds: float) -> Attempt:
     if isinstance(outcome, Reply) and outcome.latency_ms is not None:
         seconds = outcome.latency_ms / 1000
     failure = outcome if isinstance(outcome, Failure) else None
-    said = outcome.partial if isinstance(outcome, Failure) else outcome.text
-    if usage is None and (said or not failure):
+    come_bytes = pending.come_bytes or _size_bytes(outcome)
+    if usage is None and (come_bytes or not failure):
         usage = estimate = Usage(
-            input_tokens=input_tokens_estimate(ask.call.messages),
-            output_tokens=output_tokens_estimate(said),
+            input_tokens=input_tokens_estimate(ask.call.messages, ask.call.params.get("tools")),
+            output_tokens=-(-come_bytes // BYTES_PER_TOKEN),
         )
     return Attempt(
         attempt_id=pending.attempt_id,
@@ -309,7 +317,7 @@ def _attempt(pending: _Pending, outcome: Outcome, seconds: float) -> Attempt:
         fault=failure.fault if failure else None,
         status=failure.status if failure else None,
         usage=usage,
-        usage_source=_usage_source(outcome),
+        usage_source="none" if usage is None else "estimated" if outcome.usage is None else "provider",
         amount=settle(outcome, ask.rates, upper_nusd=ask.upper_nusd, estimate=estimate or Usage(), seconds=seconds),
         latency_ms=seconds * 1000,
         first_token_ms=None if pending.first_token_s is None else pending.first_token_s * 1000,
@@ -317,7 +325,8 @@ def _attempt(pending: _Pending, outcome: Outcome, seconds: float) -> Attempt:
     )
 
 
-def _usage_source(outcome: Outcome) -> Literal["provider", "estimated", "none"]:
-    if outcome.usage is not None:
-        return "provider"
-    return "estimated" if isinstance(outcome, Reply) or outcome.partial else "none"
+def _size_bytes(outcome: Outcome) -> int:
+    """Of what a model said, tool calls included."""
+    if isinstance(outcome, Failure):
+        return byte_length(outcome.partial)
+    return byte_length(outcome.text) + sum(byte_length(call.name + call.arguments) for call in outcome.tool_calls)

@@ -74,11 +74,14 @@ def test_an_unknown_subclass_is_what_its_parent_is(litellm: Any) -> None:
 
 
 def test_the_hooks_that_the_door_uses_exist(litellm: Any) -> None:
-    """Resending, the cache of clients and the mark for unheard calls are where the door looks for them."""
+    """Resending, parts of streams, the cache of clients and the mark for unheard calls are where the door looks."""
     from litellm._internal_context import is_internal_call
+    from litellm.llms.base_llm.base_model_iterator import BaseModelResponseIterator
     from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 
     assert callable(AsyncHTTPHandler.single_connection_post_request)
+    assert callable(BaseModelResponseIterator._handle_string_chunk)
+    assert callable(litellm.CustomStreamWrapper.raise_on_model_repetition)
     assert type(litellm.in_memory_llm_clients_cache)() is not None
     assert is_internal_call.get() is False
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from router import Answer, Reply, Router
-from router.core.call import Call, Message, ToolCall, Usage
+from router import Answer, Router
+from router.core.call import Call, Message, Reply, ToolCall, Usage
 from router.core.policy import Policy
 from router.core.tools import rung_of
 from router.testing import ScriptedModels

@@ -110,7 +110,7 @@ def test_the_bill_records_the_request_and_its_exact_cost(upstream: Upstream) -> 
         reasoning_tokens=0,
         cost_nusd=10 * 2_000 + 3 * 8_000,
         max_tokens=9,
-        headers={"x-call-id": "c1"},
+        headers={"x-call-id": "c1", "authorization": "Bearer x"},
         connection=upstream.bill()[0].connection,
     )
 

@@ -44,6 +44,7 @@ import itertools
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -152,7 +153,7 @@ class Server:
             charged=False,
             cost_nusd=0,
             max_tokens=None,
-            headers={name: value for name, value in headers.items() if name.startswith("x-")},
+            headers={name: value for name, value in headers.items() if re.match("x-|authorization$", name)},
             connection=connection,
             **Tokens()._asdict(),
         )

@@ -166,6 +166,8 @@ def check_format(wanted: Mapping[str, Any] | None) -> str | None:
         schema = wanted.get("json_schema") or {}
         require(NAME.fullmatch(schema.get("name") or ""), "Missing or invalid 'response_format.json_schema.name'.")
         require(isinstance(schema.get("schema"), dict), "Missing or invalid 'response_format.json_schema.schema'.")
+        top = f"Invalid schema for response_format: schema must be a JSON Schema of 'type: \"object\"', got {schema!r}"
+        require(schema["schema"].get("type") == "object", top)
     return str(kind)
 
 

@@ -101,7 +101,7 @@ class Billed:
     cost_nusd: int
     max_tokens: int | None
     headers: dict[str, str]
-    """Those whose name begins with `x-`, in lower case."""
+    """Those whose name begins with `x-`, and `authorization`; names in lower case."""
     connection: int
     streamed: bool = False
     sent_words: int = 0

@@ -44,6 +44,10 @@ class Call:
         return bool(self.params.get("tools"))
 
 
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
+
+
 @dataclass(frozen=True, slots=True)
 class ToolCall:
     """One tool that a model wants to be run."""
@@ -57,7 +61,7 @@ class ToolCall:
     @property
     def parsed(self) -> Any:
         """The arguments as values; a `ValueError` where they are no JSON, which an accepted draft's never are."""
-        return json.loads(self.arguments or "{}")
+        return json.loads(self.arguments or "{}", parse_constant=_no_constant)
 
     @property
     def part(self) -> dict[str, Any]:
@@ -293,9 +297,10 @@ def byte_length(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
-def input_tokens_estimate(messages: Sequence[Message]) -> int:
-    """About how many tokens the text of the messages has; at least one."""
-    return max(1, sum(map(byte_length, texts(messages))) // BYTES_PER_TOKEN)
+def input_tokens_estimate(messages: Sequence[Message], tools: Sequence[Any] | None = None) -> int:
+    """About how many tokens the text of the messages and the tools have; at least one."""
+    size = sum(map(byte_length, texts(messages))) + (len(json.dumps(tools)) if tools else 0)
+    return max(1, size // BYTES_PER_TOKEN)
 
 
 def output_tokens_estimate(text: str) -> int:

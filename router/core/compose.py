@@ -21,7 +21,7 @@ def call(plan: Plan, index: int, request: Request) -> Call:
     if request.tools:
         params.update(request.tools.params())
     if request.shape:
-        if rung.can("json_schema"):
+        if rung.can("json_schema") and request.shape.is_native:
             params["response_format"] = request.shape.response_format()
         else:
             messages = _instructed(messages, request.shape.instruction())

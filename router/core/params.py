@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -97,8 +98,9 @@ def checked_params(params: Mapping[str, Any]) -> tuple[dict[str, Any], int | Non
 
 def checked_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """A caller's own values for the ledger: plain and small."""
-    if not metadata:
+    if not _mapping("metadata", metadata):
         return None
+    assert metadata is not None
     try:
         size = len(json.dumps(dict(metadata), allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
@@ -113,14 +115,35 @@ def checked_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any] | Non
 
 
 # Headers that decide who is asked and who pays.
-_OWNED_HEADERS = frozenset(["authorization", "x-api-key", "api-key", "x-goog-api-key", "host", "content-length"])
+_OWNED_HEADERS = frozenset(
+    [
+        "api-key",
+        "authorization",
+        "connection",
+        "content-length",
+        "content-type",
+        "cookie",
+        "host",
+        "ocp-apim-subscription-key",
+        "openai-organization",
+        "openai-project",
+        "proxy-authorization",
+        "transfer-encoding",
+        "x-api-key",
+        "x-goog-api-key",
+    ]
+)
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 
 def checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
-    """A call's own HTTP headers: text on one line, and none that carries a key."""
-    for name, value in (headers or {}).items():
-        if not isinstance(name, str) or not isinstance(value, str) or not name or not f"{name}{value}".isprintable():
-            raise InvalidCall(f"extra_headers: {name!r} is not text on one line", argument="extra_headers")
+    """A call's own HTTP headers: ASCII on one line, and none that carries a key."""
+    for name, value in _mapping("extra_headers", headers).items():
+        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name) or not _is_plain(value):
+            raise InvalidCall(
+                f"extra_headers: {name!r} is no header; give a name and a text in ASCII, on one line",
+                argument="extra_headers",
+            )
         if name.lower() in _OWNED_HEADERS:
             raise InvalidCall(
                 f"extra_headers: {name!r} has a place of its own; use credentials=", argument="extra_headers"
@@ -131,14 +154,29 @@ def checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
 def checked_keys(credentials: Mapping[str, str] | None, known: Iterable[str]) -> dict[str, str]:
     """A caller's own keys by model or provider; `known` are the names that the task's ladder has."""
     names = sorted(known) if credentials else []
-    for name, key in (credentials or {}).items():
+    for name, key in _mapping("credentials", credentials).items():
         if name not in names:
+            # Without the name: where somebody has swapped name and key, it is the key.
             raise InvalidCall(
-                f"credentials: {name!r} is on no rung; {suggestion(str(name), names)}", argument="credentials"
+                f"credentials: names something that is on no rung; {suggestion(str(name), names)}",
+                argument="credentials",
             )
-        if not isinstance(key, str) or not key.strip() or not key.isprintable():
-            raise InvalidCall(f"credentials: the key for {name!r} is empty or no text", argument="credentials")
+        if not _is_plain(key) or not key.strip():
+            raise InvalidCall(
+                f"credentials: the key for {name!r} is empty, or more than ASCII on one line", argument="credentials"
+            )
     return dict(credentials or {})
+
+
+def _mapping(argument: str, given: Any) -> Mapping[Any, Any]:
+    if given is not None and not isinstance(given, Mapping):
+        raise InvalidCall(f"{argument}: is a {type(given).__name__}; give a mapping", argument=argument)
+    return given or {}
+
+
+def _is_plain(text: Any) -> bool:
+    """Whether this is text that fits a line of HTTP."""
+    return isinstance(text, str) and text.isascii() and text.isprintable()
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -18,7 +18,12 @@ class Shape:
     schema: Mapping[str, Any]
     check: Check
     strict: bool
-    """Whether the schema is closed enough (every property required, no other allowed) for a provider's strict mode."""
+    """Whether a provider's strict mode takes the schema."""
+
+    @property
+    def is_native(self) -> bool:
+        """Whether a provider's own mode takes the schema at all: those want an object at its top."""
+        return self.schema.get("type") == "object"
 
     def response_format(self) -> dict[str, Any]:
         """The parameter that turns a provider's own structured output on."""
@@ -33,15 +38,42 @@ class Shape:
         return f"Answer with JSON that fits this JSON Schema, and with nothing else:\n{schema}"
 
 
-def is_closed(schema: Any) -> bool:
-    """Whether every object of a JSON Schema requires all its properties and allows no others."""
-    if isinstance(schema, list):
-        return all(map(is_closed, schema))
-    if not isinstance(schema, Mapping):
-        return True
-    properties = schema.get("properties")
-    if schema.get("type") == "object" or isinstance(properties, Mapping):
-        required = set(schema.get("required") or ())
-        if schema.get("additionalProperties") is not False or required != set(properties or ()):
-            return False
-    return all(map(is_closed, schema.values()))
+# What OpenAI documents for strict mode; it refuses a schema with any other word.
+_STRICT_WORDS = frozenset(
+    [
+        "$defs",
+        "$ref",
+        "additionalProperties",
+        "anyOf",
+        "const",
+        "description",
+        "enum",
+        "exclusiveMaximum",
+        "exclusiveMinimum",
+        "format",
+        "items",
+        "maxItems",
+        "maximum",
+        "minItems",
+        "minimum",
+        "multipleOf",
+        "pattern",
+        "properties",
+        "required",
+        "title",
+        "type",
+    ]
+)
+_KINDS = frozenset(["$ref", "anyOf", "const", "enum", "type"])
+
+
+def takes_strict_mode(schema: Any) -> bool:
+    """Whether a schema is in the words of strict mode: each object requires all its properties and allows no others."""
+    if not isinstance(schema, Mapping) or not schema.keys() <= _STRICT_WORDS or not schema.keys() & _KINDS:
+        return False
+    properties = schema.get("properties", {})
+    is_closed = schema.get("additionalProperties") is False and set(schema.get("required", ())) == set(properties)
+    if not is_closed and (schema.get("type") == "object" or properties):
+        return False
+    inner = [*properties.values(), *schema.get("$defs", {}).values(), *schema.get("anyOf", ())]
+    return all(map(takes_strict_mode, [*inner, schema["items"]] if "items" in schema else inner))

@@ -19,8 +19,9 @@ _MARK = re.compile(r"--r(\d)$")  # A ladder has at most eight rungs.
 # What every vendor takes as an id: Anthropic these characters, OpenAI at most 40 of them.
 _PORTABLE_ID = re.compile(r"[A-Za-z0-9_-]{1,40}")
 _PORTABLE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", "cache_control")
-# Of no use to any vendor in a message without tool calls, and refused by some.
-_OUTPUT_ONLY_KEYS = frozenset(["provider_specific_fields", "annotations", "reasoning_content", "audio", "refusal"])
+# What SDKs put into a message that no vendor wants back and some refuse, and what is wanted in a tool loop only.
+_OUTPUT_ONLY_KEYS = frozenset(["provider_specific_fields", "annotations", "audio", "refusal"])
+_LOOP_ONLY_KEYS = frozenset(["reasoning_content", "thinking_blocks"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +46,26 @@ class Tools:
                 return Verdict(False, None, problem)
         if calls:
             return Verdict(True)
-        wanted = self.choice == "required" or isinstance(self.choice, Mapping)
+        wanted = self.choice == "required" or self._named is not None
         return Verdict(False, None, "calls no tool, although one is required") if wanted else None
+
+    @property
+    def _named(self) -> str | None:
+        """The one tool that must be called."""
+        return self.choice["function"]["name"] if isinstance(self.choice, Mapping) else None
 
     def _problem(self, call: ToolCall) -> str:
         known = self.problems.get(call.name)
         if known is None:
             return "calls a tool that was not offered"
+        if self.choice == "none" or self._named not in (None, call.name):
+            return f"calls {call.name!r}, which the call's tool_choice rules out"
         try:
             arguments = call.parsed
-        except ValueError:
+        except (ValueError, RecursionError):
             return f"calls {call.name!r} with arguments that are no JSON"
+        if not isinstance(arguments, Mapping):
+            return f"calls {call.name!r} with arguments that are no JSON object"
         problem = known(arguments)
         return f"calls {call.name!r} with arguments that do not fit: {problem}" if problem else ""
 
@@ -78,9 +88,7 @@ class Marks:
     def parts(self, parts: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
         """Parts of live tool calls; the first part of each call has its id."""
         return tuple(
-            {**part, "id": self.id(part["index"], part.get("id"))}
-            if part.get("id") or part["index"] not in self._ids
-            else part
+            part if part["index"] in self._ids else {**part, "id": self.id(part["index"], part.get("id"))}
             for part in parts
         )
 
@@ -102,7 +110,7 @@ def rung_of(messages: Sequence[Message]) -> int | None:
 
 def _made_by(message: Message) -> int | None:
     for call in message.get("tool_calls") or ():
-        found = _MARK.search(str(call.get("id", "")))
+        found = _MARK.search(_id(call))
         if found:
             return int(found[1])
     return None
@@ -110,37 +118,63 @@ def _made_by(message: Message) -> int | None:
 
 def translated(messages: Sequence[Message], rung: int) -> tuple[Message, ...]:
     """A conversation as one rung takes it: its own turns as it gave them, those of other models stripped to text
-    and tool calls, ids without our marks and in characters that every vendor takes.
+    and tool calls, ids without our marks, in characters that every vendor takes and each used once.
     """
     if all(message.get("role") not in ("assistant", "tool") for message in messages):
         return tuple(messages)
-    own_ids: set[str] = set()
+    ids = _Ids(messages, rung)
     told = []
     for message in messages:
         if message.get("role") == "assistant":
-            message, mine = _assistant(message, rung)
-            own_ids |= mine
+            message = _assistant(message, rung, ids)
         elif message.get("role") == "tool":
-            call_id = str(message.get("tool_call_id", ""))
-            message = {**message, "tool_call_id": _translated_id(call_id, own=call_id in own_ids)}
+            message = {**message, "tool_call_id": ids.of_result(str(message.get("tool_call_id", "")))}
         told.append(message)
     return tuple(told)
 
 
-def _assistant(message: Message, rung: int) -> tuple[Message, set[str]]:
-    calls = message.get("tool_calls")
-    if not calls:
-        kept = {key: value for key, value in message.items() if key not in _OUTPUT_ONLY_KEYS and value is not None}
-        kept.pop("thinking_blocks", None)
-        return {**kept, "content": message.get("content")}, set()
-    made_by = _made_by(message)
-    own = made_by is None or made_by == rung
-    kept = {key: value for key, value in message.items() if (own or key in _PORTABLE_KEYS) and value is not None}
+class _Ids:
+    """The ids of tool calls as one rung is sent them: its own as it gave them."""
+
+    def __init__(self, messages: Sequence[Message], rung: int) -> None:
+        own = (message for message in messages if _is_own(message, rung))
+        self._taken = {_bare(_id(call)) for message in own for call in message.get("tool_calls") or ()}
+        self._sent: dict[str, str] = {}
+
+    def of_call(self, call_id: str, *, own: bool) -> str:
+        """What a call's id becomes. Small servers give the same ids in every turn, which others refuse."""
+        self._sent[call_id] = sent = _bare(call_id) if own else self._free(_bare(call_id))
+        self._taken.add(sent)
+        return sent
+
+    def of_result(self, call_id: str) -> str:
+        """The id of the call that a result belongs to: the last one that had this id."""
+        return self._sent[call_id] if call_id in self._sent else self.of_call(call_id, own=False)
+
+    def _free(self, bare: str) -> str:
+        found, number = bare, 0
+        while found in self._taken or not _PORTABLE_ID.fullmatch(found):
+            found = f"call_{hashlib.sha256(f'{bare} {number}'.encode(errors='replace')).hexdigest()[:24]}"
+            number += 1
+        return found
+
+
+def _is_own(message: Message, rung: int) -> bool:
+    """Whether a turn was this rung's, or was not made here at all."""
+    return message.get("role") == "assistant" and _made_by(message) in (None, rung)
+
+
+def _assistant(message: Message, rung: int, ids: _Ids) -> Message:
+    kept = {key: value for key, value in message.items() if key not in _OUTPUT_ONLY_KEYS and value is not None}
     kept["content"] = message.get("content")
-    kept["tool_calls"] = [
-        {**(call if own else _plain(call)), "id": _translated_id(str(call.get("id", "")), own=own)} for call in calls
-    ]
-    return kept, {str(call.get("id", "")) for call in calls} if own else set()
+    calls = kept.pop("tool_calls", None)
+    if not calls:
+        return {key: value for key, value in kept.items() if key not in _LOOP_ONLY_KEYS}
+    own = _is_own(message, rung)
+    if not own:
+        kept = {key: value for key, value in kept.items() if key in _PORTABLE_KEYS}
+    kept["tool_calls"] = [{**(call if own else _plain(call)), "id": ids.of_call(_id(call), own=own)} for call in calls]
+    return kept
 
 
 def _plain(call: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,8 +185,9 @@ def _plain(call: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _translated_id(call_id: str, *, own: bool) -> str:
-    bare = _MARK.sub("", call_id)
-    if own or _PORTABLE_ID.fullmatch(bare):
-        return bare
-    return f"call_{hashlib.sha256(bare.encode(errors='replace')).hexdigest()[:24]}"
+def _id(call: Mapping[str, Any]) -> str:
+    return str(call.get("id", ""))
+
+
+def _bare(call_id: str) -> str:
+    return _MARK.sub("", call_id)

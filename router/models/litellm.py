@@ -11,6 +11,7 @@ import math
 import os
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from router.core.call import (
@@ -27,7 +28,14 @@ from router.core.policy import Model, Price
 from router.core.pricing import exact_product
 from router.errors import NetworkForbidden
 from router.models import About, Facts
-from router.models.litellm_faults import EXCEPTIONS, classify, lacks_credentials, nothing_came, retry_after_s
+from router.models.litellm_faults import (
+    EXCEPTIONS,
+    classify,
+    lacks_credentials,
+    nothing_came,
+    retry_after_s,
+    was_silent,
+)
 from router.models.litellm_library import as_ours, library, without_mcp
 from router.models.litellm_replies import read_reply
 from router.models.litellm_stream import Gathered
@@ -137,6 +145,7 @@ class LiteLLM:
             arguments = _arguments(call, timeout_s) | _LIVE
             with as_ours(litellm):
                 wrapper = litellm.completion(**arguments)
+            gathered.spare(wrapper)
             while True:
                 with as_ours(litellm):
                     part = next(wrapper, None)
@@ -160,6 +169,7 @@ class LiteLLM:
             arguments = _arguments(call, None) | _LIVE
             with as_ours(litellm):
                 wrapper = await litellm.acompletion(**arguments)
+            gathered.spare(wrapper)
             while True:
                 with as_ours(litellm):
                     part = await anext(wrapper, None)
@@ -182,16 +192,22 @@ _LIVE = {"stream": True, "stream_options": {"include_usage": True}}
 
 
 def _hang_up(wrapper: Any) -> None:
-    """Close the connection of a stream that was left early; at its end there is nothing left to close."""
-    close = getattr(getattr(wrapper, "completion_stream", None), "close", None)
-    if close is not None:
-        close()
+    """Close the connection of a stream that was left early; at its end there is nothing left to close.
+
+    For most providers litellm keeps only the lines of the response, and ending those ends it.
+    """
+    stream = getattr(wrapper, "completion_stream", None)
+    for held in (stream, getattr(stream, "streaming_response", None)):
+        close = getattr(held, "close", None)
+        if close is not None:
+            close()
 
 
 def _stream_failure(litellm: Any, error: Exception, call: Call) -> Failure:
     """Litellm wraps what breaks a stream; the cause says what it was."""
     cause = getattr(error, "original_exception", None)
-    return _failure(litellm, cause if isinstance(cause, _raised(litellm)) else error, call)
+    failure = _failure(litellm, cause if isinstance(cause, _raised(litellm)) else error, call)
+    return replace(failure, fault=Fault.TIMEOUT) if was_silent(error) else failure
 
 
 class _MissingKey(Exception):
@@ -223,7 +239,9 @@ def _arguments(call: Call, timeout_s: float | None) -> dict[str, Any]:
     if model.api_base:
         arguments["api_base"] = model.api_base
     if model.headers or call.headers:
-        arguments["extra_headers"] = {**model.headers, **call.headers}
+        own = {name.lower() for name in call.headers}
+        theirs = {name: value for name, value in model.headers.items() if name.lower() not in own}
+        arguments["extra_headers"] = {**theirs, **call.headers}
     if call.api_key:
         arguments["api_key"] = call.api_key
     elif model.api_key_env:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from router.core.faults import Fault
 
@@ -75,12 +76,23 @@ def classify(error: Exception, status: int | None) -> Fault:
 
 def lacks_credentials(error: Exception) -> bool:
     """Whether the OpenAI SDK refused to start: it raises its bare base class for that and for nothing else."""
+    return any(
+        (type(link).__module__.partition(".")[0], type(link).__name__) == ("openai", "OpenAIError")
+        for link in _chain(error)
+    )
+
+
+def was_silent(error: Exception) -> bool:
+    """Whether a stream stopped because nothing came for too long."""
+    return any(type(link).__name__ in ("APITimeoutError", "ReadTimeout", "Timeout") for link in _chain(error))
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An exception and what it came from; litellm keeps that in an attribute of its own, too."""
     link: BaseException | None = error
     while link is not None:
-        if (type(link).__module__.partition(".")[0], type(link).__name__) == ("openai", "OpenAIError"):
-            return True
-        link = link.__cause__ or link.__context__
-    return False
+        yield link
+        link = getattr(link, "original_exception", None) or link.__cause__ or link.__context__
 
 
 def nothing_came(error: Exception) -> bool:

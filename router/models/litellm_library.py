@@ -30,6 +30,7 @@ def library() -> Any:
     # Counting tokens would otherwise download a tokenizer for some model names.
     litellm.disable_hf_tokenizer_download = True
     _send_once()
+    _keep_the_mark_of_the_end()
     os.register_at_fork(after_in_child=_forget_clients)
     return litellm
 
@@ -103,6 +104,19 @@ def _send_once() -> None:
         return await resend(handler, *args, **kwargs)
 
     setattr(AsyncHTTPHandler, resend.__name__, once)
+
+
+def _keep_the_mark_of_the_end() -> None:
+    """Keep litellm from dropping a part of a stream whose text has `[DONE]` in it, as the end of a stream does."""
+    from litellm.llms.base_llm.base_model_iterator import BaseModelResponseIterator
+
+    handle = BaseModelResponseIterator._handle_string_chunk
+
+    def handled(iterator: Any, str_line: str) -> Any:
+        part = iterator._string_to_dict_parser(str_line) if _ours.get() and "[DONE]" in str_line else None
+        return iterator.chunk_parser(chunk=part) if part else handle(iterator, str_line)
+
+    setattr(BaseModelResponseIterator, handle.__name__, handled)
 
 
 # Clients of the parent process. They are kept, because closing one in a child takes the parent's sockets with it.

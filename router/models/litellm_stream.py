@@ -6,6 +6,7 @@ no usage; here both are noticed: a stream without the provider's own finish reas
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 from router.core.call import Chunk, Failure, Outcome, Reply, ToolCall
@@ -14,15 +15,29 @@ from router.models.litellm_library import library
 from router.models.litellm_replies import extras_of, finish_reason, read_logprobs, read_usage, reported_cost_nusd
 
 
+@dataclass(slots=True)
+class _Call:
+    """A tool call as far as it has come."""
+
+    id: str
+    name: str = ""
+    arguments: list[str] = field(default_factory=list)
+
+
 class Gathered:
     """The parts of one live answer, put together."""
 
     def __init__(self) -> None:
         self._text: list[str] = []
         self._thought = False
-        self._calls: dict[int, list[str]] = {}
+        self._calls: list[_Call] = []
+        self._places: dict[int, int] = {}
         self._logprobs: list[float] = []
         self._served: str | None = None
+
+    def spare(self, wrapper: Any) -> None:
+        """Let a model say the same part a hundred times, in a table or a rule: litellm ends such a stream."""
+        wrapper.raise_on_model_repetition = lambda: None
 
     def add(self, part: Any) -> Chunk | None:
         """Take a chunk of litellm's; `None` where it says nothing."""
@@ -40,17 +55,20 @@ class Gathered:
             return None
         return Chunk(text, reasoning, calls, part)
 
-    def _call(self, call: Any) -> dict[str, Any]:
-        function = call.function
-        known = self._calls.setdefault(call.index, ["", "", ""])
-        known[0] = known[0] or call.id or ""
-        known[1] = known[1] or function.name or ""
-        known[2] += function.arguments or ""
-        part = {"index": call.index, "function": {"arguments": function.arguments or ""}}
-        if call.id or function.name:
-            part = {"index": call.index, "id": call.id, "type": "function"}
-            part["function"] = {"name": function.name, "arguments": function.arguments or ""}
-        return part
+    def _call(self, part: Any) -> dict[str, Any]:
+        """A part of a tool call; only the first has its id, and one has its name, which some providers repeat."""
+        place = self._places.get(part.index)
+        begins = place is None or (part.id and self._calls[place].id not in ("", part.id))
+        if begins:  # Some providers give each call the index 0, and others do not begin with 0.
+            place = self._places[part.index] = len(self._calls)
+            self._calls.append(_Call(part.id or ""))
+        assert place is not None
+        call, name, arguments = self._calls[place], part.function.name or "", part.function.arguments or ""
+        told = {"name": name, "arguments": arguments} if name and not call.name else {"arguments": arguments}
+        call.name = call.name or name
+        call.arguments.append(arguments)
+        first = {"id": part.id, "type": "function"} if begins else {}
+        return {"index": place, **first, "function": told}
 
     def outcome(self, wrapper: Any) -> Outcome:
         """How the stream ended; `wrapper` is litellm's own, which has what the provider really sent."""
@@ -58,7 +76,7 @@ class Gathered:
         reported = next((part.usage for part in reversed(wrapper.chunks) if getattr(part, "usage", None)), None)
         usage = read_usage(reported)
         text = "".join(self._text)
-        calls = tuple(ToolCall(*self._calls[index]) for index in sorted(self._calls))
+        calls = tuple(ToolCall(call.id, call.name, "".join(call.arguments)) for call in self._calls)
         cost = reported_cost_nusd(reported)
         finish = finish_reason(finished)
         if finished is None:

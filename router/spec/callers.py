@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import is_dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, get_origin
 
-from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from router.core.checks import Check, Verdict, build_check
 from router.core.policy import AnswerKind
-from router.core.structured import Shape, is_closed
+from router.core.structured import Shape, takes_strict_mode
 from router.core.tools import Tools
 from router.errors import InvalidCall
 from router.spec.schema import json_validator, schema_problem
@@ -42,18 +41,21 @@ def tools_of(tools: Sequence[Mapping[str, Any]] | None, choice: Any) -> Tools | 
     except (TypeError, ValueError, RecursionError):
         raise InvalidCall("tools: hold something that is no JSON; give plain values", argument="tools") from None
     problems = _problems(key)
-    named = choice["function"].get("name") if _names_function(choice) else None
-    if not (choice is None or choice in _CHOICES or named in problems):
+    if not (choice is None or choice in _CHOICES or _named(choice) in problems):
         known = ", ".join(map(repr, problems))
         raise InvalidCall(
-            f"tool_choice: is {choice!r}; give 'auto', 'none', 'required', or a function of {known}",
+            f"tool_choice: is {choice!r}; give 'auto', 'none', 'required', or {{'type': 'function', 'function': "
+            f"{{'name': ...}}}} with one of {known}",
             argument="tool_choice",
         )
     return Tools(tuple(json.loads(key)), problems, choice)
 
 
-def _names_function(choice: Any) -> bool:
-    return isinstance(choice, Mapping) and isinstance(choice.get("function"), Mapping)
+def _named(choice: Any) -> str:
+    """The function that a choice names, or ""."""
+    function = choice.get("function") if isinstance(choice, Mapping) and choice.get("type") == "function" else None
+    name = function.get("name") if isinstance(function, Mapping) else None
+    return name if isinstance(name, str) else ""
 
 
 @lru_cache(maxsize=256)
@@ -68,14 +70,15 @@ def _problems(key: str) -> dict[str, Callable[[Any], str]]:
                 "'parameters': ...}}",
                 argument="tools",
             )
-        name, schema = function.get("name"), function.get("parameters") or {"type": "object"}
+        name, schema = function.get("name"), function.get("parameters")
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise InvalidCall(
                 f"tools[{number}]: has the name {name!r}; give 1 to 64 letters, digits, '_' or '-'", argument="tools"
             )
         if name in found:
             raise InvalidCall(f"tools[{number}]: is the second with the name {name!r}; rename one", argument="tools")
-        found[name] = _validator(f"tools[{number}].function.parameters", schema, "tools")
+        where = f"tools[{number}].function.parameters"
+        found[name] = _validator(where, {} if schema is None else schema, "tools")
     return found
 
 
@@ -114,29 +117,29 @@ def _of_schema(key: str) -> Shape:
     schema = json.loads(key)
     validator = _validator("schema", schema, "schema")
     name = schema.get("title") if isinstance(schema.get("title"), str) else ""
-    return Shape(_name(name), schema, build_check(AnswerKind(json=schema), schema=validator), is_closed(schema))
+    check = build_check(AnswerKind(json=schema), schema=validator)
+    return Shape(_name(name), schema, check, takes_strict_mode(schema))
 
 
 @lru_cache(maxsize=256)
 def _of_type(kind: Any) -> Shape:
-    if not isinstance(kind, type) and not hasattr(kind, "__origin__"):
+    if not isinstance(kind, type) and get_origin(kind) is None:
         raise InvalidCall(
             f"schema: is a {type(kind).__name__}; give a pydantic model, a dataclass or a JSON Schema",
             argument="schema",
         )
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(kind)
-        schema = adapter.json_schema()
+        schema = _closed(adapter.json_schema())
     except (PydanticUserError, TypeError, NameError) as error:
+        why = str(error).partition("\n")[0].rstrip(".")
         raise InvalidCall(
-            f"schema: {getattr(kind, '__name__', kind)} has no JSON Schema ({type(error).__name__}); give a pydantic "
-            "model, a dataclass or a JSON Schema",
+            f"schema: {getattr(kind, '__name__', kind)} has no JSON Schema: {why}; give a pydantic model, a dataclass "
+            "or a JSON Schema",
             argument="schema",
         ) from error
-    if isinstance(kind, type) and (is_dataclass(kind) or issubclass(kind, BaseModel)):
-        schema = _closed(schema)
     name = _name(getattr(kind, "__name__", ""))
-    return Shape(name, schema, _typed(adapter), is_closed(schema))
+    return Shape(name, schema, _typed(adapter, name, schema), takes_strict_mode(schema))
 
 
 def _closed(schema: Any) -> Any:
@@ -151,9 +154,10 @@ def _closed(schema: Any) -> Any:
     return inner
 
 
-def _typed(adapter: TypeAdapter[Any]) -> Check:
+def _typed(adapter: TypeAdapter[Any], name: str, schema: Any) -> Check:
     """Reads JSON from a draft and a value of the caller's type from that."""
     find_json = build_check(AnswerKind(json={}))
+    known = set(_properties(schema))
 
     def check(text: str) -> Verdict:
         found = find_json(text)
@@ -162,11 +166,24 @@ def _typed(adapter: TypeAdapter[Any]) -> Check:
         try:
             return Verdict(True, adapter.validate_json(json.dumps(found.value)))
         except ValidationError as error:
-            # The place only: pydantic's own words repeat the answer's.
-            place = ".".join(str(part) for part in error.errors(include_input=False, include_url=False)[0]["loc"])
+            # The place only, and of that what the schema says: pydantic's own words repeat the answer's, and a place
+            # has the keys of the answer.
+            parts = error.errors(include_input=False, include_url=False)[0]["loc"]
+            place = ".".join(str(part) if isinstance(part, int) or part in known else "*" for part in parts)
             return Verdict(False, found.value, f"does not fit the schema at {place[:200] or 'its top'}")
+        except RecursionError:
+            return Verdict(False, None, "is nested too deep to compare with the schema")
 
+    check.__qualname__ = name  # What the message about a type whose own code fails calls it.
     return check
+
+
+def _properties(schema: Any) -> Iterator[str]:
+    """The names of all properties of a schema."""
+    if isinstance(schema, dict):
+        yield from schema.get("properties", {})
+    for part in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        yield from _properties(part)
 
 
 def _name(given: str) -> str:
