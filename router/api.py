@@ -13,20 +13,19 @@ from typing import Any, Literal, Self, Unpack, overload
 from router import events
 from router.core.answer import Answer
 from router.core.cascade import cascade
-from router.core.effects import Finish, Flow
-from router.core.faults import FAULTS
-from router.core.params import checked_metadata, suggestion
+from router.core.effects import Flow
 from router.core.plan import Plan
 from router.core.policy import Policy
 from router.drive import adrive, adrive_live, drive, drive_live
-from router.errors import InvalidCall, UnknownTask, warn
-from router.ledger import Fingerprints, LedgerWriter, Trace, load_secret
+from router.errors import InvalidCall
+from router.inforce import Checks, InForce
+from router.ledger import Fingerprints, LedgerWriter, load_secret
 from router.ledger.fold import SEGMENTS_FOLDER
-from router.ledger.rows import call_summary
 from router.models import Backend
-from router.models.real import RealModels
-from router.options import Options, Prompt, attribution, request_of
-from router.resolve import resolve
+from router.models.record import Recorder
+from router.models.recording import REDACTED
+from router.options import Options, Prompt, request_of, top_only, trace_of
+from router.report import Reporter
 from router.ride import Ride
 from router.spec import adopt, load
 from router.stream import AnswerStream, AsyncAnswerStream
@@ -56,6 +55,12 @@ class Router:
         What answers the calls: real models when missing, or a recording, or scripted models.
     checks
         Own checks by task: a function of the value found in the draft that says whether it is usable.
+    record, record_append
+        Write every answer to this file, for `Replay`; it must not exist, unless a part may be added to it.
+    redact
+        A function of text that takes out what must not be in the recording.
+    on_event
+        A function that is told of every call once, when it has ended: the fields of its event.
     world
         Time, randomness and disk; the machine's own when missing.
 
@@ -72,35 +77,37 @@ class Router:
         environment: str | None = None,
         home: str | Path | None = None,
         backend: Backend | None = None,
-        checks: Mapping[str, Callable[[Any], bool]] | None = None,
+        checks: Checks | None = None,
+        record: str | Path | None = None,
+        record_append: bool = False,
+        redact: Callable[[str], str] | None = None,
+        on_event: Callable[[events.Event], Any] | None = None,
         world: World | None = None,
     ) -> None:
-        self._loaded = adopt(policies) if isinstance(policies, Policy) else load(policies, environment=environment)
-        self._home = state_home(home)
-        self._backend = backend or RealModels(self._loaded.folder or Path())
-        self._world = world or World()
-        self._checks = dict(checks or {})
-        for task, check in self._checks.items():
+        loaded = adopt(policies) if isinstance(policies, Policy) else load(policies, environment=environment)
+        for task, check in (checks or {}).items():
             if inspect.iscoroutinefunction(check):
                 raise InvalidCall(f"checks: the check of {task!r} is async; give a plain function", argument="checks")
-            self._require_task(task)
-        ledger = self._loaded.policy.ledger
+        top_only()  # A switch that says something else must show now, not at the first call.
+        self._in_force = InForce(loaded, backend, dict(checks or {}))
+        self._home = state_home(home)
+        self._world = world or World()
+        self._report = Reporter(on_event)
+        ledger = loaded.policy.ledger
         self._ledger = LedgerWriter(
             self._home / SEGMENTS_FOLDER,
             self._world,
             on_failure=ledger.on_failure,
             sync=ledger.sync,
-            alarm=lambda problem: events.emit("router.ledger_failed", {"problem": problem}, level=logging.ERROR),
+            alarm=_alarm("router.ledger_failed"),
         )
-        # Filled on first use; a plan that two threads build at once is the same plan.
-        self._plans: dict[str, Plan] = {}
+        self._recorder = self._recording(record, record_append, redact) if record is not None else None
         self._fingerprints: Fingerprints | None = None
-        self._warned: set[tuple[str, str, str]] = set()
 
     @property
     def policy(self) -> Policy:
         """The policy in force."""
-        return self._loaded.policy
+        return self._in_force.loaded.policy
 
     def plan(self, task: str) -> Plan:
         """What a call of this task does: its rungs with prices, thresholds and calibrators.
@@ -110,11 +117,7 @@ class Router:
         UnknownTask
             The policies name no such task.
         """
-        known = self._plans.get(task)
-        if known is None:
-            self._require_task(task)
-            known = self._plans[task] = resolve(self._loaded, task, self._backend, self._checks.get(task))
-        return known
+        return self._in_force.plan(task)
 
     @overload
     def route(
@@ -202,8 +205,10 @@ class Router:
     aroute.__doc__ = route.__doc__
 
     def close(self) -> None:
-        """Close the ledger's segment. A later call opens a new one."""
+        """Close the files of ledger and recording. A later call opens new ones."""
         self._ledger.close()
+        if self._recorder:
+            self._recorder.close()
 
     async def aclose(self) -> None:
         """The same, for `async with`."""
@@ -222,63 +227,31 @@ class Router:
         await self.aclose()
 
     def _begin(self, task: str, prompt: Prompt, options: Mapping[str, Any], *, stream: bool) -> tuple[Flow, Ride]:
-        plan = self.plan(task)
+        in_force = self._in_force
+        plan = in_force.plan(task)
         request = request_of(plan, prompt, options, route_id=self._world.new_id(), stream=stream)
-        fingerprints = self._fingerprints or self._load_fingerprints()
-        fingerprint, prefixes = fingerprints.prompt(request.messages)
-        who = attribution(options)
-        trace = Trace(
-            request.route_id,
-            task,
-            plan.policy_hash,
-            plan.plan_hash,
-            fingerprint,
-            prefixes,
-            who.get("feature"),
-            fingerprints.name("user", who.get("user")),
-            who.get("tenant"),
-            fingerprints.name("session", who.get("session")),
-            checked_metadata(options.get("metadata")),
-        )
         ride = Ride(
-            trace,
+            trace_of(plan, request, options, self._fingerprints or self._load_fingerprints()),
             world=self._world,
-            backend=self._backend,
+            backend=self._recorder.of(in_force.backend, task) if self._recorder else in_force.backend,
             ledger=self._ledger,
             max_wait_s=plan.task.retry.max_wait_s,
             deadline_s=request.deadline_s,
-            on_finish=self._on_finish,
+            on_finish=self._report,
         )
         return cascade(plan, request), ride
 
-    def _require_task(self, task: str) -> None:
-        tasks = self._loaded.policy.tasks
-        if task not in tasks:
-            raise UnknownTask(
-                f"unknown task {task!r}; {suggestion(str(task), tasks)}", task=task, known=tuple(sorted(tasks))
-            )
+    def _recording(self, path: str | Path, append: bool, redact: Callable[[str], str] | None) -> Recorder:
+        hook = events.guarded_text(redact, REDACTED) if redact else None
+        return Recorder(path, world=self._world, append=append, redact=hook, alarm=_alarm("router.recording_failed"))
 
     def _load_fingerprints(self) -> Fingerprints:
         self._fingerprints = Fingerprints(load_secret(self._home, self._world))
         return self._fingerprints
 
-    def _on_finish(self, trace: Trace, finish: Finish, latency_ms: float) -> None:
-        if events.wanted():
-            events.emit("route", call_summary(trace, finish, latency_ms))
-        for attempt in finish.attempts:
-            if attempt.fault is not None:
-                self._warn_once(trace.task, attempt.model, attempt.fault, attempt.detail)
 
-    def _warn_once(self, task: str, model: str, fault: Any, detail: str) -> None:
-        """Say once that a rung is gone for good: calls go on, but at the price of the rung above."""
-        rule = FAULTS[fault]
-        key = (task, model, str(fault))
-        if not rule.lasting or key in self._warned:
-            return
-        self._warned.add(key)
-        problem = f"task {task!r}: rung {model!r} cannot be used ({fault}: {detail or rule.why})"
-        events.emit("router.rung_failed", {"task": task, "model": model, "fault": str(fault)}, level=logging.WARNING)
-        warn(f"{problem}; calls climb past it until that is mended")
+def _alarm(event: str) -> Callable[[str], None]:
+    return lambda problem: events.emit(event, {"problem": problem}, level=logging.ERROR)
 
 
 _default: Router | None = None
