@@ -12,10 +12,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from router.api import Router, aroute, route
+    from router.api import Router
     from router.core.answer import Answer, Attempt, Step
     from router.core.call import Call, Failure, Reply
     from router.core.policy import Policy
+    from router.default import aroute, route
     from router.errors import RouterError, RouterWarning
     from router.spec import load_policy
 
@@ -48,9 +49,9 @@ _HOMES = {
     "RouterError": "router.errors",
     "RouterWarning": "router.errors",
     "Step": "router.core.answer",
-    "aroute": "router.api",
+    "aroute": "router.default",
     "load_policy": "router.spec",
-    "route": "router.api",
+    "route": "router.default",
 }
 
 

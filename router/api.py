@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, Unpack, overload
 
-from router import events
+from router import batch, events
+from router.batch import Job, MapOptions, Mapped
 from router.core.answer import Answer
 from router.core.cascade import cascade
 from router.core.effects import Flow
@@ -25,6 +25,7 @@ from router.models import Backend
 from router.models.record import Recorder
 from router.models.recording import REDACTED
 from router.options import Options, Prompt, request_of, top_only, trace_of
+from router.repeat import Repeats, key_of
 from router.report import Reporter
 from router.ride import Ride
 from router.spec import adopt, load
@@ -102,6 +103,7 @@ class Router:
             alarm=_alarm("router.ledger_failed"),
         )
         self._recorder = self._recording(record, record_append, redact) if record is not None else None
+        self._repeats = Repeats(self._home / "state", self._world)
         self._fingerprints: Fingerprints | None = None
 
     @property
@@ -161,7 +163,7 @@ class Router:
         extra_headers
             HTTP headers of this call.
         idempotency_key
-            The same key gives the same answer for 24 hours, without another request.
+            The same key gives the same answer for 24 hours, without another request. It is kept for that.
 
         Returns
         -------
@@ -204,6 +206,39 @@ class Router:
 
     aroute.__doc__ = route.__doc__
 
+    def map(self, task: str, prompts: Iterable[Prompt], **options: Unpack[MapOptions]) -> Generator[Mapped, None, None]:
+        """Answer many prompts, several at once: an iterator of each one's index with its answer or its error.
+
+        Parameters
+        ----------
+        task
+            Name of the task in the policies.
+        prompts
+            Any iterable; taken from when there is room, so that a generator needs little memory.
+        concurrency
+            Calls at the same time; 8 when missing.
+        ordered
+            Give results in the order of the prompts, as is done when missing; otherwise as they come.
+        on_progress
+            A function that is told after every prompt how many are done, have failed, and are there.
+        resume
+            A file of answers. It is made when it is missing; what it has an answer to is not asked again.
+
+        All others are options of `route`, for every prompt.
+
+        Raises
+        ------
+        InvalidCall
+            An argument cannot be used, or the file has answers to other prompts.
+        """
+        return batch.run(self._job(task, prompts, options))
+
+    def amap(
+        self, task: str, prompts: Iterable[Prompt] | AsyncIterable[Prompt], **options: Unpack[MapOptions]
+    ) -> AsyncGenerator[Mapped, None]:
+        """See `map`; the prompts may come asynchronously."""
+        return batch.arun(self._job(task, prompts, options))
+
     def close(self) -> None:
         """Close the files of ledger and recording. A later call opens new ones."""
         self._ledger.close()
@@ -230,8 +265,10 @@ class Router:
         in_force = self._in_force
         plan = in_force.plan(task)
         request = request_of(plan, prompt, options, route_id=self._world.new_id(), stream=stream)
+        prints = self._fingerprints or self._load_fingerprints()
+        trace = trace_of(plan, request, options, prints)
         ride = Ride(
-            trace_of(plan, request, options, self._fingerprints or self._load_fingerprints()),
+            trace,
             world=self._world,
             backend=self._recorder.of(in_force.backend, task) if self._recorder else in_force.backend,
             ledger=self._ledger,
@@ -239,7 +276,12 @@ class Router:
             deadline_s=request.deadline_s,
             on_finish=self._report,
         )
-        return cascade(plan, request), ride
+        flow = cascade(plan, request)
+        key = key_of(plan, request, options, trace.tenant, prints)
+        return self._repeats.once(flow, key, plan, request) if key else flow, ride
+
+    def _job(self, task: str, prompts: Any, options: Mapping[str, Any]) -> Job:
+        return Job(self, task, prompts, options, self._fingerprints or self._load_fingerprints())
 
     def _recording(self, path: str | Path, append: bool, redact: Callable[[str], str] | None) -> Recorder:
         hook = events.guarded_text(redact, REDACTED) if redact else None
@@ -252,65 +294,3 @@ class Router:
 
 def _alarm(event: str) -> Callable[[str], None]:
     return lambda problem: events.emit(event, {"problem": problem}, level=logging.ERROR)
-
-
-_default: Router | None = None
-# Two first calls at once must not make two routers, whose ledgers would be two segments of one process.
-_default_lock = threading.Lock()
-
-
-def _renew_lock() -> None:
-    """In a forked child: the thread that may hold the lock is not there to release it."""
-    global _default_lock
-    _default_lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_renew_lock)
-
-
-def default_router() -> Router:
-    """The router that `route` and `aroute` share, made on first use from the environment."""
-    global _default
-    if _default is None:
-        with _default_lock:
-            _default = _default or Router()
-    return _default
-
-
-@overload
-def route(task: str, prompt: Prompt, *, stream: Literal[False] = False, **options: Unpack[Options]) -> Answer: ...
-
-
-@overload
-def route(task: str, prompt: Prompt, *, stream: Literal[True], **options: Unpack[Options]) -> AnswerStream: ...
-
-
-def route(task: str, prompt: Prompt, *, stream: bool = False, **options: Unpack[Options]) -> Answer | AnswerStream:
-    """See `Router.route`."""
-    router = default_router()
-    return router.route(task, prompt, stream=True, **options) if stream else router.route(task, prompt, **options)
-
-
-@overload
-async def aroute(
-    task: str, prompt: Prompt, *, stream: Literal[False] = False, **options: Unpack[Options]
-) -> Answer: ...
-
-
-@overload
-async def aroute(
-    task: str, prompt: Prompt, *, stream: Literal[True], **options: Unpack[Options]
-) -> AsyncAnswerStream: ...
-
-
-async def aroute(
-    task: str, prompt: Prompt, *, stream: bool = False, **options: Unpack[Options]
-) -> Answer | AsyncAnswerStream:
-    """See `Router.route`."""
-    router = default_router()
-    if stream:
-        return await router.aroute(task, prompt, stream=True, **options)
-    return await router.aroute(task, prompt, **options)
-
-
-route.__doc__ = aroute.__doc__ = Router.route.__doc__

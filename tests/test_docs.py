@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 from typer.testing import CliRunner
 
-import router.api
+import router.default
 import router.errors
 from router import Router, load_policy
 from router.cli.app import app
@@ -118,7 +118,7 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(router.api, "_default", None)
+    monkeypatch.setattr(router.default, "_default", None)
     assert CliRunner().invoke(app, ["init"]).exit_code == 0
     with no_network():
         yield tmp_path

@@ -210,20 +210,20 @@ def test_an_answer_survives_pickling_and_copying() -> None:
 
 def test_the_default_router_reads_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     """`router.route` and `router.aroute` use one router, made from ROUTER_POLICIES and ROUTER_HOME on first use."""
-    import router.api
+    import router.default
 
     (tmp_path / "p.yml").write_text(
         "version: 1\nmodels: {m: {litellm: openai/m, api_base: 'http://127.0.0.1:9'}}\ntasks: {t: {ladder: [m]}}\n"
     )
     monkeypatch.setenv("ROUTER_POLICIES", str(tmp_path))
-    monkeypatch.setattr(router.api, "_default", None)
+    monkeypatch.setattr(router.default, "_default", None)
     with no_network():
         with pytest.raises(package.RouterError, match="inside no_network"):
             package.route("t", "hi")
         with pytest.raises(package.RouterError, match="inside no_network"):
             asyncio.run(package.aroute("t", "hi"))
-    first = router.api.default_router()
-    assert first is router.api.default_router()
+    first = router.default.default_router()
+    assert first is router.default.default_router()
     assert len(read_table(home, "routes")) == 2
     first.close()
 

@@ -28,7 +28,7 @@ from router.core.policy import Model, Price
 from router.errors import NetworkForbidden
 from router.models import About, Facts
 from router.models.litellm_faults import EXCEPTIONS, classify, lacks_credentials, nothing_came, retry_after_s
-from router.models.litellm_library import as_ours, library
+from router.models.litellm_library import as_ours, library, without_mcp
 from router.models.litellm_replies import read_reply
 from router.models.litellm_stream import Gathered
 
@@ -205,6 +205,7 @@ def _arguments(call: Call, timeout_s: float | None) -> dict[str, Any]:
     model = call.model
     arguments: dict[str, Any] = {
         **call.params,
+        **(without_mcp() if call.wants_tools else {}),
         "model": model.litellm,
         "messages": own_messages(call.messages),  # litellm changes what it is given.
         "timeout": _rounded_up(_LONGEST_REQUEST_S if timeout_s is None else min(timeout_s, _LONGEST_REQUEST_S)),

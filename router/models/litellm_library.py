@@ -6,6 +6,7 @@ import functools
 import os
 import sys
 from contextvars import ContextVar
+from importlib.util import find_spec
 from typing import Any
 
 # Set before litellm is imported, unless the operator has set them: without these it fetches its price map from the
@@ -27,6 +28,12 @@ def library() -> Any:
     _send_once()
     os.register_at_fork(after_in_child=_forget_clients)
     return litellm
+
+
+@functools.cache
+def without_mcp() -> dict[str, Any]:
+    """What a call with tools needs: litellm looks for its proxy's tools with a package that it does not require."""
+    return {"_skip_mcp_handler": True} if find_spec("mcp") is None else {}
 
 
 # True while this module is inside litellm, so that the rest of the process keeps litellm as it is.
