@@ -25,13 +25,15 @@ from router.models import Backend
 from router.models.record import Recorder
 from router.models.recording import REDACTED
 from router.options import Options, Prompt, request_of, top_only, trace_of
+from router.reload import Reloader
 from router.repeat import Repeats, key_of
 from router.report import Reporter
 from router.ride import Ride
-from router.spec import adopt, load
+from router.spec import adopt, keep, load
 from router.stream import AnswerStream, AsyncAnswerStream
 from router.world import World
 
+RELOAD_VARIABLE = "ROUTER_RELOAD"
 HOME_VARIABLE = "ROUTER_HOME"
 DEFAULT_HOME = ".router"
 
@@ -62,6 +64,8 @@ class Router:
         A function of text that takes out what must not be in the recording.
     on_event
         A function that is told of every call once, when it has ended: the fields of its event.
+    reload
+        Take changed policy files over while it works; `ROUTER_RELOAD=1`, else not, when missing.
     world
         Time, randomness and disk; the machine's own when missing.
 
@@ -83,6 +87,7 @@ class Router:
         record_append: bool = False,
         redact: Callable[[str], str] | None = None,
         on_event: Callable[[events.Event], Any] | None = None,
+        reload: bool | None = None,
         world: World | None = None,
     ) -> None:
         loaded = adopt(policies) if isinstance(policies, Policy) else load(policies, environment=environment)
@@ -103,6 +108,8 @@ class Router:
             alarm=_alarm("router.ledger_failed"),
         )
         self._recorder = self._recording(record, record_append, redact) if record is not None else None
+        self._kept: InForce | None = None
+        self._reloader = self._reloading(policies, environment, reload)
         self._repeats = Repeats(self._home / "state", self._world)
         self._fingerprints: Fingerprints | None = None
 
@@ -240,7 +247,10 @@ class Router:
         return batch.arun(self._job(task, prompts, options))
 
     def close(self) -> None:
-        """Close the files of ledger and recording. A later call opens new ones."""
+        """Close the files of ledger and recording, and watch no policy any more. A later call begins anew."""
+        if self._reloader:
+            self._reloader.stop()
+            self._kept = None
         self._ledger.close()
         if self._recorder:
             self._recorder.close()
@@ -263,6 +273,8 @@ class Router:
 
     def _begin(self, task: str, prompt: Prompt, options: Mapping[str, Any], *, stream: bool) -> tuple[Flow, Ride]:
         in_force = self._in_force
+        if self._kept is not in_force:
+            self._keep(in_force)
         plan = in_force.plan(task)
         request = request_of(plan, prompt, options, route_id=self._world.new_id(), stream=stream)
         prints = self._fingerprints or self._load_fingerprints()
@@ -282,6 +294,29 @@ class Router:
 
     def _job(self, task: str, prompts: Any, options: Mapping[str, Any]) -> Job:
         return Job(self, task, prompts, options, self._fingerprints or self._load_fingerprints())
+
+    def _keep(self, in_force: InForce) -> None:
+        """Once for each set of policies in each process: keep a copy, and begin to watch the files."""
+        self._kept = in_force
+        if self._world.secret is None:  # A simulated world leaves nothing on a real disk.
+            keep(in_force.loaded, self._home, self._world.new_id())
+        if self._reloader:
+            self._reloader.start()
+
+    def _reloading(self, source: Any, environment: str | None, wanted: bool | None) -> Reloader | None:
+        root = self._in_force.loaded.source
+        if wanted and root is None:
+            raise InvalidCall("reload: this policy was built in Python and has no files to watch", argument="reload")
+        if root is None or not (os.environ.get(RELOAD_VARIABLE) == "1" if wanted is None else wanted):
+            return None
+
+        def renew() -> str:
+            new = self._in_force.renewed(load(source, environment=environment))
+            self._keep(new)
+            self._in_force = new  # From here on; calls under way keep what they began with.
+            return new.loaded.policy_hash
+
+        return Reloader(root, renew)
 
     def _recording(self, path: str | Path, append: bool, redact: Callable[[str], str] | None) -> Recorder:
         hook = events.guarded_text(redact, REDACTED) if redact else None

@@ -11,7 +11,7 @@ import warnings
 
 import typer
 
-from router.cli import audit, check, demo, distill, init, models, route
+from router.cli import audit, check, demo, distill, init, models, policy, route
 from router.errors import (
     CostLimitExceeded,
     InvalidCall,
@@ -39,6 +39,7 @@ app.command("audit")(audit.audit)
 app.command("models")(models.models)
 app.command("distill")(distill.distill)
 app.command("demo")(demo.demo)
+app.add_typer(policy.app, name="policy")
 
 
 @app.callback(invoke_without_command=True)

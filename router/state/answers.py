@@ -71,7 +71,7 @@ class AnswerStore:
         """
         path = self._folder / CLAIMS_FOLDER / name
         with self._errors():
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _make(self._folder.parent, self._folder, path.parent)
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -89,7 +89,7 @@ class AnswerStore:
     def _database(self) -> Iterator[sqlite3.Connection]:
         path = self._folder / DATABASE
         with self._errors():
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _make(self._folder.parent, self._folder)
             path.touch(mode=0o600)
             with closing(sqlite3.connect(path, timeout=10.0, isolation_level=None)) as database:
                 # Write-ahead logging is off on purpose: SQLite before 3.51.3 can corrupt a database that two share.
@@ -113,6 +113,11 @@ class AnswerStore:
                 "or set ROUTER_HOME",
                 path=str(self._folder),
             ) from error
+
+
+def _make(*folders: Path) -> None:
+    for folder in folders:  # One by one: `mode` is only for the last that is made.
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
 
 def _is_named(file: int, path: Path) -> bool:
