@@ -427,9 +427,12 @@ def ledger_tables() -> str:
 def cli_help() -> str:
     """The help of every command."""
     names = [command.name for command in app.registered_commands if command.name]
+    for group in app.registered_groups:
+        commands = group.typer_instance.registered_commands if group.typer_instance else []
+        names += [f"{group.name}", *(f"{group.name} {command.name}" for command in commands)]
     sections = []
     for name in ("", *names):
-        arguments = [name, "--help"] if name else ["--help"]
+        arguments = [*name.split(), "--help"]
         given = CliRunner().invoke(app, arguments, prog_name="router", terminal_width=78)
         if given.exit_code:
             raise SystemExit(f"router {name} --help failed: {given.output}")

@@ -12,7 +12,7 @@ from typing import Any, Self
 from router.core.answer import Answer
 from router.core.checks import Check
 from router.core.stored import plain, restored
-from router.errors import InvalidCall
+from router.errors import InvalidCall, warn
 
 
 class ResumeFile:
@@ -25,6 +25,7 @@ class ResumeFile:
         self._path = path
         self._file = -1
         self._lock = threading.Lock()
+        self._warned = False
         # Where each row is; the answers stay on the disk.
         self._rows: dict[int, tuple[int, int]] = {}
 
@@ -66,13 +67,19 @@ class ResumeFile:
         return restored(row["answer"], check)
 
     def write(self, index: int, binding: str, answer: Answer) -> None:
-        """Put an answer down; it survives kill -9 from here on."""
+        """Put an answer down; it survives kill -9 from here on. A disk that refuses it is told of once."""
         row = {"index": index, "asked": binding, "answer": plain(answer)}
         data = json.dumps(row, separators=(",", ":"), default=str).encode() + b"\n"
-        with self._lock:
-            written = os.write(self._file, data)
-            if written < len(data):  # The disk is full: half a row must not stand before the next one.
-                os.ftruncate(self._file, os.fstat(self._file).st_size - written)
+        try:
+            with self._lock:
+                written = os.write(self._file, data)
+                if written < len(data):  # Half a row must not stand before the next one.
+                    os.ftruncate(self._file, os.fstat(self._file).st_size - written)
+                    raise OSError("the disk took only a part of the row")
+        except OSError as error:  # The answer is there and paid for: nothing may take it away.
+            if not self._warned:
+                self._warned = True
+                warn(f"{self._path}: answers are not kept for a later run ({error.strerror or error})")
 
     def _read(self) -> None:
         end = 0

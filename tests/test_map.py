@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -269,6 +270,21 @@ def test_a_torn_row_is_asked_again(home: Path, tmp_path: Path, run: Run) -> None
         path.write_bytes(path.read_bytes()[:-7])
         assert _texts(run(router, ["a", "b"], resume=path)) == ["to a", "to b"]
     assert [json.loads(line)["index"] for line in path.read_text().splitlines()] == [0, 1]
+
+
+def test_a_full_disk_takes_no_answer_away(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    """One warning; what could be written can be read, and the rest is asked again."""
+    path, real = tmp_path / "answers.jsonl", os.write
+    with _router(home) as router:
+        monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[: len(data) // (1 + (b'"index":1,' in data))]))
+        with pytest.warns(RouterWarning, match="answers are not kept for a later run") as warned:
+            assert _texts(run(router, ["a", "b", "c"], resume=path)) == ["to a", "to b", "to c"]
+        monkeypatch.setattr(os, "write", real)
+        assert _texts(run(router, ["a", "b", "c"], resume=path)) == ["to a", "to b", "to c"]
+    assert len(warned) == 1
+    assert sorted(json.loads(line)["index"] for line in path.read_text().splitlines()) == [0, 1, 2]
 
 
 def test_a_file_of_something_else_is_refused_and_kept(home: Path, tmp_path: Path, run: Run) -> None:

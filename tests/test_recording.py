@@ -23,7 +23,7 @@ from router.core.call import Chunk, Outcome, ToolCall, Usage, to_messages
 from router.core.faults import Fault
 from router.core.policy import Model
 from router.core.pricing import Rates, settle
-from router.errors import RecordingError, StreamInterrupted
+from router.errors import DeadlineExceeded, RecordingError, StreamInterrupted
 from router.models.record import Recorder, row_of
 from router.models.recording import parts_of, read_recording
 from router.models.replay import Replay, key_of
@@ -136,6 +136,23 @@ def test_what_is_left_or_cancelled_is_not_recorded(upstream: Upstream, home: Pat
         asyncio.run(cancel())
     assert list(read_recording(path)) == []
     assert {row["fault"] for row in read_table(home, "attempts")} == {"cancelled"}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_a_deadline_is_recorded_as_a_timeout(stream: bool, upstream: Upstream, home: Path, tmp_path: Path) -> None:
+    """Also where it cancels what waits, so that the replay has something to give."""
+    policy = make_policy({"ladder": ["large"]}, api_base=upstream.url)
+    path = tmp_path / "r.jsonl"
+
+    async def ask(router: Router) -> None:
+        if stream:
+            await router.aroute("t", "fault=timeout", stream=True, deadline_s=0.2)
+        else:
+            await router.aroute("t", "fault=timeout", deadline_s=0.2)
+
+    with Router(policy, home=home, record=path) as router, pytest.raises(DeadlineExceeded):
+        asyncio.run(ask(router))
+    assert [row["error"]["fault"] for row in read_recording(path)] == ["timeout"]
 
 
 _TEXT = st.text(max_size=30)

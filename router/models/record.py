@@ -6,6 +6,7 @@ acknowledged survives kill -9. The first process writes the path that was named,
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import gzip
 import json
@@ -15,12 +16,13 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import aclosing, closing
+from contextlib import aclosing, closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from router.core.call import Call, Chunk, Message, Outcome, Reply, Usage
+from router.core.call import Call, Chunk, Failure, Message, Outcome, Reply, Usage
+from router.core.faults import Fault
 from router.core.policy import Model
 from router.core.pricing import Rates, merged, settle, usd
 from router.errors import RecordingError, warn
@@ -146,7 +148,8 @@ class Recording:
 
     async def asend(self, call: Call, timeout_s: float | None) -> Outcome:
         started_s = time.monotonic()
-        return self._record(call, await self._backend.asend(call, timeout_s), started_s)
+        with self._noting_time(call, timeout_s, started_s):
+            return self._record(call, await self._backend.asend(call, timeout_s), started_s)
 
     def stream(self, call: Call, timeout_s: float | None) -> Iterator[Chunk | Outcome]:
         started_s, told = time.monotonic(), ""
@@ -161,12 +164,24 @@ class Recording:
     async def astream(self, call: Call, timeout_s: float | None) -> AsyncIterator[Chunk | Outcome]:
         started_s, told = time.monotonic(), ""
         async with aclosing(aparts(self._backend, call, timeout_s)) as coming:
-            async for part in coming:
-                if isinstance(part, Chunk):
-                    told += _said(part)
-                    yield part
-                else:
+            while True:
+                with self._noting_time(call, timeout_s, started_s, told):
+                    part = await anext(coming)
+                if not isinstance(part, Chunk):
                     yield self._record(call, part, started_s, told)
+                    return
+                told += _said(part)
+                yield part
+
+    @contextmanager
+    def _noting_time(self, call: Call, timeout_s: float | None, started_s: float, told: str = "") -> Iterator[None]:
+        """A call that waits without blocking is cancelled when its time is over; for a replay that is a timeout."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            if timeout_s is not None and time.monotonic() - started_s >= timeout_s:
+                self._record(call, Failure(Fault.TIMEOUT, detail="no answer in time"), started_s, told)
+            raise
 
     def _record(self, call: Call, outcome: Outcome, started_s: float, told: str = "") -> Outcome:
         """Write an outcome down; returns it with the latency that is on record, so that a replay costs the same."""
