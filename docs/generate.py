@@ -107,13 +107,14 @@ MEANINGS: dict[str, dict[str, str]] = {
         "latency_ms": "how long the call took",
         "reason": "reason of the last step",
         "propensity": "probability with which this rung was chosen; 1 without exploration",
+        "repeat_of": "the call whose answer was given again for its idempotency key; `null` for every other",
         "metadata": "the caller's own values, as given",
         "steps": "what each rung contributed, in order; see below",
     },
     "step": {
         "rung": "position in the ladder, 0 for the cheapest",
         "model": "name in the policy",
-        "action": "`accept`, `escalate`, `keep`, `skip` or `fail`",
+        "action": "`accept`, `escalate`, `keep`, `skip`, `fail` or `repeat`",
         "reason": "why, in words",
         "confidence": "probability that the draft is right; `null` when there was none to judge",
         "confidence_source": "`prior`, or the tuned file by its hash",
@@ -438,9 +439,12 @@ def ledger_tables() -> str:
 def cli_help() -> str:
     """The help of every command."""
     names = [command.name for command in app.registered_commands if command.name]
+    for group in app.registered_groups:
+        commands = group.typer_instance.registered_commands if group.typer_instance else []
+        names += [f"{group.name}", *(f"{group.name} {command.name}" for command in commands)]
     sections = []
     for name in ("", *names):
-        arguments = [name, "--help"] if name else ["--help"]
+        arguments = [*name.split(), "--help"]
         given = CliRunner().invoke(app, arguments, prog_name="router", terminal_width=78)
         if given.exit_code:
             raise SystemExit(f"router {name} --help failed: {given.output}")

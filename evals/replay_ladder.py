@@ -23,7 +23,8 @@ from pydantic import TypeAdapter
 
 from router import Answer, Policy, Router, RouterError
 from router.core.policy import AnswerKind, Model, Retry, Task
-from router.models.replay import Replay, read_recording
+from router.models.recording import read_recording
+from router.models.replay import Replay
 
 Row = dict[str, Any]
 

@@ -5,36 +5,39 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self, Unpack, overload
 
-from router import events
+from router import batch, events
+from router.batch import Job, MapOptions, Mapped
 from router.core.answer import Answer
 from router.core.cascade import cascade
-from router.core.effects import Finish, Flow
-from router.core.faults import FAULTS
-from router.core.params import checked_metadata, suggestion
+from router.core.effects import Flow
 from router.core.plan import Plan
 from router.core.policy import Policy
 from router.drive import adrive, adrive_live, drive, drive_live
-from router.errors import InvalidCall, UnknownTask, shown, warn
-from router.ledger import Fingerprints, LedgerWriter, Trace, load_secret
+from router.errors import InvalidCall
+from router.inforce import Checks, InForce
+from router.ledger import Fingerprints, LedgerWriter, load_secret
 from router.ledger.fold import SEGMENTS_FOLDER
-from router.ledger.rows import call_summary
-from router.models import Backend, checked_backend
-from router.models.real import RealModels
-from router.options import Options, Prompt, attribution, request_of
-from router.resolve import resolve
+from router.models import Backend
+from router.models.record import Recorder
+from router.models.recording import REDACTED
+from router.options import Options, Prompt, request_of, top_only, trace_of
+from router.reload import Reloader
+from router.repeat import Repeats, key_of
+from router.report import Reporter
 from router.ride import Ride
 from router.shapes import completions, openai_client
 from router.shapes.meter import Meter, Metered
 from router.shapes.routed import Decorator
-from router.spec import adopt, load
+from router.spec import adopt, keep, load
 from router.stream import AnswerStream, AsyncAnswerStream
 from router.world import World
 
+RELOAD_VARIABLE = "ROUTER_RELOAD"
 HOME_VARIABLE = "ROUTER_HOME"
 DEFAULT_HOME = ".router"
 
@@ -59,6 +62,14 @@ class Router:
         What answers the calls: real models when missing, or a recording, or scripted models.
     checks
         Own checks by task: a function of the value found in the draft that says whether it is usable.
+    record, record_append
+        Write every answer to this file, for `Replay`; it must not exist, unless a part may be added to it.
+    redact
+        A function of text that takes out what must not be in the recording.
+    on_event
+        A function that is told of every call once, when it has ended: the fields of its event.
+    reload
+        Take changed policy files over while it works; `ROUTER_RELOAD=1`, else not, when missing.
     world
         Time, randomness and disk; the machine's own when missing.
 
@@ -75,35 +86,41 @@ class Router:
         environment: str | None = None,
         home: str | Path | None = None,
         backend: Backend | None = None,
-        checks: Mapping[str, Callable[[Any], bool]] | None = None,
+        checks: Checks | None = None,
+        record: str | Path | None = None,
+        record_append: bool = False,
+        redact: Callable[[str], str] | None = None,
+        on_event: Callable[[events.Event], Any] | None = None,
+        reload: bool | None = None,
         world: World | None = None,
     ) -> None:
-        self._loaded = adopt(policies) if isinstance(policies, Policy) else load(policies, environment=environment)
-        self._home = state_home(home)
-        self._backend = checked_backend(backend) or RealModels(self._loaded.folder or Path())
-        self._world = world or World()
-        self._checks = dict(checks or {})
-        for task, check in self._checks.items():
+        loaded = adopt(policies) if isinstance(policies, Policy) else load(policies, environment=environment)
+        for task, check in (checks or {}).items():
             if inspect.iscoroutinefunction(check):
                 raise InvalidCall(f"checks: the check of {task!r} is async; give a plain function", argument="checks")
-            self._require_task(task)
-        ledger = self._loaded.policy.ledger
+        top_only()  # A switch that says something else must show now, not at the first call.
+        self._in_force = InForce(loaded, backend, dict(checks or {}))
+        self._home = state_home(home)
+        self._world = world or World()
+        self._report = Reporter(on_event)
+        ledger = loaded.policy.ledger
         self._ledger = LedgerWriter(
             self._home / SEGMENTS_FOLDER,
             self._world,
             on_failure=ledger.on_failure,
             sync=ledger.sync,
-            alarm=lambda problem: events.emit("router.ledger_failed", {"problem": problem}, level=logging.ERROR),
+            alarm=_alarm("router.ledger_failed"),
         )
-        # Filled on first use; a plan that two threads build at once is the same plan.
-        self._plans: dict[str, Plan] = {}
+        self._recorder = self._recording(record, record_append, redact) if record is not None else None
+        self._kept: InForce | None = None
+        self._reloader = self._reloading(policies, environment, reload)
+        self._repeats = Repeats(self._home / "state", self._world)
         self._fingerprints: Fingerprints | None = None
-        self._warned: set[tuple[str, str, str]] = set()
 
     @property
     def policy(self) -> Policy:
         """The policy in force."""
-        return self._loaded.policy
+        return self._in_force.loaded.policy
 
     def plan(self, task: str) -> Plan:
         """What a call of this task does: its rungs with prices, thresholds and calibrators.
@@ -113,11 +130,7 @@ class Router:
         UnknownTask
             The policies name no such task.
         """
-        known = self._plans.get(task)
-        if known is None:
-            self._require_task(task)
-            known = self._plans[task] = resolve(self._loaded, task, self._backend, self._checks.get(task))
-        return known
+        return self._in_force.plan(task)
 
     @overload
     def route(
@@ -161,7 +174,7 @@ class Router:
         extra_headers
             HTTP headers of this call.
         idempotency_key
-            The same key gives the same answer for 24 hours, without another request.
+            The same key gives the same answer for 24 hours, without another request. It is kept for that.
 
         Returns
         -------
@@ -236,14 +249,54 @@ class Router:
 
         Returns what it cost in dollars, by the provider's figure or the price of its model; `None` when unknown.
         """
-        fingerprints = self._fingerprints or self._load_fingerprints()
-        return Meter(self._loaded, self._backend, self._ledger, fingerprints, self._world).record(
-            response, model, options
-        )
+        in_force, prints = self._in_force, self._fingerprints or self._load_fingerprints()
+        meter = Meter(in_force.loaded, in_force.backend, self._ledger, prints, self._world)
+        return meter.record(response, model, options)
+
+    def map(self, task: str, prompts: Iterable[Prompt], **options: Unpack[MapOptions]) -> Generator[Mapped, None, None]:
+        """Answer many prompts, several at once: an iterator of each one's index with its answer or its error.
+
+        Parameters
+        ----------
+        task
+            Name of the task in the policies.
+        prompts
+            Any iterable; taken from when there is room, so that a generator needs little memory.
+        concurrency
+            Calls at the same time; 8 when missing.
+        ordered
+            Give results in the order of the prompts, as is done when missing; otherwise as they come.
+        on_progress
+            A function that is told after every prompt how many are done, have failed, and are there.
+        resume
+            A file of answers. It is made when it is missing; what it has an answer to is not asked again.
+
+        All others are options of `route`, for every prompt.
+
+        Raises
+        ------
+        InvalidCall
+            An argument cannot be used, or the file has answers to other prompts.
+        """
+        return batch.run(self._job(task, prompts, options))
+
+    def amap(
+        self, task: str, prompts: Iterable[Prompt] | AsyncIterable[Prompt], **options: Unpack[MapOptions]
+    ) -> AsyncGenerator[Mapped, None]:
+        """See `map`; the prompts may come asynchronously."""
+        return batch.arun(self._job(task, prompts, options))
 
     def close(self) -> None:
-        """Close the ledger's segment, once no call is under way. A later call opens a new one."""
+        """Close the files of ledger and recording once no call is under way, and watch no policy any more.
+
+        A later call begins anew.
+        """
+        if self._reloader:
+            self._reloader.stop()
+            self._kept = None
         self._ledger.close()
+        if self._recorder:
+            self._recorder.close()
 
     async def aclose(self) -> None:
         """The same, for `async with`."""
@@ -262,61 +315,60 @@ class Router:
         await self.aclose()
 
     def _begin(self, task: str, prompt: Prompt, options: Mapping[str, Any], *, stream: bool) -> tuple[Flow, Ride]:
-        plan = self.plan(task)
+        in_force = self._in_force
+        if self._kept is not in_force:
+            self._keep(in_force)
+        plan = in_force.plan(task)
         request = request_of(plan, prompt, options, route_id=self._world.new_id(), stream=stream)
-        fingerprints = self._fingerprints or self._load_fingerprints()
-        fingerprint, prefixes = fingerprints.prompt(request.messages)
-        who = attribution(options)
-        trace = Trace(
-            request.route_id,
-            task,
-            plan.policy_hash,
-            plan.plan_hash,
-            fingerprint,
-            prefixes,
-            who.get("feature"),
-            fingerprints.name("user", who.get("user")),
-            who.get("tenant"),
-            fingerprints.name("session", who.get("session")),
-            checked_metadata(options.get("metadata")),
-        )
+        prints = self._fingerprints or self._load_fingerprints()
+        trace = trace_of(plan, request, options, prints)
         ride = Ride(
             trace,
             world=self._world,
-            backend=self._backend,
+            backend=self._recorder.of(in_force.backend, task) if self._recorder else in_force.backend,
             ledger=self._ledger,
             max_wait_s=plan.task.retry.max_wait_s,
             deadline_s=request.deadline_s,
-            on_finish=self._on_finish,
+            on_finish=self._report,
         )
-        return cascade(plan, request), ride
+        flow = cascade(plan, request)
+        key = key_of(plan, request, options, trace.tenant, prints)
+        return self._repeats.once(flow, key, plan, request) if key else flow, ride
 
-    def _require_task(self, task: str) -> None:
-        tasks = self._loaded.policy.tasks
-        if task not in tasks:
-            raise UnknownTask(
-                f"unknown task {shown(task)}; {suggestion(str(task), tasks)}", task=task, known=tuple(sorted(tasks))
-            )
+    def _job(self, task: str, prompts: Any, options: Mapping[str, Any]) -> Job:
+        return Job(self, task, prompts, options, self._fingerprints or self._load_fingerprints())
+
+    def _keep(self, in_force: InForce) -> None:
+        """Once for each set of policies in each process: keep a copy, and begin to watch the files."""
+        self._kept = in_force
+        if self._world.secret is None:  # A simulated world leaves nothing on a real disk.
+            keep(in_force.loaded, self._home, self._world.new_id())
+        if self._reloader:
+            self._reloader.start()
+
+    def _reloading(self, source: Any, environment: str | None, wanted: bool | None) -> Reloader | None:
+        root = self._in_force.loaded.source
+        if wanted and root is None:
+            raise InvalidCall("reload: this policy was built in Python and has no files to watch", argument="reload")
+        if root is None or not (os.environ.get(RELOAD_VARIABLE) == "1" if wanted is None else wanted):
+            return None
+
+        def renew() -> str:
+            new = self._in_force.renewed(load(source, environment=environment))
+            self._keep(new)
+            self._in_force = new  # From here on; calls under way keep what they began with.
+            return new.loaded.policy_hash
+
+        return Reloader(root, renew)
+
+    def _recording(self, path: str | Path, append: bool, redact: Callable[[str], str] | None) -> Recorder:
+        hook = events.guarded_text(redact, REDACTED) if redact else None
+        return Recorder(path, world=self._world, append=append, redact=hook, alarm=_alarm("router.recording_failed"))
 
     def _load_fingerprints(self) -> Fingerprints:
         self._fingerprints = Fingerprints(load_secret(self._home, self._world))
         return self._fingerprints
 
-    def _on_finish(self, trace: Trace, finish: Finish, latency_ms: float) -> None:
-        if events.wanted():
-            events.emit("route", call_summary(trace, finish, latency_ms))
-        for attempt in finish.attempts:
-            if attempt.fault is not None:
-                self._warn_once(trace.task, attempt.model, attempt.fault, attempt.detail)
 
-    def _warn_once(self, task: str, model: str, fault: Any, detail: str) -> None:
-        """Say once that a rung is gone for good: calls go on, but at the price of the rung above."""
-        rule = FAULTS[fault]
-        key = (task, model, str(fault))
-        if not rule.lasting or key in self._warned:
-            return
-        self._warned.add(key)
-        problem = f"task {task!r}: rung {model!r} cannot be used ({fault}: {detail or rule.why})"
-        events.emit("router.rung_failed", {"task": task, "model": model, "fault": str(fault)}, level=logging.WARNING)
-        is_top = model == self.plan(task).rungs[-1].name
-        warn(f"{problem}; calls {'that reach it fail' if is_top else 'climb past it'} until that is mended")
+def _alarm(event: str) -> Callable[[str], None]:
+    return lambda problem: events.emit(event, {"problem": problem}, level=logging.ERROR)

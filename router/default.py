@@ -1,4 +1,4 @@
-"""The router that `router.route` and its siblings share: made on first use, from the environment."""
+"""The router that the functions of the package share: `router.route(...)` without a `Router` of one's own."""
 
 from __future__ import annotations
 

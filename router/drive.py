@@ -12,7 +12,7 @@ from typing import Any
 
 from router.core.answer import Answer
 from router.core.call import Chunk
-from router.core.effects import Ask, Asked, Do, Flow
+from router.core.effects import Ask, Asked, Flow
 from router.models import whole_chunk
 from router.ride import Live, Ride
 
@@ -27,11 +27,7 @@ def drive(flow: Flow, ride: Ride) -> Answer:
             except StopIteration as stop:
                 answer: Answer = stop.value
                 return answer
-            match effect:
-                case Ask():
-                    result = ride.ask(effect)
-                case Do():
-                    result = ride.do(effect.operation)
+            result = ride.perform(effect)
     finally:
         flow.close()
         ride.leave()
@@ -47,11 +43,7 @@ async def adrive(flow: Flow, ride: Ride) -> Answer:
             except StopIteration as stop:
                 answer: Answer = stop.value
                 return answer
-            match effect:
-                case Ask():
-                    result = await ride.aask(effect)
-                case Do():
-                    result = ride.do(effect.operation)
+            result = await ride.aperform(effect)
     finally:
         flow.close()
         ride.leave()
@@ -74,10 +66,8 @@ def drive_live(flow: Flow, ride: Ride) -> Generator[Chunk | Answer, None, None]:
                     if isinstance(result, Live):
                         shown = True
                         result = yield from ride.show(result)
-                case Ask():
-                    result = ride.ask(effect)
-                case Do():
-                    result = ride.do(effect.operation)
+                case _:
+                    result = ride.perform(effect)
     finally:
         flow.close()
         ride.leave()
@@ -106,10 +96,8 @@ async def adrive_live(flow: Flow, ride: Ride) -> AsyncGenerator[Chunk | Answer, 
                                     result = shown_part
                                 else:
                                     yield shown_part
-                case Ask():
-                    result = await ride.aask(effect)
-                case Do():
-                    result = ride.do(effect.operation)
+                case _:
+                    result = await ride.aperform(effect)
     finally:
         flow.close()
         ride.leave()

@@ -12,6 +12,7 @@
     │   ├── StreamInterrupted
     │   └── LadderExhausted
     ├── LedgerError
+    ├── StateError
     ├── RecordingError (also ValueError)
     │   └── ReplayMiss (also LookupError)
     ├── TuningError
@@ -142,8 +143,14 @@ class LedgerError(RouterError):
     path: str
 
 
+class StateError(RouterError):
+    """Answers cannot be kept for their idempotency keys; `path` is the folder. Nothing was sent."""
+
+    path: str
+
+
 class RecordingError(RouterError, ValueError):
-    """A recording cannot be read; `path` and `line` locate the fault."""
+    """A recording cannot be read or begun; `path` and `line` locate the fault."""
 
     path: str
     line: int | None

@@ -6,6 +6,7 @@ the standard logger `router`, silent until that logger is set to INFO.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import re
@@ -69,10 +70,13 @@ def clean(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int) else clean(str(value))
 
 
-def guarded(hook: Callable[[Any], Any], default: Any, read: Callable[[Any], Any] | None = None) -> Callable[[Any], Any]:
+def guarded(
+    hook: Callable[[Any], Any], default: Any, read: Callable[[Any], Any] | None = None, *, then: str = ""
+) -> Callable[[Any], Any]:
     """A user's function whose exceptions become `default` and one event: it must not take a paid answer down.
 
-    `read` makes plain what the function returns, such as `bool`: odd objects raise then and not later.
+    `read` makes plain what the function returns, such as `bool`: odd objects raise then and not later. `then` says in
+    the warning what a failure means; otherwise that what the function was asked counts as `default`.
     """
     warned = False
 
@@ -83,12 +87,25 @@ def guarded(hook: Callable[[Any], Any], default: Any, read: Callable[[Any], Any]
         emit("router.hook_failed", {"hook": name, "error": kind}, level=logging.ERROR)
         if not warned:
             warned = True
-            warn(f"your function {name} raised {kind}; what it was asked counts as {default!r}")
+            warn(f"your function {name} raised {kind}; {then or f'what it was asked counts as {default!r}'}")
         return default
 
     if read is None:
         return lambda value: isolated(lambda: hook(value), failed)
     return lambda value: isolated(lambda: read(hook(value)), failed)
+
+
+def guarded_text(hook: Callable[[str], Any], default: str) -> Callable[[str], str]:
+    """The same for a function that must give text."""
+
+    def text(value: str) -> str:
+        found = hook(value)
+        if not isinstance(found, str):
+            raise TypeError(f"gave a {type(found).__name__}")
+        return found
+
+    functools.update_wrapper(text, hook, assigned=("__name__", "__qualname__"), updated=())
+    return guarded(text, default)
 
 
 _json_logger = structlog.wrap_logger(

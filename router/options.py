@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,6 +16,7 @@ from router.core.params import (
     CALL_PARAMS,
     checked_headers,
     checked_keys,
+    checked_metadata,
     checked_params,
     positive,
     suggestion,
@@ -22,14 +24,17 @@ from router.core.params import (
 from router.core.plan import Plan
 from router.core.pricing import NUSD_PER_USD, exact_product
 from router.core.structured import Shape
-from router.errors import InvalidCall
+from router.errors import InvalidCall, PolicyError
 from router.events import guarded
+from router.ledger import Fingerprints, Trace
 from router.spec import shape_of, tools_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Prompt = str | Sequence[Message]
+
+DISABLE_VARIABLE = "ROUTER_DISABLE"
 
 
 class Attribution(TypedDict, total=False):
@@ -145,6 +150,40 @@ def request_of(plan: Plan, prompt: Prompt, options: Mapping[str, Any], *, route_
         shape=_guarded(shape_of(schema)),
         keys=checked_keys(options.get("credentials"), plan.names),
         headers=checked_headers(options.get("extra_headers")),
+        top_only=top_only(),
+    )
+
+
+def top_only() -> bool:
+    """Whether the operator has switched the cascade off with `ROUTER_DISABLE=top`.
+
+    Raises
+    ------
+    PolicyError
+        The variable says something else: a switch for emergencies must not be overlooked.
+    """
+    value = os.environ.get(DISABLE_VARIABLE)
+    if value in (None, "", "top"):
+        return value == "top"
+    raise PolicyError(f"is {value!r:.40}; set it to 'top', or unset it", where=DISABLE_VARIABLE)
+
+
+def trace_of(plan: Plan, request: Request, options: Mapping[str, Any], fingerprints: Fingerprints) -> Trace:
+    """Who and what one call belongs to."""
+    prompt, prefixes = fingerprints.prompt(request.messages)
+    who = attribution(options)
+    return Trace(
+        request.route_id,
+        plan.task_name,
+        plan.policy_hash,
+        plan.plan_hash,
+        prompt,
+        prefixes,
+        who.get("feature"),
+        fingerprints.name("user", who.get("user")),
+        who.get("tenant"),
+        fingerprints.name("session", who.get("session")),
+        checked_metadata(options.get("metadata")),
     )
 
 

@@ -22,7 +22,7 @@ from router.core.call import (
     input_tokens_estimate,
     plausible,
 )
-from router.core.effects import Ask, Asked, CountTokens, Finish, ReadClock
+from router.core.effects import Ask, Asked, CountTokens, Do, Effect, Finish, ReadClock, Wait
 from router.core.faults import Fault
 from router.core.pricing import settle
 from router.core.tools import Marks
@@ -122,8 +122,29 @@ class Ride:
         self._end(live.pending, outcome)
         yield self._asked(outcome, live.before, shown=True)
 
-    def do(self, operation: CountTokens | ReadClock | Finish) -> int | float | None:
-        """Perform an operation that waits for nobody."""
+    def perform(self, effect: Effect) -> Any:
+        """What the flow wants done; returns what it is sent back."""
+        match effect:
+            case Ask():
+                return self.ask(effect)
+            case Do(operation):
+                return self._do(operation)
+            case Wait(seconds):
+                self._world.clock.sleep(self._at_most(seconds))
+                return None
+
+    async def aperform(self, effect: Effect) -> Any:
+        """The same without blocking."""
+        match effect:
+            case Ask():
+                return await self.aask(effect)
+            case Do(operation):
+                return self._do(operation)
+            case Wait(seconds):
+                await self._world.clock.asleep(self._at_most(seconds))
+                return None
+
+    def _do(self, operation: CountTokens | ReadClock | Finish) -> int | float | None:
         match operation:
             case CountTokens(call):
                 return self._backend.count_tokens(call)
@@ -132,6 +153,10 @@ class Ride:
             case Finish():
                 self._finish(operation)
                 return None
+
+    def _at_most(self, seconds: float) -> float:
+        remaining_s = self._remaining_s()
+        return seconds if remaining_s is None else min(seconds, remaining_s)
 
     def leave(self) -> None:
         """Record a call that neither answered nor failed: it was cancelled, or something broke."""

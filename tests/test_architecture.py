@@ -31,7 +31,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "sklearn": "tuning/",
     "typer": "cli/",
     "rich": "cli/",
-    "sqlite3": ("ledger/", "audit/"),
+    "sqlite3": ("ledger/", "state/", "audit/"),
     "pytest": "pytest_plugin.py",
 }
 

@@ -22,7 +22,8 @@ from router.core.call import Call, Failure, Outcome, Reply, Usage
 from router.core.faults import Fault
 from router.core.policy import AnswerKind, Model, Task
 from router.errors import RecordingError, ReplayMiss
-from router.models.replay import Replay, read_recording
+from router.models.recording import read_recording
+from router.models.replay import Replay
 from router.testing import SimulatedWorld
 from tests.support import make_policy
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import typer
 
-from router.cli import audit, check, demo, distill, init, models, route
+from router.cli import audit, check, demo, distill, init, models, policy, route
 from router.cli.common import Refused, print_json, say
 from router.errors import (
     CostLimitExceeded,
@@ -45,6 +45,7 @@ app.command("audit")(audit.audit)
 app.command("models")(models.models)
 app.command("distill")(distill.distill)
 app.command("demo")(demo.demo)
+app.add_typer(policy.app, name="policy")
 
 
 @app.callback(invoke_without_command=True)

@@ -26,6 +26,7 @@ def check(policies: Policies = None, environment: Environment = None, as_json: A
     from router.api import Router
     from router.core.policy import Price
     from router.models.real import RealModels
+    from router.options import top_only
     from router.spec import load
 
     loaded = load(policies, environment=environment)
@@ -62,6 +63,8 @@ def check(policies: Policies = None, environment: Environment = None, as_json: A
         tasks.append({"task": name, "plan_hash": plan.plan_hash, "rungs": rungs})
     findings += _stray_tuned(loaded)
     notes += [*_missing_keys(loaded), *_unused(loaded)]
+    if top_only():
+        findings.append("ROUTER_DISABLE=top is set: every call goes to the top rung; unset it to have the cascade back")
     if as_json:
         files = [str(path) for path in loaded.files]
         about = {"policy_hash": loaded.policy_hash, "files": files, "tasks": tasks}

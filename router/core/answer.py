@@ -10,7 +10,7 @@ from router.core.call import FinishReason, ToolCall, Usage
 from router.core.faults import Fault
 from router.core.pricing import Amount, total, usd
 
-Action = Literal["accept", "escalate", "keep", "skip", "fail"]
+Action = Literal["accept", "escalate", "keep", "skip", "fail", "repeat"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,9 @@ class Step:
     rung: int
     model: str
     action: Action
-    """`accept` this draft, `escalate` past it, `keep` it because nothing better came, `skip` or `fail` the rung."""
+    """`accept` this draft, `escalate` past it, `keep` it because nothing better came, `skip` or `fail` the rung.
+
+    `repeat` gives the answer of an earlier call again."""
     reason: str
     confidence: float | None = None
     confidence_source: str | None = None
@@ -89,6 +91,8 @@ class Answer:
     latency_ms: float
     tool_calls: tuple[ToolCall, ...] = ()
     """Tools that the model wants to be run; give each result back in a message with the call's `id`."""
+    repeat_of: str | None = None
+    """The call whose answer this is, where an idempotency key was used again."""
     extras: Mapping[str, Any] = field(default_factory=dict, repr=False)
     response: Any = field(default=None, repr=False)
     """The object that litellm returned."""

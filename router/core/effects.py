@@ -4,6 +4,7 @@ yielded            sent back
 Ask                Asked        one rung, with all its retries; live where its parts go to the caller as they come
 Do(CountTokens)    int          an exact count, only where an estimate could change the decision
 Do(ReadClock)      float        seconds since the call began, before another rung is asked
+Wait               None         for something that happens elsewhere, such as the same call in another process
 Do(Finish)         None         the last effect of every call, answered or not
 """
 
@@ -40,6 +41,8 @@ class Request:
     keys: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The caller's own keys, by model or provider."""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    top_only: bool = False
+    """Whether the operator has switched the cascade off, so that only the top rung is asked."""
 
 
 class Ask(NamedTuple):
@@ -74,6 +77,12 @@ class ReadClock(NamedTuple):
     """Tell how long the call has taken, in seconds."""
 
 
+class Wait(NamedTuple):
+    """Let some time pass."""
+
+    seconds: float
+
+
 class Finish(NamedTuple):
     """Write the call's row and event: it ended with an answer or with an error."""
 
@@ -96,5 +105,5 @@ class Do(NamedTuple):
     operation: CountTokens | ReadClock | Finish
 
 
-Effect = Ask | Do
+Effect = Ask | Do | Wait
 Flow = Generator[Effect, Any, Answer]

@@ -305,7 +305,7 @@ def _step_sums(step: Row, *, climbed: bool) -> dict[str, float]:
     asked = (step.get("attempts") or 0) > 0
     action: Any = step.get("action")
     return {
-        "reached": action != "keep",
+        "reached": action not in ("keep", "repeat"),
         "asked": asked,
         "accepted": action in ("accept", "keep"),
         "escalated": action == "escalate",

@@ -116,6 +116,8 @@ def route_row(trace: Trace, finish: Finish, time_s: float, latency_ms: float) ->
         "reason": finish.steps[-1].reason if finish.steps else None,
         # The probability with which this rung was chosen; below 1 only where exploration draws at random.
         "propensity": 1.0,
+        # The call whose answer was given again, without any request.
+        "repeat_of": answer.repeat_of if answer else None,
         "metadata": trace.metadata,
         "steps": [_step(step) for step in finish.steps],
     }

@@ -165,6 +165,7 @@ ROUTES = Table(
         "reason": "TEXT",
         "propensity": "REAL",
         "metadata": "TEXT",
+        "repeat_of": "TEXT",
     },
 )
 STEPS = Table(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from router.core.call import Call, Chunk, Outcome, Reply, ToolCall
@@ -67,7 +67,7 @@ class Streams(Protocol):
         ...
 
 
-def parts(backend: Backend, call: Call, timeout_s: float | None) -> Iterator[Chunk | Outcome]:
+def parts(backend: Backend, call: Call, timeout_s: float | None) -> Generator[Chunk | Outcome, None, None]:
     """The answer of any backend in parts; one part where it cannot stream."""
     if isinstance(backend, Streams):
         yield from backend.stream(call, timeout_s)
@@ -75,11 +75,16 @@ def parts(backend: Backend, call: Call, timeout_s: float | None) -> Iterator[Chu
         yield from _whole(backend.send(call, timeout_s))
 
 
-async def aparts(backend: Backend, call: Call, timeout_s: float | None) -> AsyncIterator[Chunk | Outcome]:
+async def aparts(backend: Backend, call: Call, timeout_s: float | None) -> AsyncGenerator[Chunk | Outcome, None]:
     """The same without blocking."""
     if isinstance(backend, Streams):
-        async for part in backend.astream(call, timeout_s):
-            yield part
+        coming = backend.astream(call, timeout_s)
+        try:
+            async for part in coming:
+                yield part
+        finally:  # A generator that is left early would otherwise end only when it is collected.
+            if isinstance(coming, AsyncGenerator):
+                await coming.aclose()
     else:
         for part in _whole(await backend.asend(call, timeout_s)):
             yield part
@@ -88,6 +93,8 @@ async def aparts(backend: Backend, call: Call, timeout_s: float | None) -> Async
 def _whole(outcome: Outcome) -> Iterator[Chunk | Outcome]:
     if isinstance(outcome, Reply):
         yield whole_chunk(outcome.text, outcome.tool_calls)
+    elif outcome.partial:
+        yield Chunk(outcome.partial)
     yield outcome
 
 

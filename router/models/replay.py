@@ -1,18 +1,16 @@
 """Answers from a recording: text, usage, log-probabilities, latency and errors of real models, asked again for free.
 
-A recording is JSON lines, plain or gzipped, in the columns of `docs/replay.md`. A request is looked up by model
-name, system text and prompt. Rows with the same key are given in the order of the file, one for each request, and
-the last of them from then on: an error followed by an answer replays a retry.
+A recording is in the columns of `docs/replay.md`. A request is looked up by model name, system text and prompt. Rows
+with the same key are given in the order of the file, one for each request, and the last of them from then on: an
+error followed by an answer replays a retry.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
 import threading
-import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,6 +21,7 @@ from router.core.call import (
     Message,
     Outcome,
     Reply,
+    ToolCall,
     Usage,
     input_tokens_estimate,
     to_messages,
@@ -30,32 +29,46 @@ from router.core.call import (
 from router.core.faults import Fault
 from router.core.policy import Model
 from router.core.pricing import NUSD_PER_USD, exact_product
-from router.errors import RecordingError, ReplayMiss
+from router.errors import ReplayMiss
 from router.models import Facts
+from router.models.recording import read_recording, redacted
 
 # The model's name, then each message: role and text, or its JSON where it holds more.
 Key = tuple[str | tuple[str, str], ...]
 
 # Recordings write -1e9 for a log-probability of minus infinity.
 _MINUS_INFINITY = -1e8
-_NUMBERS = ("input_tokens", "output_tokens", "cost_usd", "latency_s")
 
 
 class Replay:
-    """A backend that answers from recorded rows."""
+    """A backend that answers from recorded rows; `redact` is the function that they were recorded with."""
 
-    def __init__(self, rows: Iterable[Mapping[str, Any]], *, name: str = "recording") -> None:
+    def __init__(
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        *,
+        name: str = "recording",
+        redact: Callable[[str], str] | None = None,
+    ) -> None:
         self._name = name
+        self._redact = redact
         self._rows: dict[Key, list[Mapping[str, Any]]] = {}
         for row in rows:
-            key = _key(row["model"], to_messages(row["prompt"], row.get("system")))
+            key = key_of(row["model"], to_messages(row["prompt"], row.get("system")))
             self._rows.setdefault(key, []).append(row)
         self._served: dict[Key, int] = {}
         # Guards the count of served duplicates when several threads ask.
         self._lock = threading.Lock()
 
     @classmethod
-    def load(cls, path: str | Path, *, models: Collection[str] | None = None, task: str | None = None) -> Replay:
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        models: Collection[str] | None = None,
+        task: str | None = None,
+        redact: Callable[[str], str] | None = None,
+    ) -> Replay:
         """Read a recording; `models` and `task` keep only the rows that are needed.
 
         Raises
@@ -63,7 +76,7 @@ class Replay:
         RecordingError
             A line is broken, or one that is needed lacks a column; names the line. Nothing is skipped silently.
         """
-        return cls(read_recording(path, models=models, task=task), name=str(path))
+        return cls(read_recording(path, models=models, task=task), name=str(path), redact=redact)
 
     def facts(self, model: Model) -> Facts:
         """Nothing: recorded rows carry their own cost."""
@@ -71,9 +84,11 @@ class Replay:
 
     def count_tokens(self, call: Call) -> int:
         """The recorded count, else an estimate."""
-        rows = self._rows.get(_key(call.model.litellm, call.messages))
-        recorded = rows[0].get("input_tokens") if rows else None
-        return int(recorded) if recorded is not None else input_tokens_estimate(call.messages)
+        rows = self._rows.get(self._key(call), ())
+        counted = next((row for row in rows if row.get("input_tokens") is not None), None)
+        if counted is None:
+            return input_tokens_estimate(call.messages)
+        return Usage(*(int(counted.get(name) or 0) for name in Usage.__slots__)).all_input_tokens
 
     def send(self, call: Call, timeout_s: float | None) -> Outcome:
         """The next recorded outcome of this request; at once, whatever the recorded latency.
@@ -83,7 +98,7 @@ class Replay:
         ReplayMiss
             The recording holds no row for the model and the prompt.
         """
-        key = _key(call.model.litellm, call.messages)
+        key = self._key(call)
         rows = self._rows.get(key)
         if rows is None:
             problem = f"{self._name}: holds no answer of {call.model.litellm!r} to this prompt; {self._hint(key)}"
@@ -96,6 +111,10 @@ class Replay:
     async def asend(self, call: Call, timeout_s: float | None) -> Outcome:
         return self.send(call, timeout_s)
 
+    def _key(self, call: Call) -> Key:
+        messages = redacted(call.messages, self._redact) if self._redact else call.messages
+        return key_of(call.model.litellm, messages)
+
     def _hint(self, key: Key) -> str:
         """What is there instead, nearest first."""
         model, *messages = key
@@ -107,102 +126,8 @@ class Replay:
         return "record that model on it, or check that the prompt is the recorded one to the last character"
 
 
-def read_recording(
-    path: str | Path, *, models: Collection[str] | None = None, task: str | None = None
-) -> Iterator[dict[str, Any]]:
-    """The rows of a recording, in order; `models` and `task` keep only the rows that are needed.
-
-    Raises
-    ------
-    RecordingError
-        The file cannot be read, or a line is no row.
-    """
-    return (row for _, row in numbered_rows(path, models=models, task=task))
-
-
-def numbered_rows(
-    path: str | Path, *, models: Collection[str] | None = None, task: str | None = None
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The same, each row with the number of its line."""
-    path = Path(path)
-    number = 0
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                row = _parse(line, path, number) if line.strip() else None
-                if row is None or (models is not None and row.get("model") not in models):
-                    continue
-                if task is None or row.get("task") == task:
-                    yield number, _checked(row, path, number)
-    except (OSError, EOFError, zlib.error) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise RecordingError(
-            f"{path}: cannot be read after line {number}: {reason}", path=str(path), line=number or None
-        ) from error
-
-
-def _parse(line: bytes, path: Path, number: int) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise _broken(f"is no JSON ({type(error).__name__})", path, number) from None
-    if not isinstance(row, dict) or not isinstance(row.get("model", ""), str):
-        raise _broken("is no JSON object with a 'model'", path, number)
-    return row
-
-
-def _checked(row: dict[str, Any], path: Path, number: int) -> dict[str, Any]:
-    """A row that can be replayed: found out here, where the line is known, not in the middle of a call."""
-    if missing := [name for name in ("model", "prompt") if row.get(name) is None]:
-        raise _broken(f"lacks {missing[0]!r}", path, number)
-    if row.get("response") is None and row.get("error") is None:
-        raise _broken("has neither 'response' nor 'error'", path, number)
-    try:
-        to_messages(row["prompt"], row.get("system"))
-    except ValueError as problem:
-        raise _broken(f"has a 'prompt' that {problem}", path, number) from None
-    error, logprob = row.get("error"), row.get("logprob")
-    shapes = [
-        ("system", isinstance(row.get("system"), str | None)),
-        ("response", isinstance(row.get("response"), str | None)),
-        ("error", isinstance(error, str | None) or (isinstance(error, dict) and _is_error(error))),
-        ("logprob", logprob is None or (isinstance(logprob, dict) and _are_logprobs(logprob))),
-        *((name, row.get(name) is None or _is_amount(row[name])) for name in _NUMBERS),
-    ]
-    if wrong := [name for name, right in shapes if not right]:
-        raise _broken(f"has a {wrong[0]!r} that cannot be used", path, number)
-    return row
-
-
-def _broken(problem: str, path: Path, number: int) -> RecordingError:
-    return RecordingError(f"{path}:{number}: this line {problem}; mend or delete it", path=str(path), line=number)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_amount(value: Any) -> bool:
-    return _is_number(value) and math.isfinite(value) and value >= 0
-
-
-def _is_error(error: Mapping[str, Any]) -> bool:
-    retry_after_s = error.get("retry_after_s")
-    return (
-        isinstance(error.get("fault"), str | None)
-        and isinstance(error.get("status"), int | None)
-        and (retry_after_s is None or _is_amount(retry_after_s))
-    )
-
-
-def _are_logprobs(recorded: Mapping[str, Any]) -> bool:
-    tokens, raw = recorded.get("tok"), recorded.get("raw")
-    return (tokens is None or (isinstance(tokens, list) and all(map(_is_number, tokens)))) and (
-        raw is None or _is_number(raw)
-    )
-
-
-def _key(model: str, messages: Iterable[Message]) -> Key:
+def key_of(model: str, messages: Iterable[Message]) -> Key:
+    """What a request is looked up by."""
     return (model, *map(_message_key, messages))
 
 
@@ -220,30 +145,44 @@ def _message_key(message: Message) -> str | tuple[str, str]:
 
 def _outcome(row: Mapping[str, Any]) -> Outcome:
     if row.get("error") is not None:
-        return _failure(row["error"])
-    usage = None
-    if row.get("input_tokens") is not None and row.get("output_tokens") is not None:
-        usage = Usage(input_tokens=int(row["input_tokens"]), output_tokens=int(row["output_tokens"]))
+        return _failure(row)
     cost, latency = row.get("cost_usd"), row.get("latency_s")
     finish: Any = row.get("finish_reason") or "stop"
     return Reply(
         text=row["response"],
-        usage=usage,
+        usage=_usage(row),
         finish_reason=finish if finish in get_args(FinishReason) else "unknown",
-        model_served=row["model"],
+        model_served=row.get("model_served") or row["model"],
         logprobs=_logprobs(row.get("logprob")),
         reported_cost_nusd=None if cost is None else round(exact_product(cost, NUSD_PER_USD)),
         latency_ms=None if latency is None else latency * 1000,
+        tool_calls=tuple(ToolCall(call["id"], call["name"], call["arguments"]) for call in row.get("tool_calls") or ()),
+        extras=row.get("extras") or {},
         response=row,
     )
 
 
-def _failure(error: Mapping[str, Any] | str) -> Failure:
+def _usage(row: Mapping[str, Any]) -> Usage | None:
+    """What the row counts; `None` when it lacks one of the two counts that every provider gives."""
+    if row.get("input_tokens") is None or row.get("output_tokens") is None:
+        return None
+    return Usage(*(int(row.get(name) or 0) for name in Usage.__slots__))
+
+
+def _failure(row: Mapping[str, Any]) -> Failure:
     """A recorded error; one that names no fault of ours is the server's."""
+    error = row["error"]
     fields: Mapping[str, Any] = {"fault": error} if isinstance(error, str) else error
     name = fields.get("fault")
-    fault = Fault(name) if name in set(Fault) else Fault.SERVER_ERROR
-    return Failure(fault, status=fields.get("status"), retry_after_s=fields.get("retry_after_s"), detail="recorded")
+    return Failure(
+        Fault(name) if name in set(Fault) else Fault.SERVER_ERROR,
+        status=fields.get("status"),
+        retry_after_s=fields.get("retry_after_s"),
+        usage=_usage(row),
+        detail=fields.get("detail", "recorded"),
+        model_served=row.get("model_served"),
+        partial=fields.get("partial") or "",
+    )
 
 
 def _logprobs(recorded: Mapping[str, Any] | None) -> tuple[float, ...] | None:

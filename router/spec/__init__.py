@@ -2,6 +2,7 @@
 
 from router.spec.artefact import ModelCalibrators, Tuned, exclusive, load_tuned, write_tuned
 from router.spec.callers import shape_of, tools_of
+from router.spec.kept import keep, kept, restore
 from router.spec.load import Loaded, adopt, load, load_policy
 from router.spec.schema import json_validator, policy_schema
 from router.spec.templates import TEMPLATES, template_text
@@ -14,10 +15,13 @@ __all__ = [
     "adopt",
     "exclusive",
     "json_validator",
+    "keep",
+    "kept",
     "load",
     "load_policy",
     "load_tuned",
     "policy_schema",
+    "restore",
     "shape_of",
     "template_text",
     "tools_of",

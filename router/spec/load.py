@@ -39,6 +39,8 @@ class Loaded:
     folder: Path | None
     """Where `tuned/` stands; `None` for a policy that was built in Python."""
     document: Document
+    source: Path | None = None
+    """The file or folder that was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +69,15 @@ def load_policy(source: str | Path | None = None, *, environment: str | None = N
 
 def load(source: str | Path | None = None, *, environment: str | None = None) -> Loaded:
     """The same, with its hash and its files."""
-    root = Path(source or os.environ.get(POLICIES_VARIABLE) or DEFAULT_FOLDER)
+    root = policy_source(source)
     environment = environment or os.environ.get(ENVIRONMENT_VARIABLE) or None
-    document, used = _merge_files(_files(root), environment)
-    return _loaded(document, used, root if root.is_dir() else root.parent)
+    document, used = _merge_files(policy_files(root), environment)
+    return _loaded(document, used, root if root.is_dir() else root.parent, root)
+
+
+def policy_source(source: str | Path | None) -> Path:
+    """Where policies are read from: the argument, `ROUTER_POLICIES`, else `./policies`."""
+    return Path(source or os.environ.get(POLICIES_VARIABLE) or DEFAULT_FOLDER)
 
 
 def adopt(policy: Policy) -> Loaded:
@@ -83,14 +90,21 @@ def adopt(policy: Policy) -> Loaded:
     return _loaded(Document(data), (), None)
 
 
-def _loaded(document: Document, files: tuple[Path, ...], folder: Path | None) -> Loaded:
+def _loaded(document: Document, files: tuple[Path, ...], folder: Path | None, source: Path | None = None) -> Loaded:
     policy = _validate(document)
     canonical = json.dumps(document.data, sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    return Loaded(policy, digest, files, folder, document)
+    return Loaded(policy, digest, files, folder, document, source)
 
 
-def _files(root: Path) -> list[Path]:
+def policy_files(root: Path) -> list[Path]:
+    """The policy files of a folder, overlays included, or the one file.
+
+    Raises
+    ------
+    PolicyError
+        There is none.
+    """
     if root.is_file():
         return [root]
     files = sorted(path for path in root.glob("*.y*ml") if path.suffix in (".yml", ".yaml")) if root.is_dir() else []

@@ -14,7 +14,7 @@ from router.core.call import to_messages
 from router.core.checks import Check
 from router.errors import RecordingError
 from router.models.local import last_user_text
-from router.models.replay import numbered_rows
+from router.models.recording import numbered_rows
 
 # Enough for a million tickets; a larger file is more than a linear classifier has use for.
 MAX_BYTES = 500_000_000

@@ -1,0 +1,161 @@
+"""Answers kept for their idempotency keys, and the claim that lets one caller at a time ask for one.
+
+The answers are in SQLite, keys and parameters as fingerprints. A claim is a locked file: the kernel frees it when its
+process dies, however it dies, so that nobody waits for the dead.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from router.errors import StateError
+
+DATABASE = "answers.db"
+CLAIMS_FOLDER = "claims"
+
+
+class Kept(NamedTuple):
+    """An answer that is there already."""
+
+    binding: str
+    """Fingerprint of everything that was asked."""
+    answer: str
+    """JSON."""
+
+
+class AnswerStore:
+    """The kept answers of one installation; nothing is held open, so threads and forked children may share it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def find(self, name: str, now_s: float) -> Kept | None:
+        """The answer of a key, unless there is none or its time is over.
+
+        Raises
+        ------
+        StateError
+            The store cannot be read.
+        """
+        with self._database() as database:
+            row = database.execute(
+                "SELECT binding, answer FROM answers WHERE name = ? AND expires_s > ?", (name, now_s)
+            ).fetchone()
+        return Kept(*row) if row else None
+
+    def keep(self, name: str, kept: Kept, *, now_s: float, expires_s: float) -> None:
+        """Keep an answer until then, and let go of those whose time is over.
+
+        Raises
+        ------
+        StateError
+            The store cannot be written.
+        """
+        with self._database() as database:
+            database.execute("DELETE FROM answers WHERE expires_s <= ?", (now_s,))
+            database.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", (name, *kept, expires_s))
+
+    def claim(self, name: str, binding: str) -> Claim | str:
+        """The right to ask for this key's answer; where another has it, what that one asks ("" while unknown).
+
+        Raises
+        ------
+        StateError
+            The claim cannot be written.
+        """
+        path = self._folder / CLAIMS_FOLDER / name
+        with self._errors():
+            _make(self._folder.parent, self._folder, path.parent)
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                others = os.pread(file, len(binding), 0).decode("ascii", "replace")
+                os.close(file)
+                return others if len(others) == len(binding) else ""
+            if not _is_named(file, path):  # It was released, and so removed, between the opening and the lock.
+                os.close(file)
+                return ""
+            os.pwrite(file, binding.encode(), 0)
+            return Claim(file, path)
+
+    @contextmanager
+    def _database(self) -> Iterator[sqlite3.Connection]:
+        path = self._folder / DATABASE
+        with self._errors():
+            _make(self._folder.parent, self._folder)
+            path.touch(mode=0o600)
+            with closing(sqlite3.connect(path, timeout=10.0, isolation_level=None)) as database:
+                # Write-ahead logging is off on purpose: SQLite before 3.51.3 can corrupt a database that two share.
+                database.execute("PRAGMA journal_mode = TRUNCATE")
+                database.execute("PRAGMA synchronous = NORMAL")
+                database.execute("PRAGMA secure_delete = ON")  # An answer whose time is over is gone.
+                database.execute(
+                    "CREATE TABLE IF NOT EXISTS answers "
+                    "(name TEXT PRIMARY KEY, binding TEXT, answer TEXT, expires_s REAL) WITHOUT ROWID"
+                )
+                yield database
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise StateError(
+                f"{self._folder}: answers for idempotency keys cannot be kept ({reason}); make the folder writable, "
+                "or set ROUTER_HOME",
+                path=str(self._folder),
+            ) from error
+
+
+def _make(*folders: Path) -> None:
+    for folder in folders:  # One by one: `mode` is only for the last that is made.
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+
+def _is_named(file: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+class Claim:
+    """A claim that is held, until it is released or the process ends."""
+
+    def __init__(self, file: int, path: Path) -> None:
+        self._file: int | None = file
+        self._path = path
+        _held.add(self)
+
+    def release(self) -> None:
+        """Let the next one have it."""
+        if self._file is not None:
+            self._path.unlink(missing_ok=True)  # Before the lock is let go: after it, the file is another's.
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+            self._drop()
+
+    def _drop(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+        _held.discard(self)
+
+
+_held: set[Claim] = set()
+
+
+def _drop_all() -> None:
+    """In a forked child: the parent's claims must end with the parent."""
+    for claim in tuple(_held):
+        claim._drop()
+
+
+os.register_at_fork(after_in_child=_drop_all)
