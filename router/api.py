@@ -316,10 +316,10 @@ class Router:
 
     def _begin(self, task: str, prompt: Prompt, options: Mapping[str, Any], *, stream: bool) -> tuple[Flow, Ride]:
         in_force = self._in_force
-        if self._kept is not in_force:
-            self._keep(in_force)
         plan = in_force.plan(task)
         request = request_of(plan, prompt, options, route_id=self._world.new_id(), stream=stream)
+        if self._kept is not in_force:
+            self._keep(in_force)
         prints = self._fingerprints or self._load_fingerprints()
         trace = trace_of(plan, request, options, prints)
         ride = Ride(
