@@ -7,9 +7,9 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from router.core.checks import build_check
+from router.core.checks import Check, build_check
 from router.core.plan import Plan, Rung
-from router.core.policy import Policy
+from router.core.policy import Policy, Task
 from router.core.pricing import merged
 from router.errors import PolicyError
 from router.events import guarded
@@ -28,11 +28,7 @@ def resolve(loaded: Loaded, name: str, backend: Backend, own_check: Callable[[An
     policy = loaded.policy
     task = policy.tasks[name]
     tuned = load_tuned(loaded.folder, name, policy) if loaded.folder else None
-    check = build_check(
-        task.answer,
-        schema=json_validator(task.answer.json) if task.answer.json else None,
-        own=guarded(own_check, False) if own_check else None,
-    )
+    check = task_check(task, own_check)
     rungs = []
     for rung, threshold in zip(task.ladder, (*task.thresholds(), None), strict=True):
         if not isinstance(rung, str):
@@ -53,6 +49,15 @@ def resolve(loaded: Loaded, name: str, backend: Backend, own_check: Callable[[An
         )
     plan_hash = _plan_hash(policy, name, tuned.source if tuned else "prior")
     return Plan(name, task, tuple(rungs), check, plan_hash, loaded.policy_hash)
+
+
+def task_check(task: Task, own_check: Callable[[Any], bool] | None = None) -> Check:
+    """What says whether a draft of this task is usable."""
+    return build_check(
+        task.answer,
+        schema=json_validator(task.answer.json) if task.answer.json else None,
+        own=guarded(own_check, False) if own_check else None,
+    )
 
 
 def _plan_hash(policy: Policy, name: str, confidence_source: str) -> str:

@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from router.core.call import Reply
 from router.core.checks import Verdict
 
+# To be raised whenever a signal's meaning changes: what was tuned on the old meaning is then stale.
+SIGNALS_VERSION = 1
+
 # The name of every free signal and what it means; the docs table is made from it.
 FREE_SIGNALS: dict[str, str] = {
     "invalid": "1 when the draft does not fit the task's answer kind or fails the task's own check, else 0",

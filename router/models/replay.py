@@ -154,6 +154,7 @@ def _checked(row: dict[str, Any], path: Path, number: int) -> dict[str, Any]:
     shapes = [
         ("system", isinstance(row.get("system"), str | None)),
         ("response", isinstance(row.get("response"), str | None)),
+        ("served", isinstance(row.get("served"), str | None)),
         ("error", isinstance(error, str | None) or (isinstance(error, dict) and _is_error(error))),
         ("logprob", logprob is None or (isinstance(logprob, dict) and _are_logprobs(logprob))),
         *((name, row.get(name) is None or _is_amount(row[name])) for name in _NUMBERS),
@@ -214,7 +215,7 @@ def _outcome(row: Mapping[str, Any]) -> Outcome:
         text=row["response"],
         usage=usage,
         finish_reason=finish if finish in get_args(FinishReason) else "unknown",
-        model_served=row["model"],
+        model_served=row.get("served") or row["model"],
         logprobs=_logprobs(row.get("logprob")),
         reported_cost_nusd=None if cost is None else round(Decimal(repr(cost)) * NUSD_PER_USD),
         latency_ms=None if latency is None else latency * 1000,
