@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,8 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from router.core.calibration import Calibrator
 from router.core.params import suggestion
-from router.core.policy import STRICT, Limit, Name, Policy, Text, Unbuilt
+from router.core.policy import STRICT, Limit, Name, Policy, Text
 from router.core.signals import FREE_SIGNALS
+from router.core.tuned import Certificate, TunedPlan
 from router.errors import PolicyError
 from router.spec.document import MAX_BYTES, dotted
 
@@ -33,6 +34,10 @@ class ModelCalibrators:
     """What the name stood for when it was fitted; another model needs another calibrator."""
     calibrators: Annotated[tuple[Calibrator, ...], Limit(min_length=1, max_length=16)]
     """One for each set of signals that may be known, the best first; the first that has all its signals is used."""
+    gain: Annotated[tuple[Calibrator, ...], Limit(max_length=16)] = ()
+    """The same for the gain of climbing: that the plan's last rung is right where this draft is wrong."""
+    prompt: Annotated[tuple[Calibrator, ...], Limit(max_length=16)] = ()
+    """The confidence that is known before the model is asked, from the prompt alone; what a gate compares."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +52,9 @@ class Artefact:
     """The task it belongs to."""
     models: tuple[ModelCalibrators, ...]
     """Calibrators by model."""
-    plan: Annotated[Mapping[str, Any] | None, Unbuilt] = None
-    """The chosen plan with its thresholds."""
-    certificate: Annotated[Mapping[str, Any] | None, Unbuilt] = None
+    plan: TunedPlan | None = None
+    """The chosen plan with its thresholds; without one the policy's ladder and threshold hold."""
+    certificate: Certificate | None = None
     """The statement behind the plan."""
     provenance: Mapping[str, Any] | None = None
     """Where the numbers come from: run, date, rows, versions. Not used, only kept."""
@@ -63,6 +68,13 @@ class Tuned:
     """By model name."""
     source: str
     """What an answer names as the source of its confidence."""
+    plan: TunedPlan | None = None
+    """What calls follow instead of the policy's ladder and threshold, while the certificate binds."""
+    certificate: Certificate | None = None
+    gain: Mapping[str, tuple[Calibrator, ...]] = field(default_factory=dict)
+    """Calibrators of the gain of climbing, by model name."""
+    prompt: Mapping[str, tuple[Calibrator, ...]] = field(default_factory=dict)
+    """Calibrators of what a gate compares, by model name."""
 
 
 def load_tuned(folder: Path, task: str, policy: Policy) -> Tuned | None:
@@ -89,8 +101,12 @@ def load_tuned(folder: Path, task: str, policy: Policy) -> Tuned | None:
         problem = str(first["msg"]).removeprefix("Value error, ")
         raise PolicyError(problem, path=str(path), where=dotted(first["loc"])) from None
     _check(artefact, path, task, policy)
-    calibrators = {entry.model: entry.calibrators for entry in artefact.models}
-    return Tuned(calibrators, f"tuned:{hashlib.sha256(raw).hexdigest()[:12]}")
+    by_model = {
+        part: {entry.model: getattr(entry, part) for entry in artefact.models if getattr(entry, part)}
+        for part in ("calibrators", "gain", "prompt")
+    }
+    source = f"tuned:{hashlib.sha256(raw).hexdigest()[:12]}"
+    return Tuned(source=source, plan=artefact.plan, certificate=artefact.certificate, **by_model)
 
 
 def write_tuned(folder: Path, task: str, entry: ModelCalibrators, provenance: Mapping[str, Any]) -> Path:
@@ -123,9 +139,6 @@ def _check(artefact: Artefact, path: Path, task: str, policy: Policy) -> None:
 
     if artefact.task != task:
         raise refuse(f"belongs to task {artefact.task!r}, not to {task!r}; tune that task", "task")
-    for part in ("plan", "certificate"):
-        if getattr(artefact, part) is not None:
-            raise refuse("is part of the format but not built yet; remove it", part)
     for index, entry in enumerate(artefact.models):
         model = policy.models.get(entry.model)
         if model is None and entry.litellm.startswith(_LOCAL):
@@ -137,7 +150,8 @@ def _check(artefact: Artefact, path: Path, task: str, policy: Policy) -> None:
                 f"was fitted on {entry.litellm!r}, but {entry.model!r} is now {model.litellm!r}; tune the task again",
                 f"models.{index}",
             )
-        unknown = {name for one in entry.calibrators for name in one.signals} - set(FREE_SIGNALS)
+        fitted = (*entry.calibrators, *entry.gain, *entry.prompt)
+        unknown = {name for one in fitted for name in one.signals} - set(FREE_SIGNALS)
         if unknown:
             name = min(unknown)
             raise refuse(f"unknown signal {name!r}; {suggestion(name, FREE_SIGNALS)}", f"models.{index}")

@@ -41,6 +41,8 @@ class EvalRun:
     cost_nusd: Floats
     """What each answer cost, all attempts included; NaN where unknown."""
     latency_ms: Floats | None = None
+    check_cost_nusd: Floats | None = None
+    """What judging each draft costs on top (a self-check, a judge); charged where a plan judges that draft."""
     signals: Mapping[str, Mapping[str, Floats]] = field(default_factory=dict)
     """By model, then by name, the signals of its draft; NaN where a draft lacks one."""
     prompt_signals: Mapping[str, Floats] = field(default_factory=dict)
@@ -80,6 +82,7 @@ class EvalRun:
             quality=self.quality[rows],
             cost_nusd=self.cost_nusd[rows],
             latency_ms=cut(self.latency_ms),
+            check_cost_nusd=cut(self.check_cost_nusd),
             signals={
                 model: {name: column[rows] for name, column in own.items()} for model, own in self.signals.items()
             },
@@ -97,7 +100,7 @@ def _check_shapes(run: EvalRun) -> None:
     columns: dict[str, Any] = {f"signals.{m}.{name}": c for m, own in run.signals.items() for name, c in own.items()}
     columns |= {f"prompt_signals.{name}": column for name, column in run.prompt_signals.items()}
     columns |= {"cluster": run.cluster, "group": run.group}
-    tables = {name: getattr(run, name) for name in ("quality", "cost_nusd", "latency_ms", "answers")}
+    tables = {name: getattr(run, name) for name in ("quality", "cost_nusd", "latency_ms", "check_cost_nusd", "answers")}
     for shape, named in (((n,), columns), ((n, k), tables)):
         for name, column in named.items():
             if column is not None and column.shape != shape:
@@ -113,6 +116,7 @@ def _check_values(run: EvalRun) -> None:
         ("quality", run.quality, 0.0, 1.0),
         ("cost_nusd", run.cost_nusd, 0.0, 1e18),
         ("latency_ms", run.latency_ms, 0.0, 1e12),
+        ("check_cost_nusd", run.check_cost_nusd, 0.0, 1e18),
     ]
     for name, column, low, high in ranges:
         if column is None:
