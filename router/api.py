@@ -26,7 +26,7 @@ from router.ledger.fold import SEGMENTS_FOLDER
 from router.ledger.rows import call_summary
 from router.models import Backend
 from router.models.real import RealModels
-from router.resolve import resolve
+from router.resolve import Plans
 from router.spec import adopt, load
 from router.world import World
 
@@ -92,8 +92,7 @@ class Router:
             sync=ledger.sync,
             alarm=lambda problem: events.emit("router.ledger_failed", {"problem": problem}, level=logging.ERROR),
         )
-        # Filled on first use; a plan that two threads build at once is the same plan.
-        self._plans: dict[str, Plan] = {}
+        self._plans = Plans(self._loaded, self._backend, self._checks, self._world.clock)
         self._fingerprints: Fingerprints | None = None
         self._warned: set[tuple[str, str, str]] = set()
 
@@ -110,11 +109,8 @@ class Router:
         UnknownTask
             The policies name no such task.
         """
-        known = self._plans.get(task)
-        if known is None:
-            self._require_task(task)
-            known = self._plans[task] = resolve(self._loaded, task, self._backend, self._checks.get(task))
-        return known
+        self._require_task(task)
+        return self._plans.get(task)
 
     def route(
         self,
@@ -225,7 +221,7 @@ class Router:
         params: Mapping[str, Any] | None,
         metadata: Mapping[str, Any] | None,
     ) -> tuple[Flow, Ride]:
-        plan = self.plan(task)
+        plan = self.plan(task).chosen(metadata)
         for name, value in (("feature", feature), ("user", user), ("tenant", tenant), ("session", session)):
             if value is not None and not isinstance(value, str):
                 raise InvalidCall(f"{name}: is a {type(value).__name__}; give text", argument=name)
@@ -299,6 +295,7 @@ class Router:
     def _on_finish(self, trace: Trace, finish: Finish, latency_ms: float) -> None:
         if events.wanted():
             events.emit("route", call_summary(trace, finish, latency_ms))
+        self._plans.saw(trace.task, finish.attempts)
         for attempt in finish.attempts:
             if attempt.fault is not None:
                 self._warn_once(trace.task, attempt.model, attempt.fault, attempt.detail)

@@ -75,7 +75,8 @@ def test_an_artefact_gives_the_calibrators_of_each_model(tmp_path: Path) -> None
     """The numbers arrive as they were written, and the source names the file's content."""
     digest = hashlib.sha256(write(tmp_path, VALID).read_bytes()).hexdigest()[:12]
     expected = Calibrator(("lp_mean", "invalid"), (-0.5, 0.0), (0.25, 1.0), (2.0, -1.5), 0.5)
-    assert load_tuned(tmp_path, "t", POLICY) == Tuned({"small": (expected,)}, f"tuned:{digest}")
+    path = str(tmp_path / "tuned" / "t.json")
+    assert load_tuned(tmp_path, "t", POLICY) == Tuned({"small": (expected,)}, f"tuned:{digest}", path=path)
 
 
 def test_an_artefact_may_say_where_it_comes_from(tmp_path: Path) -> None:
@@ -109,10 +110,8 @@ BAD = {
     "other_version": Bad(changed(version=2), "Input should be 1", "version"),
     "no_models": Bad({"version": 1, "task": "t"}, "Field required", "models"),
     "unknown_key": Bad(changed(thresholds=[0.5]), "Unexpected keyword argument", "thresholds"),
-    "plan": Bad(changed(plan={}), "is part of the format but not built yet; remove it", "plan"),
-    "certificate": Bad(
-        changed(certificate={"n": 1}), "is part of the format but not built yet; remove it", "certificate"
-    ),
+    "plan": Bad(changed(plan={}), "Field required", "plan.rungs"),
+    "certificate": Bad(changed(certificate={"n": 1}), "Field required", "certificate.max_quality_loss"),
     "unknown_model": Bad(entry(model="smal"), "unknown model 'smal'; did you mean 'small'?", "models.0"),
     "other_litellm_model": Bad(
         entry(litellm="a/older"),

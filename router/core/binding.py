@@ -23,9 +23,13 @@ PARTS: dict[str, str] = {
     "template_version": "template_version",
     "answer": "the answer kind",
     "max_output_tokens": "max_output_tokens",
+    "group": "`group:`",
     "own_check": "whether an own check is registered",
     "signals": "the meaning of the signals",
 }
+
+# What answers do not depend on, only which of them is given.
+_OF_THE_PLAN = ("ladder", "models", "group")
 
 
 def binding(policy: Policy, task: str, *, own_check: bool = False) -> dict[str, Any]:
@@ -40,6 +44,7 @@ def binding(policy: Policy, task: str, *, own_check: bool = False) -> dict[str, 
         "template_version": one.template_version,
         "answer": digest(asdict(one.answer)),
         "max_output_tokens": one.max_output_tokens,
+        "group": one.group,
         "own_check": own_check,
         "signals": SIGNALS_VERSION,
     }
@@ -63,7 +68,7 @@ def changed(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def row_binding(bound: Mapping[str, Any], model: str) -> dict[str, str]:
     """The binding of one model's answers, short enough to stand in every row of an eval run."""
-    parts = {**bound["models"][model], **{name: bound[name] for name in bound if name not in ("ladder", "models")}}
+    parts = {**bound["models"][model], **{name: bound[name] for name in bound if name not in _OF_THE_PLAN}}
     return {name: digest(value)[:8] for name, value in parts.items()}
 
 

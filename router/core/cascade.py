@@ -17,9 +17,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, NoReturn
 
 from router.core.answer import Action, Answer, Attempt, Step, climbed, costs
-from router.core.calibration import confidence
 from router.core.call import Call, Failure, Message, Outcome, Reply, Usage, input_tokens_bound
 from router.core.checks import Verdict
+from router.core.decision import gate_reason, judge
 from router.core.faults import FAULTS, Fault
 from router.core.plan import Plan, Rung
 from router.core.pricing import Rates, total, usd
@@ -80,6 +80,8 @@ class Finish(NamedTuple):
     error: RouterError | None
     steps: tuple[Step, ...]
     attempts: tuple[Attempt, ...]
+    first_rung: int = 0
+    """Position of the first rung that the plan asks."""
 
     @property
     def outcome(self) -> str:
@@ -124,9 +126,9 @@ def cascade(plan: Plan, request: Request) -> Flow:
     try:
         answer = yield from climb.run()
     except RouterError as error:
-        yield Do(Finish(None, error, tuple(climb.steps), tuple(climb.attempts)))
+        yield Do(Finish(None, error, tuple(climb.steps), tuple(climb.attempts), plan.first))
         raise
-    yield Do(Finish(answer, None, answer.steps, answer.attempts))
+    yield Do(Finish(answer, None, answer.steps, answer.attempts, plan.first))
     return answer
 
 
@@ -140,6 +142,7 @@ class _Climb:
         self.attempts: list[Attempt] = []
         self.elapsed_s = 0.0
         self.held: _Draft | None = None
+        self.down = False  # Whether the rung that was asked last could not be reached.
         self.input_bound = input_tokens_bound(request.messages)
         self.output_limit = _smaller(plan.task.max_output_tokens, request.max_output_tokens)
 
@@ -148,6 +151,8 @@ class _Climb:
         if not self._surely_fits(limit):
             yield from self._check_input(limit)
         for index, rung in enumerate(self.plan.rungs):
+            if self._passed_over(index, rung):
+                continue
             call = self._call(rung)
             if not self._surely_fits(rung.context_tokens) and (yield from self._too_long(call, rung.context_tokens)):
                 self._step(index, "skip", f"the prompt is longer than its {rung.context_tokens} tokens of context")
@@ -163,6 +168,7 @@ class _Climb:
             asked: Asked = yield Ask(index, call, attempts, rung.rates, upper)
             self.attempts += asked.attempts
             self.elapsed_s = asked.elapsed_s
+            self.down = isinstance(asked.outcome, Failure)
             if isinstance(asked.outcome, Failure):
                 self._failed(index, asked.outcome, asked.attempts)
                 continue
@@ -172,6 +178,15 @@ class _Climb:
             if draft.verdict.valid:
                 self.held = draft
         return self._kept(None, "") or self._raise_exhausted()
+
+    def _passed_over(self, index: int, rung: Rung) -> bool:
+        """Whether the plan does without this rung: it never asks it, its gate is shut, or nothing below it was down."""
+        if rung.spare and not self.down:
+            return True
+        why = rung.skip or gate_reason(rung, {"input_chars": float(self.request.input_chars)})
+        if why:
+            self._step(index, "skip", why)
+        return bool(why)
 
     def _check_input(self, limit: int | None) -> Generator[Effect, Any, None]:
         if (yield from self._too_long(self._call(self.plan.rungs[0]), limit)):
@@ -242,25 +257,18 @@ class _Climb:
         rung = self.plan.rungs[index]
         verdict = self.plan.check(reply.text)
         signals = read_signals(self.request.input_chars, reply, verdict)
-        p, fitted = confidence(rung.calibrators, signals)
-        action: Action
-        if rung.threshold is None and not verdict.valid and self.held is not None:
+        judged = judge(rung, signals, verdict.problem)
+        action: Action = "accept" if judged.keep else "escalate"
+        reason = judged.reason
+        if judged.keep and not verdict.valid and self.held is not None:
             action, reason = "fail", f"the last rung's answer {verdict.problem}"
-        elif rung.threshold is None:
-            action, reason = "accept", "last rung" + ("" if verdict.valid else f"; the answer {verdict.problem}")
-        elif not verdict.valid:
-            action, reason = "escalate", f"the draft {verdict.problem}"
-        elif p >= rung.threshold:
-            action, reason = "accept", f"confidence {p:.3f} is at or above {rung.threshold:.3f}"
-        else:
-            action, reason = "escalate", f"confidence {p:.3f} is below {rung.threshold:.3f}"
         step = Step(
             index,
             rung.name,
             action,
             reason,
-            p,
-            "prior" if fitted is None else rung.confidence_source,
+            judged.confidence,
+            judged.source,
             rung.threshold,
             total([attempt.amount.nusd for attempt in attempts]),
             len(attempts),
@@ -290,7 +298,7 @@ class _Climb:
             rung=draft.rung,
             confidence=draft.step.confidence or 0.0,
             confidence_source=draft.step.confidence_source or "prior",
-            escalated=climbed(self.attempts),
+            escalated=climbed(self.attempts, self.plan.first),
             task=self.plan.task_name,
             route_id=self.request.route_id,
             steps=tuple(self.steps),

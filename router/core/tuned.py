@@ -69,6 +69,11 @@ class TunedPlan:
         """Whether every call asks one model."""
         return all(len(rungs) == 1 for rungs in (self.rungs, *self.groups.values()))
 
+    @property
+    def models(self) -> frozenset[str]:
+        """Every model that some call may ask."""
+        return frozenset(rung.model for rungs in (self.rungs, *self.groups.values()) for rung in rungs)
+
     def rungs_for(self, group: object) -> tuple[TunedRung, ...]:
         """The rungs for a call whose metadata has this value under the plan's key."""
         return self.groups.get(str(group), self.rungs)

@@ -204,6 +204,7 @@ def _message_key(message: Message) -> str | tuple[str, str]:
 
 
 def outcome_of(row: Mapping[str, Any]) -> Outcome:
+    """What a row of a recording says came back."""
     if row.get("error") is not None:
         return _failure(row["error"])
     usage = None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -56,8 +57,13 @@ class Artefact:
     """The chosen plan with its thresholds; without one the policy's ladder and threshold hold."""
     certificate: Certificate | None = None
     """The statement behind the plan."""
+    served: Mapping[Name, tuple[Text, ...]] = field(default_factory=dict)
+    """By model, the ids that providers served in the eval run; another one makes the certificate stale."""
     provenance: Mapping[str, Any] | None = None
     """Where the numbers come from: run, date, rows, versions. Not used, only kept."""
+
+
+_ADAPTER = TypeAdapter(Artefact)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,10 @@ class Tuned:
     """Calibrators of the gain of climbing, by model name."""
     prompt: Mapping[str, tuple[Calibrator, ...]] = field(default_factory=dict)
     """Calibrators of what a gate compares, by model name."""
+    served: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By model name, the ids that the run was served by."""
+    path: str = ""
+    """The file."""
 
 
 def load_tuned(folder: Path, task: str, policy: Policy) -> Tuned | None:
@@ -95,7 +105,7 @@ def load_tuned(folder: Path, task: str, policy: Policy) -> Tuned | None:
     if len(raw) > _MAX_BYTES:
         raise PolicyError(f"is larger than {_MAX_BYTES:,} bytes; it was not written by the tuner", path=str(path))
     try:
-        artefact = TypeAdapter(Artefact).validate_json(raw)
+        artefact = _ADAPTER.validate_json(raw)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         problem = str(first["msg"]).removeprefix("Value error, ")
@@ -106,11 +116,20 @@ def load_tuned(folder: Path, task: str, policy: Policy) -> Tuned | None:
         for part in ("calibrators", "gain", "prompt")
     }
     source = f"tuned:{hashlib.sha256(raw).hexdigest()[:12]}"
-    return Tuned(source=source, plan=artefact.plan, certificate=artefact.certificate, **by_model)
+    return Tuned(
+        source=source,
+        plan=artefact.plan,
+        certificate=artefact.certificate,
+        served=artefact.served,
+        path=str(path),
+        **by_model,
+    )
 
 
 def write_tuned(folder: Path, task: str, entry: ModelCalibrators, provenance: Mapping[str, Any]) -> Path:
     """Put one model's calibrators into the artefact of a task; those of its other models stay.
+
+    A plan that asks this model goes with its certificate: what was certified was another model.
 
     Raises
     ------
@@ -118,17 +137,24 @@ def write_tuned(folder: Path, task: str, entry: ModelCalibrators, provenance: Ma
         The artefact that is there cannot be read.
     """
     path = folder / "tuned" / f"{task}.json"
-    adapter = TypeAdapter(Artefact)
-    others: tuple[ModelCalibrators, ...] = ()
+    artefact = Artefact(version=1, task=task, models=())
     if path.exists():
         try:
-            others = tuple(one for one in adapter.validate_json(path.read_bytes()).models if one.model != entry.model)
+            artefact = _ADAPTER.validate_json(path.read_bytes())
         except ValidationError as error:
             raise PolicyError("cannot be read, so nothing was written; delete it first", path=str(path)) from error
-    artefact = Artefact(version=1, task=task, models=(*others, entry), provenance=provenance)
+    if artefact.plan and entry.model in artefact.plan.models:
+        artefact = replace(artefact, plan=None, certificate=None, served={})
+    others = tuple(one for one in artefact.models if one.model != entry.model)
+    return write_artefact(folder, replace(artefact, models=(*others, entry), provenance=provenance))
+
+
+def write_artefact(folder: Path, artefact: Artefact) -> Path:
+    """Write the artefact of a task, whole or not at all."""
+    path = folder / "tuned" / f"{artefact.task}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".json.part")
-    draft.write_bytes(adapter.dump_json(artefact, indent=2, exclude_none=True) + b"\n")
+    draft.write_bytes(_ADAPTER.dump_json(artefact, indent=2, exclude_none=True) + b"\n")
     draft.replace(path)
     return path
 
@@ -139,19 +165,33 @@ def _check(artefact: Artefact, path: Path, task: str, policy: Policy) -> None:
 
     if artefact.task != task:
         raise refuse(f"belongs to task {artefact.task!r}, not to {task!r}; tune that task", "task")
+    if artefact.certificate:
+        try:
+            date.fromisoformat(artefact.certificate.expires or "2000-01-01")
+        except ValueError:
+            raise refuse("is no date; write it like 2026-11-20", "certificate.expires") from None
     for index, entry in enumerate(artefact.models):
-        model = policy.models.get(entry.model)
-        if model is None and entry.litellm.startswith(_LOCAL):
-            continue
-        if model is None:
-            raise refuse(f"unknown model {entry.model!r}; {suggestion(entry.model, policy.models)}", f"models.{index}")
-        if model.litellm != entry.litellm:
-            raise refuse(
-                f"was fitted on {entry.litellm!r}, but {entry.model!r} is now {model.litellm!r}; tune the task again",
-                f"models.{index}",
-            )
-        fitted = (*entry.calibrators, *entry.gain, *entry.prompt)
-        unknown = {name for one in fitted for name in one.signals} - set(FREE_SIGNALS)
-        if unknown:
-            name = min(unknown)
-            raise refuse(f"unknown signal {name!r}; {suggestion(name, FREE_SIGNALS)}", f"models.{index}")
+        if problem := _signal_problem(entry):
+            raise refuse(problem, f"models.{index}")
+        if artefact.certificate:
+            continue  # Whether its models are still those of the policy is a question of staleness.
+        if problem := _model_problem(entry, policy):
+            raise refuse(problem, f"models.{index}")
+
+
+def _model_problem(entry: ModelCalibrators, policy: Policy) -> str:
+    model = policy.models.get(entry.model)
+    if model is None and entry.litellm.startswith(_LOCAL):
+        return ""
+    if model is None:
+        return f"unknown model {entry.model!r}; {suggestion(entry.model, policy.models)}"
+    if model.litellm != entry.litellm:
+        return f"was fitted on {entry.litellm!r}, but {entry.model!r} is now {model.litellm!r}; tune the task again"
+    return ""
+
+
+def _signal_problem(entry: ModelCalibrators) -> str:
+    fitted = (*entry.calibrators, *entry.gain, *entry.prompt)
+    unknown = {name for one in fitted for name in one.signals} - set(FREE_SIGNALS)
+    name = min(unknown, default="")
+    return f"unknown signal {name!r}; {suggestion(name, FREE_SIGNALS)}" if name else ""

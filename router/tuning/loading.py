@@ -93,16 +93,8 @@ def load_columns(
 ) -> EvalRun:
     """An eval run from a table of recorded answers or marks, for the models with these names, cheapest first.
 
-    Parameters
-    ----------
-    path
-        JSON lines in the columns of a recording, with `correct`, `score` or a `reference`.
-    task
-        Keep the rows of this task only.
-    answer
-        What a usable answer looks like; any text when missing.
-    cluster, group
-        Keys of a row's `meta`, or columns.
+    The file is JSON lines in the columns of a recording, with `correct`, `score` or a `reference`; `task` keeps the
+    rows of one task only. `cluster` and `group` are columns, or keys of a row's `meta`.
     """
     kind = answer or AnswerKind(text=TextAnswer())
     check = build_check(kind)
