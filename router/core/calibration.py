@@ -1,4 +1,4 @@
-"""Named numbers to a probability: a logistic curve, with isotonic steps on top where there are any.
+"""Named numbers to a probability: a logistic curve over shaped signals, with isotonic steps on top where there are any.
 
 The numbers are fitted offline with scikit-learn and stored as JSON; scoring here is plain Python and equals
 scikit-learn's own output to 1e-12.
@@ -8,13 +8,29 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from router.core.policy import STRICT, Limit, Text
 
 _Numbers = tuple[float, ...]
+Shape = Literal["linear", "ln1p", "ln", "ln1m", "exp", "ln1mexp"]
+
+# Below this a probability, or its distance from 1, counts as this: log-probabilities saturate at exactly 0 and at -inf.
+TINY = 1e-6
+
+SHAPES: dict[Shape, Callable[[float], float]] = {
+    "linear": lambda value: value,
+    # A count matters by its factor: 10 to 20 words is as far as 100 to 200.
+    "ln1p": lambda value: math.log1p(max(value, 0.0)),
+    # A probability matters by its distance from either end.
+    "ln": lambda value: math.log(max(value, TINY)),
+    "ln1m": lambda value: math.log(max(1.0 - value, TINY)),
+    # The same for a log-probability.
+    "exp": lambda value: math.exp(min(value, 0.0)),
+    "ln1mexp": lambda value: math.log(max(-math.expm1(min(value, 0.0)), TINY)),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +40,19 @@ class Calibrator:
     __pydantic_config__ = STRICT
 
     signals: Annotated[tuple[Text, ...], Limit(max_length=256)]
-    """Names of the signals it needs; it cannot score a draft that lacks one."""
+    """The signal of each term. A signal may have several terms, each with a shape of its own."""
     center: _Numbers
-    """Mean of each signal in the training rows."""
+    """Mean of each term in the training rows."""
     scale: _Numbers
-    """Standard deviation of each signal in the training rows, never 0."""
+    """Standard deviation of each term in the training rows, never 0."""
     weights: _Numbers
-    """Logistic weight of each standardised signal."""
+    """Logistic weight of each standardised term."""
     intercept: float
     """Logistic intercept."""
+    shapes: tuple[Shape, ...] = ()
+    """How each signal enters its term; empty for all as they are."""
+    missing: tuple[float | None, ...] = ()
+    """What each term adds to the logit where its signal is missing; `null`, or empty for all: it cannot be missing."""
     knots_x: _Numbers = ()
     """Logistic probabilities at which the isotonic curve bends, ascending; empty for no isotonic curve."""
     knots_y: _Numbers = ()
@@ -42,9 +62,14 @@ class Calibrator:
         sizes = {name: len(getattr(self, name)) for name in ("center", "scale", "weights")}
         if wrong := [name for name, size in sizes.items() if size != len(self.signals)]:
             raise ValueError(f"{wrong[0]} has {sizes[wrong[0]]} numbers for {len(self.signals)} signals")
-        if len(set(self.signals)) != len(self.signals):
-            raise ValueError("signals names one signal twice")
-        if not all(map(math.isfinite, (*self.center, *self.scale, *self.weights, self.intercept, *self.knots_x))):
+        for name in ("shapes", "missing"):
+            if getattr(self, name) and len(getattr(self, name)) != len(self.signals):
+                raise ValueError(f"{name} has {len(getattr(self, name))} entries for {len(self.signals)} signals")
+        if len(set(zip(self.signals, self.shapes or self.signals, strict=True))) != len(self.signals):
+            raise ValueError("signals names one signal twice" + (" in the same shape" if self.shapes else ""))
+        added = [value for value in self.missing if value is not None]
+        numbers = (*self.center, *self.scale, *self.weights, self.intercept, *self.knots_x, *added)
+        if not all(map(math.isfinite, numbers)):
             raise ValueError("holds a number that is not finite")
         if any(scale <= 0 for scale in self.scale):
             raise ValueError("scale must be above 0")
@@ -59,16 +84,36 @@ class Calibrator:
 
     def probability(self, signals: Mapping[str, float]) -> float | None:
         """The probability that the draft is right, 0 to 1, or `None` when a signal it needs is missing."""
+        logit = self._shaped(signals) if self.shapes or self.missing else self._linear(signals)
+        if logit is None or math.isnan(logit):  # Infinity less infinity, from weights that no fit would give.
+            return None
+        p = sigmoid(logit)
+        return interpolate(p, self.knots_x, self.knots_y) if self.knots_x else p
+
+    def _linear(self, signals: Mapping[str, float]) -> float | None:
         logit = self.intercept
         for name, center, scale, weight in zip(self.signals, self.center, self.scale, self.weights, strict=True):
             value = signals.get(name)
             if value is None:
                 return None
             logit += weight * ((value - center) / scale)
-        if math.isnan(logit):  # Infinity less infinity, from weights that no fit would give.
-            return None
-        p = sigmoid(logit)
-        return interpolate(p, self.knots_x, self.knots_y) if self.knots_x else p
+        return logit
+
+    def _shaped(self, signals: Mapping[str, float]) -> float | None:
+        logit = self.intercept
+        shapes = self.shapes or ("linear",) * len(self.signals)
+        added = self.missing or (None,) * len(self.signals)
+        for name, shape, center, scale, weight, absent in zip(
+            self.signals, shapes, self.center, self.scale, self.weights, added, strict=True
+        ):
+            value = signals.get(name)
+            if value is not None:
+                logit += weight * (((value if shape == "linear" else SHAPES[shape](value)) - center) / scale)
+            elif absent is None:
+                return None
+            else:
+                logit += absent
+        return logit
 
 
 def sigmoid(logit: float) -> float:
