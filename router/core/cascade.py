@@ -19,11 +19,11 @@ from typing import Any, Literal, NamedTuple, NoReturn
 from router.core.answer import Action, Answer, Attempt, Step, climbed, costs
 from router.core.call import Call, Failure, Message, Outcome, Reply, Usage, input_tokens_bound
 from router.core.checks import Verdict
-from router.core.decision import gate_reason, judge
+from router.core.decision import agreement, judge, skip_reason
 from router.core.faults import FAULTS, Fault
 from router.core.plan import Plan, Rung
 from router.core.pricing import Rates, total, usd
-from router.core.signals import read_signals
+from router.core.signals import AGREEMENT, read_signals
 from router.errors import (
     ContentFiltered,
     CostLimitExceeded,
@@ -143,6 +143,7 @@ class _Climb:
         self.elapsed_s = 0.0
         self.held: _Draft | None = None
         self.down = False  # Whether the rung that was asked last could not be reached.
+        self.earlier: Any = None  # The answer of the draft before.
         self.input_bound = input_tokens_bound(request.messages)
         self.output_limit = _smaller(plan.task.max_output_tokens, request.max_output_tokens)
 
@@ -151,7 +152,8 @@ class _Climb:
         if not self._surely_fits(limit):
             yield from self._check_input(limit)
         for index, rung in enumerate(self.plan.rungs):
-            if self._passed_over(index, rung):
+            if why := skip_reason(rung, self.request.input_chars, self.down):
+                self._step(index, "skip", why)
                 continue
             call = self._call(rung)
             if not self._surely_fits(rung.context_tokens) and (yield from self._too_long(call, rung.context_tokens)):
@@ -170,6 +172,7 @@ class _Climb:
             self.elapsed_s = asked.elapsed_s
             self.down = isinstance(asked.outcome, Failure)
             if isinstance(asked.outcome, Failure):
+                self.earlier = None
                 self._failed(index, asked.outcome, asked.attempts)
                 continue
             draft = self._judge(index, asked.outcome, asked.attempts)
@@ -178,15 +181,6 @@ class _Climb:
             if draft.verdict.valid:
                 self.held = draft
         return self._kept(None, "") or self._raise_exhausted()
-
-    def _passed_over(self, index: int, rung: Rung) -> bool:
-        """Whether the plan does without this rung: it never asks it, its gate is shut, or nothing below it was down."""
-        if rung.spare and not self.down:
-            return True
-        why = rung.skip or gate_reason(rung, {"input_chars": float(self.request.input_chars)})
-        if why:
-            self._step(index, "skip", why)
-        return bool(why)
 
     def _check_input(self, limit: int | None) -> Generator[Effect, Any, None]:
         if (yield from self._too_long(self._call(self.plan.rungs[0]), limit)):
@@ -257,6 +251,10 @@ class _Climb:
         rung = self.plan.rungs[index]
         verdict = self.plan.check(reply.text)
         signals = read_signals(self.request.input_chars, reply, verdict)
+        value = verdict.value if verdict.valid else None
+        if len(self.attempts) > len(attempts):
+            signals[AGREEMENT] = agreement(value, self.earlier)
+        self.earlier = value
         judged = judge(rung, signals, verdict.problem)
         action: Action = "accept" if judged.keep else "escalate"
         reason = judged.reason

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from router.core.calibration import Calibrator, confidence
-from router.core.plan import Rung
+from router.core.plan import NOT_IN_PLAN, Rung
 
 
 class Judged(NamedTuple):
@@ -45,6 +45,18 @@ def _by_gain(rung: Rung, signals: Mapping[str, float], p: float, source: str) ->
     keep = 1.0 - gain >= rung.threshold
     shown = f"1 less the gain of climbing, {1.0 - gain:.3f}, is {_where(keep)} {rung.threshold:.3f}"
     return Judged(p, source, keep, shown)
+
+
+def agreement(answer: Any, earlier: Any) -> float:
+    """1 when two drafts hold the same answer; a draft without an answer agrees with nothing."""
+    return float(answer is not None and answer == earlier)
+
+
+def skip_reason(rung: Rung, input_chars: int, down: bool) -> str:
+    """Why a call does without this rung, or nothing; `down` says that the rung below could not be reached."""
+    if rung.spare and not down:
+        return NOT_IN_PLAN
+    return rung.skip or gate_reason(rung, {"input_chars": float(input_chars)})
 
 
 def gate_reason(rung: Rung, prompt_signals: Mapping[str, float]) -> str:

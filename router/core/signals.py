@@ -30,6 +30,10 @@ FREE_SIGNALS: dict[str, str] = {
     "lp_first": "log-probability of the draft's first token, in nats, -20 to 0",
 }
 
+# Not free, because it needs an earlier draft: 1 when that holds the same answer, else 0; absent where there is none.
+AGREEMENT = "agreement"
+KNOWN_SIGNALS = frozenset({*FREE_SIGNALS, AGREEMENT})
+
 # A token below e^-20 (2e-9) is as unlikely as evidence gets, and providers write -inf or -9999 for it.
 LP_FLOOR = -20.0
 

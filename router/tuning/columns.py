@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Below this nothing can be split in two and still say something: chosen, not measured.
-MIN_ROWS = 50
-
 
 class Cell(NamedTuple):
     """What one model did on one row."""
@@ -162,13 +159,8 @@ def _objects(values: Sequence[Any]) -> NDArray[np.object_] | None:
 
 
 def _too_few(rows: int, whole: int, asked: Sequence[int], models: Sequence[str]) -> str:
-    if whole < rows:
-        behind = min(range(len(models)), key=lambda model: asked[model])
-        return (
-            f"only {whole} of {rows} rows were answered by every model ({models[behind]!r} has {asked[behind]}); "
-            f"tuning needs at least {MIN_ROWS}: run `router eval` again, it asks what is missing"
-        )
+    behind = min(range(len(models)), key=lambda model: asked[model])
     return (
-        f"{rows} rows are too few: tuning needs at least {MIN_ROWS}, and to certify a target of 5 points about 400, "
-        "of 2 points about 1,500"
+        f"{whole} of {rows} rows were answered by every model ({models[behind]!r} has {asked[behind]}); "
+        "run `router eval` again, it asks what is missing, or add rows"
     )

@@ -24,7 +24,7 @@ from router.models.replay import outcome_of
 from router.resolve import task_check
 from router.spec import adopt, load
 from router.tuning.answers import is_final
-from router.tuning.columns import MIN_ROWS, Cell, Columns, comparable
+from router.tuning.columns import Cell, Columns, comparable
 from router.tuning.graders import Grader, build_grader
 from router.tuning.rows import prompt_id
 from router.tuning.runfile import read_run
@@ -45,7 +45,7 @@ def load_run(
     grader: str | Callable[[str, Any], float] | None = None,
     tolerance: float = 0.0,
     fields: Sequence[str] = (),
-    min_rows: int = MIN_ROWS,
+    min_rows: int = 1,
 ) -> EvalRun:
     """The eval run of a task, from what `router eval` wrote or from a recording with labels.
 
@@ -89,7 +89,7 @@ def load_columns(
     grader: str | Callable[[str, Any], float] | None = None,
     cluster: str | None = None,
     group: str | None = None,
-    min_rows: int = MIN_ROWS,
+    min_rows: int = 1,
 ) -> EvalRun:
     """An eval run from a table of recorded answers or marks, for the models with these names, cheapest first.
 
@@ -153,9 +153,7 @@ class _Reader:
         if self.texts:
             provenance["self_disagreement"] = self._compare_with_top(columns)
         source: LabelSource = "disagreement" if self.texts else "labels"
-        run = columns.run(task, label_source=source, provenance=provenance, min_rows=min_rows)
-        _checked(run)
-        return run
+        return columns.run(task, label_source=source, provenance=provenance, min_rows=min_rows)
 
     def _rows(self) -> Iterator[tuple[int, Row]]:
         """The rows of the ladder's models, without questions that an earlier session got no answer to."""
@@ -217,13 +215,16 @@ class _Reader:
         cost, latency = row.get("cost_usd"), row.get("latency_s")
         cost_nusd = math.nan if cost is None else round(cost * NUSD_PER_USD)
         latency_ms = math.nan if latency is None else latency * 1000.0
-        if row.get("error") is not None:  # Its call climbs, or ends without an answer; either way this one is worth 0.
+        if row.get("error") is not None:  # No answer to grade; tuning counts it against the plan.
             self.failed += 1
-            return Cell(0.0, cost_nusd if cost is not None else 0.0, latency_ms, math.nan, None, {"invalid": 1.0})
+            return Cell(math.nan, 0.0 if cost is None else cost_nusd, latency_ms, math.nan, None, {"invalid": 1.0})
         verdict = self._verdict(row)
         signals = self._signals(row, verdict)
-        check_usd = (row.get("meta") or {}).get(_SELF_CHECK)
-        found = row.get("answer", verdict.value if verdict.valid else None)
+        # Production makes no self-check and finds answers itself; plain columns have both as they were recorded.
+        check_usd = (row.get("meta") or {}).get(_SELF_CHECK) if self.bound is None else None
+        found = verdict.value if verdict.valid else None
+        if "answer" in row and (self.bound is None or "bound" in row):
+            found = row["answer"]
         return Cell(
             self._quality(line, row, label),
             cost_nusd,
@@ -325,24 +326,3 @@ class _Reader:
             "failed_answers": self.failed,
             "refused_rows": len(refused),
         }
-
-
-def _checked(run: EvalRun) -> None:
-    """What would make every further step meaningless."""
-    import numpy as np
-
-    for model, name in enumerate(run.models):
-        if np.isnan(run.cost_nusd[:, model]).any():
-            raise TuningError(
-                f"the cost of {name!r} is unknown in {int(np.isnan(run.cost_nusd[:, model]).sum())} rows; give the "
-                "model a `price:` and ask it again, or the recording a `cost_usd`",
-                needed=0,
-            )
-    quality = run.quality
-    if not np.isnan(quality).any() and (quality == quality[0, 0]).all():
-        which = "right" if quality[0, 0] == 1 else "wrong" if quality[0, 0] == 0 else f"worth {quality[0, 0]}"
-        raise TuningError(
-            f"every answer of every model is {which}: there is nothing to learn from; check the grader and the labels, "
-            "or add harder rows",
-            needed=0,
-        )

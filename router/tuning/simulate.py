@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from router.core.decision import gate_reason, judge
+from router.core.decision import agreement, gate_reason, judge
 from router.core.plan import Plan, Rung
+from router.core.signals import AGREEMENT
 from router.tuning.runs import EvalRun
 
 if TYPE_CHECKING:
@@ -103,12 +104,15 @@ class _Path:
 
     def take(self, row: int) -> tuple[int, float, bool]:
         """Whose answer this row gets, what the call costs, and whether it climbed."""
-        run, cost, held = self.run, 0.0, None
+        run, cost, held, earlier = self.run, 0.0, None, None
         for position, (rung, model) in enumerate(self.asked):
             if gate_reason(rung, _known(run.prompt_signals, row)):
                 continue
             cost += float(run.cost_nusd[row, model])
             signals = _known(run.signals.get(rung.name, {}), row)
+            if earlier is not None and run.answers is not None:
+                signals[AGREEMENT] = agreement(run.answers[row, model], run.answers[row, earlier])
+            earlier = model
             usable = not signals.get("invalid")
             judged = judge(rung, signals, "" if usable else "is not usable")
             if judged.keep and (usable or held is None):
