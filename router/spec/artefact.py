@@ -85,6 +85,8 @@ class Tuned:
     """By model name, the ids that the run was served by."""
     path: str = ""
     """The file."""
+    run: str = ""
+    """The eval run that it was tuned on, where it says so."""
 
 
 def load_tuned(folder: Path, task: str, policy: Policy) -> Tuned | None:
@@ -122,6 +124,7 @@ def load_tuned(folder: Path, task: str, policy: Policy) -> Tuned | None:
         certificate=artefact.certificate,
         served=artefact.served,
         path=str(path),
+        run=str((artefact.provenance or {}).get("run", "")),
         **by_model,
     )
 

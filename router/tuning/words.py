@@ -1,0 +1,75 @@
+"""Plans and certificates in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from router.core.plan import Plan
+from router.core.tuned import Certificate, Statement, TunedPlan, TunedRung
+
+
+def plan_words(plan: TunedPlan) -> list[str]:
+    """What a call of the task does, one sentence for each group."""
+    if plan.group is None:
+        return [_rungs_words(plan.rungs)]
+    lines = [f"{plan.group} {name}: {_rungs_words(rungs)}" for name, rungs in plan.groups.items()]
+    return [*lines, f"any other {plan.group}: {_rungs_words(plan.rungs)}"]
+
+
+def _rungs_words(rungs: Sequence[TunedRung]) -> str:
+    if len(rungs) == 1:
+        return f"always ask {rungs[0].model}."
+    parts = []
+    for rung in rungs[:-1]:
+        gate = "" if rung.gate is None else f", unless the prompt alone gives it less than {rung.gate:.3f}"
+        if rung.threshold is None:
+            parts.append(f"ask {rung.model} to compare with{gate}")
+        elif rung.by == "gain":
+            parts.append(
+                f"ask {rung.model}{gate}; keep its draft where climbing gains {1 - rung.threshold:.3f} or less"
+            )
+        else:
+            parts.append(f"ask {rung.model}{gate}; keep its draft at confidence {rung.threshold:.3f} or above")
+    return f"{'; else '.join(parts)}; else ask {rungs[-1].model}."
+
+
+def in_force_words(plan: Plan) -> str:
+    """What is in force for a task."""
+    if plan.standing.force == "top":
+        return "the top rung alone"
+    return "the tuned plan" if plan.standing.force == "tuned" else "the policy's ladder and threshold"
+
+
+def certificate_words(certificate: Certificate, top: str) -> list[str]:
+    """The statement behind a plan, for somebody who did not read the statistics."""
+    labels = "differ from" if certificate.label_source == "disagreement" else "lose quality against"
+    kind = "answers that are worse" if certificate.loss == "never_worse" else "points of quality"
+    lines = [
+        f"With {certificate.at_confidence:.0%} confidence, calls like these rows {labels} always asking {top} by at most "
+        f"{_points(certificate.max_quality_loss)} {kind} ({certificate.guarantee}, {certificate.test} test)."
+    ]
+    if certificate.label_source == "disagreement":
+        lines.append("The label is the top model's own answer: this says how often answers differ, not which is right.")
+    for name, one in certificate.statements.items():
+        lines.append(("" if name == "all" else f"{name}: ") + _statement_words(one))
+    if len(certificate.statements) > 1:
+        alone = "each of them holds by itself" if certificate.each_alone else "all of them hold together"
+        lines.append(f"Groups: {alone}.")
+    if certificate.method == "crossfit":
+        lines.append("Rows that were fitted on were certified on too: no theorem stands behind that, only simulation.")
+    dates = f"Issued {certificate.issued}, runs out {certificate.expires}. " if certificate.expires else ""
+    lines.append(f"{dates}Look {certificate.look} at these rows; {certificate.train_rows:,} rows chose the plan.")
+    return lines
+
+
+def _statement_words(one: Statement) -> str:
+    low, high = one.cost_interval
+    return (
+        f"On {one.rows:,} rows that did not choose the plan it lost {_points(one.loss)} points (at most "
+        f"{_points(one.loss_upper)}), cost {one.cost:.1%} of the top rung alone ({low:.1%} to {high:.1%}) and climbed "
+        f"in {one.escalated:.1%} of the calls."
+    )
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.2f}".rstrip("0").rstrip(".")
