@@ -23,7 +23,7 @@ from router.core.checks import Verdict
 from router.core.faults import FAULTS, Fault
 from router.core.plan import Plan, Rung
 from router.core.pricing import Rates, total, usd
-from router.core.signals import read_signals
+from router.core.signals import agreement, read_signals
 from router.errors import (
     ContentFiltered,
     CostLimitExceeded,
@@ -140,6 +140,7 @@ class _Climb:
         self.attempts: list[Attempt] = []
         self.elapsed_s = 0.0
         self.held: _Draft | None = None
+        self.before: Verdict | None = None
         self.input_bound = input_tokens_bound(request.messages)
         self.output_limit = _smaller(plan.task.max_output_tokens, request.max_output_tokens)
 
@@ -242,6 +243,9 @@ class _Climb:
         rung = self.plan.rungs[index]
         verdict = self.plan.check(reply.text)
         signals = read_signals(self.request.input_chars, reply, verdict)
+        if self.before is not None:
+            signals["agreement"] = agreement(self.before, verdict)
+        self.before = verdict
         p, fitted = confidence(rung.calibrators, signals)
         action: Action
         if rung.threshold is None and not verdict.valid and self.held is not None:

@@ -25,6 +25,7 @@ FREE_SIGNALS: dict[str, str] = {
     "lp_mean": "mean log-probability of the draft's tokens, in nats, -20 to 0",
     "lp_min": "smallest log-probability of any token of the draft, in nats, -20 to 0",
     "lp_first": "log-probability of the draft's first token, in nats, -20 to 0",
+    "agreement": "1 when the draft's answer equals that of the draft before it, else 0; a first draft has none",
 }
 
 # A token below e^-20 (2e-9) is as unlikely as evidence gets, and providers write -inf or -9999 for it.
@@ -73,6 +74,11 @@ def _logprob_signals(lps: Sequence[float]) -> dict[str, float]:
         lps = [max(LP_FLOOR, min(0.0, lp)) for lp in lps]
         total, lowest = sum(lps), min(lps)
     return {"lp_mean": total / len(lps), "lp_min": lowest, "lp_first": lps[0]}
+
+
+def agreement(one: Verdict, other: Verdict) -> float:
+    """1 when two drafts give the same usable answer, else 0."""
+    return float(one.valid and other.valid and bool(one.value == other.value))
 
 
 def repetition(text: str) -> float:
