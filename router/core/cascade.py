@@ -19,11 +19,11 @@ from typing import Any, Literal, NamedTuple, NoReturn
 from router.core.answer import Action, Answer, Attempt, Step, climbed, costs
 from router.core.call import Call, Failure, Message, Outcome, Reply, Usage, input_tokens_bound
 from router.core.checks import Verdict
-from router.core.decision import agreement, judge, skip_reason
+from router.core.decision import judge, skip_reason
 from router.core.faults import FAULTS, Fault
 from router.core.plan import Plan, Rung
 from router.core.pricing import Rates, total, usd
-from router.core.signals import AGREEMENT, read_signals
+from router.core.signals import agreement, read_signals
 from router.errors import (
     ContentFiltered,
     CostLimitExceeded,
@@ -143,7 +143,7 @@ class _Climb:
         self.elapsed_s = 0.0
         self.held: _Draft | None = None
         self.down = False  # Whether the rung that was asked last could not be reached.
-        self.earlier: Any = None  # The answer of the draft before.
+        self.before: Verdict | None = None
         self.input_bound = input_tokens_bound(request.messages)
         self.output_limit = _smaller(plan.task.max_output_tokens, request.max_output_tokens)
 
@@ -172,7 +172,6 @@ class _Climb:
             self.elapsed_s = asked.elapsed_s
             self.down = isinstance(asked.outcome, Failure)
             if isinstance(asked.outcome, Failure):
-                self.earlier = None
                 self._failed(index, asked.outcome, asked.attempts)
                 continue
             draft = self._judge(index, asked.outcome, asked.attempts)
@@ -251,10 +250,9 @@ class _Climb:
         rung = self.plan.rungs[index]
         verdict = self.plan.check(reply.text)
         signals = read_signals(self.request.input_chars, reply, verdict)
-        value = verdict.value if verdict.valid else None
-        if len(self.attempts) > len(attempts):
-            signals[AGREEMENT] = agreement(value, self.earlier)
-        self.earlier = value
+        if self.before is not None:
+            signals["agreement"] = agreement(self.before, verdict)
+        self.before = verdict
         judged = judge(rung, signals, verdict.problem)
         action: Action = "accept" if judged.keep else "escalate"
         reason = judged.reason

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from router.core.calibration import Calibrator, confidence
 from router.core.plan import NOT_IN_PLAN, Rung
@@ -45,11 +45,6 @@ def _by_gain(rung: Rung, signals: Mapping[str, float], p: float, source: str) ->
     keep = 1.0 - gain >= rung.threshold
     shown = f"1 less the gain of climbing, {1.0 - gain:.3f}, is {_where(keep)} {rung.threshold:.3f}"
     return Judged(p, source, keep, shown)
-
-
-def agreement(answer: Any, earlier: Any) -> float:
-    """1 when two drafts hold the same answer; a draft without an answer agrees with nothing."""
-    return float(answer is not None and answer == earlier)
 
 
 def skip_reason(rung: Rung, input_chars: int, down: bool) -> str:

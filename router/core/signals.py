@@ -28,11 +28,8 @@ FREE_SIGNALS: dict[str, str] = {
     "lp_mean": "mean log-probability of the draft's tokens, in nats, -20 to 0",
     "lp_min": "smallest log-probability of any token of the draft, in nats, -20 to 0",
     "lp_first": "log-probability of the draft's first token, in nats, -20 to 0",
+    "agreement": "1 when the draft's answer equals that of the draft before it, else 0; a first draft has none",
 }
-
-# Not free, because it needs an earlier draft: 1 when that holds the same answer, else 0; absent where there is none.
-AGREEMENT = "agreement"
-KNOWN_SIGNALS = frozenset({*FREE_SIGNALS, AGREEMENT})
 
 # A token below e^-20 (2e-9) is as unlikely as evidence gets, and providers write -inf or -9999 for it.
 LP_FLOOR = -20.0
@@ -80,6 +77,11 @@ def _logprob_signals(lps: Sequence[float]) -> dict[str, float]:
         lps = [max(LP_FLOOR, min(0.0, lp)) for lp in lps]
         total, lowest = sum(lps), min(lps)
     return {"lp_mean": total / len(lps), "lp_min": lowest, "lp_first": lps[0]}
+
+
+def agreement(one: Verdict, other: Verdict) -> float:
+    """1 when two drafts give the same usable answer, else 0."""
+    return float(one.valid and other.valid and bool(one.value == other.value))
 
 
 def repetition(text: str) -> float:

@@ -134,7 +134,9 @@ class Certificate:
     seed: int
     """Of the split."""
     look: int
-    """How many times a certify split of this data was opened, this time included; look k has 2^-k of the budget."""
+    """How many times a certify split of this data was opened, this time included."""
+    open_ended: bool
+    """Whether more looks may follow: then look k has 2^-k of the error budget. Else this one had all of it."""
     statements: Mapping[Text, Statement]
     """By group; a plan without groups has one, named `all`."""
     each_alone: bool = False

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from router.core.calibration import Calibrator
 from router.core.params import suggestion
 from router.core.policy import STRICT, Limit, Name, Policy, Text
-from router.core.signals import KNOWN_SIGNALS
+from router.core.signals import FREE_SIGNALS
 from router.core.tuned import Certificate, TunedPlan
 from router.errors import PolicyError
 from router.spec.document import MAX_BYTES, dotted
@@ -195,6 +195,6 @@ def _model_problem(entry: ModelCalibrators, policy: Policy) -> str:
 
 def _signal_problem(entry: ModelCalibrators) -> str:
     fitted = (*entry.calibrators, *entry.gain, *entry.prompt)
-    unknown = {name for one in fitted for name in one.signals} - KNOWN_SIGNALS
+    unknown = {name for one in fitted for name in one.signals} - set(FREE_SIGNALS)
     name = min(unknown, default="")
-    return f"unknown signal {name!r}; {suggestion(name, KNOWN_SIGNALS)}" if name else ""
+    return f"unknown signal {name!r}; {suggestion(name, FREE_SIGNALS)}" if name else ""

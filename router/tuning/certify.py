@@ -17,8 +17,9 @@ Floats = NDArray[np.float64]
 LossKind = Literal["signed", "never_worse"]
 TestKind = Literal["exact", "betting"]
 
-# Bisection steps of an upper bound: it is within 2^-20 of the exact one.
-_STEPS = 20
+# Bisection steps of an upper bound, which is then within a thousandth of its distance from the mean; and how far above
+# the mean it is looked for, in standard errors.
+_STEPS, _REACH = 10, 6.0
 _Z90 = 1.645
 
 
@@ -38,15 +39,21 @@ class Test(NamedTuple):
             return binomial(len(loss), int((loss > 0).sum()), target)
         if self.kind == "exact":
             return trinomial(len(loss), int((loss > 0).sum()), int((loss < 0).sum()), target)
-        counted = (loss > 0).astype(float) if self.loss == "never_worse" else loss
-        by_unit = unit_losses(counted, self.unit, target)
+        by_unit = unit_losses(self.counted(loss), self.unit, target)
         order = np.random.default_rng(self.order_seed).permutation(len(by_unit))
         return betting(by_unit[order], target, share)
 
+    def counted(self, loss: Floats) -> Floats:
+        """The part of each row's loss that counts."""
+        return (loss > 0).astype(float) if self.loss == "never_worse" else loss
+
     def upper(self, loss: Floats, share: float) -> float:
         """The smallest target that this plan alone would have met."""
-        low, high = -1.0 if self.loss == "signed" else 0.0, 1.0
-        low = max(low, min(float(loss.mean()), 0.999))
+        counted = self.counted(loss)
+        low = min(max(float(counted.mean()), 0.0 if self.loss == "never_worse" else -1.0), 0.999)
+        high = min(1.0, low + _REACH * (float(counted.std()) + 1.0 / math.sqrt(len(loss))) / math.sqrt(len(loss)))
+        if self.p_value(loss, high, share) > share:
+            high = 1.0
         for _ in range(_STEPS):
             middle = (low + high) / 2
             low, high = (low, middle) if self.p_value(loss, middle, share) <= share else (middle, high)
@@ -119,13 +126,12 @@ def statement(tried: Tried, top_cost: Floats, test: Test, share: float, tested: 
     ratio = tried.cost.mean() / top_cost.mean()
     # The delta method for a ratio of two means of the same rows.
     spread = float((tried.cost - ratio * top_cost).std() / top_cost.mean() / math.sqrt(len(top_cost)))
-    counted = (tried.loss > 0).astype(float) if test.loss == "never_worse" else tried.loss
     return Statement(
         rows=len(top_cost),
         share=share,
         tested=tested,
         p_value=p_value,
-        loss=float(counted.mean()),
+        loss=float(test.counted(tried.loss).mean()),
         loss_upper=test.upper(tried.loss, share),
         cost=float(ratio),
         cost_interval=(float(ratio - _Z90 * spread), float(ratio + _Z90 * spread)),

@@ -96,7 +96,7 @@ def score(calibrator: Calibrator, columns: Columns, rows: int) -> Floats:
     # Either branch of the sigmoid is computed for all rows; neither overflows.
     small = np.exp(-np.abs(logit))
     p = np.where(logit >= 0, 1.0 / (1.0 + small), small / (1.0 + small))
-    return np.interp(p, calibrator.knots_x, calibrator.knots_y) if calibrator.knots_x else p
+    return np.asarray(np.interp(p, calibrator.knots_x, calibrator.knots_y)) if calibrator.knots_x else p
 
 
 def first_score(calibrators: Sequence[Calibrator], columns: Columns, rows: int) -> Floats:

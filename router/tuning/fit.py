@@ -84,7 +84,7 @@ def _logistic(columns: Columns, outcome: Floats, terms: tuple[Term, ...]) -> Cal
         return _constant(outcome)
     center, scale = table[:, used].mean(axis=0), spread[used]
     x, y, weight = _weighted((table[:, used] - center) / scale, outcome)
-    model = LogisticRegression(C=1.0, max_iter=1000).fit(x, y, sample_weight=weight)
+    model = LogisticRegression(C=1.0, solver="newton-cholesky", max_iter=1000).fit(x, y, sample_weight=weight)
     return _plain([terms[at] for at in used], center, scale, model.coef_[0], float(model.intercept_[0]))
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -36,13 +36,12 @@ class Outcome(NamedTuple):
     """The top rung's quality less the plan's."""
 
 
-@dataclass(frozen=True)
-class Scores:
+class Scores(NamedTuple):
     """Scores of the drafts and prompts of one family of plans, NaN where there is none."""
 
     draft: tuple[Floats, ...]
     """One for each rung but the last."""
-    prompt: tuple[Floats, ...] = field(default=())
+    prompt: tuple[Floats, ...] = ()
     """The same for gates; empty for no gate."""
 
 
@@ -68,26 +67,30 @@ def follow(
     """
     n, last = table.rows, len(rungs) - 1
     answered = np.full(n, rungs[-1], dtype=np.intp)
+    held = np.full(n, -1, dtype=np.intp)
     cost = np.zeros(n)
     going_on = np.ones(n, bool)
-    asked_first = np.ones(n, bool)
     for at, model in enumerate(rungs):
-        asked = going_on.copy()
-        gate = gates[at] if at < len(gates) else None
+        asked, gate = going_on, gates[at] if at < len(gates) else None
         if gate is not None:
-            asked &= ~(scores.prompt[at] < gate)  # Without a score the rung is asked.
+            asked = asked & ~(scores.prompt[at] < gate)  # Without a score the rung is asked.
+        cost[asked] += table.cost[asked, model]
+        usable = asked & ~table.refused(model)
+        if at == last:
+            break
+        held[usable] = model
+        threshold = thresholds[at]
+        if threshold is not None:
+            cost[asked] += table.check_cost[asked, model]
+            kept = usable & (scores.draft[at] >= threshold)
+            answered[kept] = model
+            going_on = going_on & ~kept
         if at == 0:
-            asked_first = asked
-        cost += np.where(asked, table.cost[:, model], 0.0)
-        threshold = thresholds[at] if at < last else None
-        if threshold is None:
-            continue
-        cost += np.where(asked, table.check_cost[:, model], 0.0)
-        kept = asked & (scores.draft[at] >= threshold) & ~table.refused(model)
-        answered[kept] = model
-        going_on &= ~kept
+            asked_more = going_on
+    # A last rung whose answer is no use gives way to the best draft that is.
+    answered = np.where(going_on & ~usable & (held >= 0), held, answered)
     loss = table.quality[:, table.top] - table.quality[np.arange(n), answered]
-    return Outcome(answered, (answered != rungs[0]) | ~asked_first, cost, loss)
+    return Outcome(answered, asked_more if last else np.zeros(n, bool), cost, loss)
 
 
 def scores_of(table: Table, rungs: Sequence[int], by: Sequence[By], heads: Sequence[Heads]) -> Scores:
@@ -102,7 +105,7 @@ def scores_of(table: Table, rungs: Sequence[int], by: Sequence[By], heads: Seque
     return Scores(tuple(draft), tuple(prompt))
 
 
-def apply_rungs(table: Table, rungs: Sequence[TunedRung], heads: dict[str, Heads]) -> Outcome:
+def apply_rungs(table: Table, rungs: Sequence[TunedRung], heads: Mapping[str, Heads]) -> Outcome:
     """Follow the rungs of an artefact."""
     at = [table.run.models.index(rung.model) for rung in rungs]
     scores = scores_of(table, at, [rung.by for rung in rungs], [heads.get(rung.model, Heads()) for rung in rungs])

@@ -77,12 +77,19 @@ class _Region:
     """All pairs of counts that speak against the hypothesis at least as clearly as the one seen."""
 
     def __init__(self, rows: int, worse: int, better: int, target: float, low: float, high: float) -> None:
+        from scipy.special import gammaln
+
         self.rows, self.target, self.low, self.high = rows, target, low, high
         reach = _WINDOW * np.sqrt(rows * np.array([low, high]) + 4.0)
         first, last = max(0, int(rows * low - reach[0])), min(rows, int(rows * high + reach[1]) + 1)
         self.gains = np.arange(first, last + 1, dtype=float)
+        self.others = rows - self.gains
+        self.ways = gammaln(rows + 1) - gammaln(self.gains + 1) - gammaln(rows - self.gains + 1)
         bound = _score(np.array([float(worse)]), np.array([float(better)]), rows, target)[0]
-        self.most_losses = self._most_losses(bound + 1e-12)
+        most = self._most_losses(bound + 1e-12)
+        self.none, self.all = most < 0, most >= self.others
+        # The binomial distribution function as an incomplete beta function.
+        self.tail = np.maximum(self.others - most, 1e-300), np.maximum(most, 0.0) + 1.0
 
     def _most_losses(self, bound: float) -> Floats:
         """For each count of gains the largest count of losses within the region, -1 for none, by bisection."""
@@ -93,7 +100,7 @@ class _Region:
             within |= middle < 0
             inside = np.where(within, middle, inside)
             outside = np.where(within, outside, np.maximum(middle, inside + 1))
-        return inside
+        return np.asarray(np.minimum(inside, self.rows - self.gains))
 
     def supremum(self) -> float:
         """A bound on the region's probability over all nuisance values of the interval.
@@ -119,19 +126,12 @@ class _Region:
 
     def probability(self, p_loss: float, p_gain: float) -> float:
         """The region's probability when a row loses and gains 1 with these probabilities; what is cut off counts."""
-        from scipy.special import betainc, gammaln
+        from scipy.special import betainc, xlogy
 
-        n, gains = self.rows, self.gains
-        if p_gain <= 0.0:
-            weight = (gains == 0).astype(float)
-        else:
-            ways = gammaln(n + 1) - gammaln(gains + 1) - gammaln(n - gains + 1)
-            weight = np.exp(ways + gains * math.log(p_gain) + (n - gains) * math.log1p(-p_gain))
-        others, most = n - gains, np.minimum(self.most_losses, n - gains)
-        q = min(1.0, p_loss / (1.0 - p_gain))
-        below = betainc(np.maximum(others - most, 1e-300), np.maximum(most, 0.0) + 1.0, 1.0 - q)
-        below = np.where(most < 0, 0.0, np.where(most >= others, 1.0, below))
-        return float((weight * below).sum() + max(0.0, 1.0 - weight.sum()))
+        weight = np.exp(self.ways + xlogy(self.gains, p_gain) + self.others * math.log1p(-p_gain))
+        lost = min(1.0, p_loss / (1.0 - p_gain))
+        below = np.where(self.none, 0.0, np.where(self.all, 1.0, betainc(*self.tail, 1.0 - lost)))
+        return float(weight @ below + max(0.0, 1.0 - weight.sum()))
 
 
 def _score(worse: Floats, better: Floats, rows: int, target: float) -> Floats:

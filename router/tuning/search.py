@@ -144,7 +144,7 @@ class Trained:
 
 
 def families(table: Table, trained: Trained) -> Iterator[Family]:
-    """Every pair by confidence and by gain, gated pairs where prompts say anything, and every three with a comparison."""
+    """Every pair by confidence and by gain, gated where prompts say anything, and every three with a comparison."""
     count = len(table.run.models)
     for low, high in combinations(range(count), 2):
         for by in ("confidence", "gain"):
@@ -273,3 +273,17 @@ def side_rungs(table: Table, chain: Chain, target: float, certify_rows: int) -> 
         if hopeful and model != ends and costs[model] < costs[table.top]:
             found.append(model)
     return tuple(sorted(found, key=lambda model: float(costs[model])))
+
+
+def needed_rows(trained: Trained, found: Forecast, target: float, share: float) -> int | None:
+    """Certify rows with which some setting that saves passes in four runs of five; `None` where none ever would."""
+    table, family = trained.train, found.family
+    least = math.log(share) / math.log1p(-target)
+    spread = _normal(share) + _normal(0.2)
+    counts = []
+    for threshold in found.thresholds[found.cost < 1.0]:
+        loss = follow(table, family.rungs, found.scores, family.thresholds(threshold), family.gates).loss
+        room = target - float(loss.mean())
+        if room > 0:
+            counts.append(max(least, spread**2 * float(loss.var()) / room**2))
+    return math.ceil(min(counts)) if counts else None

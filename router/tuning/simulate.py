@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from router.core.decision import agreement, gate_reason, judge
+from router.core.decision import gate_reason, judge
 from router.core.plan import Plan, Rung
-from router.core.signals import AGREEMENT
 from router.tuning.runs import EvalRun
 
 if TYPE_CHECKING:
@@ -111,7 +110,8 @@ class _Path:
             cost += float(run.cost_nusd[row, model])
             signals = _known(run.signals.get(rung.name, {}), row)
             if earlier is not None and run.answers is not None:
-                signals[AGREEMENT] = agreement(run.answers[row, model], run.answers[row, earlier])
+                one, other = run.answers[row, model], run.answers[row, earlier]
+                signals["agreement"] = float(one is not None and one == other)
             earlier = model
             usable = not signals.get("invalid")
             judged = judge(rung, signals, "" if usable else "is not usable")

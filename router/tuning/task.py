@@ -9,8 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from router.core.binding import binding
 from router.core.params import suggestion
 from router.core.plan import Plan, follow
@@ -19,14 +17,14 @@ from router.core.tuned import Certificate, TunedPlan
 from router.errors import PolicyError, TuningError, UnknownTask
 from router.models.replay import Replay
 from router.resolve import resolve
-from router.spec import Artefact, Loaded, ModelCalibrators, adopt, load, write_artefact
+from router.spec import Artefact, Loaded, adopt, load, write_artefact
 from router.tuning.loading import load_run
 from router.tuning.looks import next_look
+from router.tuning.result import Tuning
 from router.tuning.runs import EvalRun
-from router.tuning.search import Trained, choose
+from router.tuning.search import choose, needed_rows
 from router.tuning.simulate import Realised, simulate
-from router.tuning.table import prepare
-from router.tuning.tune import Method, Tuning, needed_rows, tune
+from router.tuning.tune import Method, Tuner
 from router.world import World
 
 RUNS_FOLDER = "runs"
@@ -165,13 +163,11 @@ def tune_task(
         "answers": [data.quality.tobytes().hex(), bound],
     }
     look = next_look(path, data.data_hash, question, only=only_look)
-    found = tune(
-        data,
-        target=target.max_quality_loss,
+    tuner = Tuner(data, method=method, seed=seed)
+    found = tuner.tune(
+        target.max_quality_loss,
         at_confidence=target.at_confidence,
         never_worse=target.never_worse,
-        method=method,
-        seed=seed,
         look=look.number,
         group=settings.group,
         each_alone=each_alone,
@@ -180,7 +176,7 @@ def tune_task(
     now = (world or World()).clock.time()
     in_force = resolve(loaded, task, Replay(()), (checks or {}).get(task), now_s=now)
     artefact = _artefact(loaded, data, found, bound, now, valid_days) if found.certified else None
-    rows = prepare(data).run.take(found.certify_rows)
+    rows = tuner.table.run.take(tuner.certify)
     return TaskTuning(
         task=task,
         target=target,
@@ -190,7 +186,7 @@ def tune_task(
         in_force=in_force,
         old=simulate(in_force, rows),
         new=simulate(planned(in_force, found), rows),
-        stricter=_stricter(data, found, target, seed),
+        stricter=_stricter(tuner, target) if found.certified else (),
         artefact=artefact,
         folder=loaded.folder,
     )
@@ -259,43 +255,22 @@ def _artefact(
     loaded: Loaded, run: EvalRun, found: Tuning, bound: Mapping[str, Any], now_s: float, valid_days: int
 ) -> Artefact:
     today = datetime.fromtimestamp(now_s, tz=UTC).date()
-    if found.certificate is None:
-        raise TuningError(found.refusal, needed=found.needed_rows or 0)
-    certificate = replace(
-        found.certificate,
+    artefact = found.artefact(
+        {name: loaded.policy.models[name].litellm for name in found.models},
         binds_to=bound,
         issued=today.isoformat(),
         expires=(today + timedelta(days=valid_days)).isoformat(),
-    )
-    models = tuple(
-        ModelCalibrators(name, loaded.policy.models[name].litellm, heads.confidence, heads.gain, heads.prompt)
-        for name, heads in found.heads.items()
-        if heads.confidence
-    )
-    return Artefact(
-        version=1,
-        task=run.task,
-        models=models,
-        plan=found.plan,
-        certificate=certificate,
         served={name: tuple(ids) for name, ids in run.provenance.get("served", {}).items()},
-        provenance={**run.provenance, "cascade_router": version("cascade-router")},
     )
+    return replace(artefact, provenance={**run.provenance, "cascade_router": version("cascade-router")})
 
 
-def _stricter(run: EvalRun, found: Tuning, target: Target, seed: int) -> tuple[Stricter, ...]:
+def _stricter(tuner: Tuner, target: Target) -> tuple[Stricter, ...]:
     """What stricter targets would take, from the rows that the plan was chosen on: the others stay unseen."""
-    table = prepare(run)
-    certify = np.asarray(found.certify_rows)
-    train = np.setdiff1d(np.arange(table.rows), certify)
-    if not found.certified or not len(train):
-        return ()
-    trained = Trained(table.take(train), seed)
-    budget = 1.0 - target.at_confidence
-    rows = []
+    budget, certify, total = 1.0 - target.at_confidence, len(tuner.certify), tuner.table.rows
+    found = []
     for share in _STRICTER:
         stricter = target.max_quality_loss * share
-        needed = needed_rows(trained, choose(trained, stricter, budget, len(certify)), stricter, budget)
-        whole = None if needed is None else max(len(certify), needed) * table.rows // len(certify)
-        rows.append(Stricter(stricter, whole))
-    return tuple(rows)
+        needed = needed_rows(tuner.trained, choose(tuner.trained, stricter, budget, certify), stricter, budget)
+        found.append(Stricter(stricter, None if needed is None else max(certify, needed) * total // certify))
+    return tuple(found)

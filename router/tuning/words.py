@@ -45,8 +45,8 @@ def certificate_words(certificate: Certificate, top: str) -> list[str]:
     labels = "differ from" if certificate.label_source == "disagreement" else "lose quality against"
     kind = "answers that are worse" if certificate.loss == "never_worse" else "points of quality"
     lines = [
-        f"With {certificate.at_confidence:.0%} confidence, calls like these rows {labels} always asking {top} by at most "
-        f"{_points(certificate.max_quality_loss)} {kind} ({certificate.guarantee}, {certificate.test} test)."
+        f"With {certificate.at_confidence:.0%} confidence, calls like these rows {labels} always asking {top} by at "
+        f"most {_points(certificate.max_quality_loss)} {kind} ({certificate.guarantee}, {certificate.test} test)."
     ]
     if certificate.label_source == "disagreement":
         lines.append("The label is the top model's own answer: this says how often answers differ, not which is right.")
@@ -58,7 +58,8 @@ def certificate_words(certificate: Certificate, top: str) -> list[str]:
     if certificate.method == "crossfit":
         lines.append("Rows that were fitted on were certified on too: no theorem stands behind that, only simulation.")
     dates = f"Issued {certificate.issued}, runs out {certificate.expires}. " if certificate.expires else ""
-    lines.append(f"{dates}Look {certificate.look} at these rows; {certificate.train_rows:,} rows chose the plan.")
+    look = f"Look {certificate.look} at these rows" if certificate.open_ended else "The only look at these rows"
+    lines.append(f"{dates}{look}; {certificate.train_rows:,} others chose the plan.")
     return lines
 
 
