@@ -1,7 +1,7 @@
 """The `router` command: its subcommands, and how every error becomes a message and an exit code.
 
 Exit codes: 0 fine, 1 a finding or a call without an answer, 2 a wrong call of the command or
-a file with a fault, 3 a limit on cost.
+a file with a fault, 3 a limit on cost, 4 data that cannot carry a certificate.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import warnings
 
 import typer
 
-from router.cli import audit, check, demo, distill, init, models, route
+from router.cli import audit, check, demo, distill, evaluate, init, models, route, tune
 from router.errors import (
     CostLimitExceeded,
     InvalidCall,
@@ -36,6 +36,8 @@ app.command("init")(init.init)
 app.command("check")(check.check)
 app.command("route")(route.route)
 app.command("audit")(audit.audit)
+app.command("eval")(evaluate.evaluate)
+app.command("tune")(tune.tune)
 app.command("models")(models.models)
 app.command("distill")(distill.distill)
 app.command("demo")(demo.demo)

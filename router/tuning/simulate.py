@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -67,6 +67,17 @@ class Realised:
     def escalated_share(self) -> float:
         """Share of the rows that climbed."""
         return float(self.escalated.mean())
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures, for machines."""
+        return {
+            "rows": len(self.model),
+            "loss": self.loss,
+            "loss_interval": self.loss_interval,
+            "cost": self.cost,
+            "cost_interval": self.cost_interval,
+            "escalated": self.escalated_share,
+        }
 
 
 def simulate(plan: Plan, run: EvalRun) -> Realised:

@@ -186,7 +186,7 @@ def tune_task(
         in_force=in_force,
         old=simulate(in_force, rows),
         new=simulate(planned(in_force, found), rows),
-        stricter=_stricter(tuner, target) if found.certified else (),
+        stricter=_stricter(tuner, target, look.number) if found.certified else (),
         artefact=artefact,
         folder=loaded.folder,
     )
@@ -265,9 +265,11 @@ def _artefact(
     return replace(artefact, provenance={**run.provenance, "cascade_router": version("cascade-router")})
 
 
-def _stricter(tuner: Tuner, target: Target) -> tuple[Stricter, ...]:
+def _stricter(tuner: Tuner, target: Target, look: int | None) -> tuple[Stricter, ...]:
     """What stricter targets would take, from the rows that the plan was chosen on: the others stay unseen."""
-    budget, certify, total = 1.0 - target.at_confidence, len(tuner.certify), tuner.table.rows
+    certify, total = len(tuner.certify), tuner.table.rows
+    # As a further look at these rows would have it, or the only look at fresh ones.
+    budget = (1.0 - target.at_confidence) * (1.0 if look is None else 2.0 ** -(look + 1))
     found = []
     for share in _STRICTER:
         stricter = target.max_quality_loss * share
