@@ -75,7 +75,8 @@ def policy_data(models: tuple[str, ...] = ("small", "large"), **task: Any) -> di
         "target": {"max_quality_loss": 0.04, "at_confidence": 0.9},
         **task,
     }
-    entries = {name: {"litellm": f"x/{name}", "price": {"request_usd": MODELS[name][2]}} for name in models}
+    free = {"input_usd_per_mtok": 0, "output_usd_per_mtok": 0}
+    entries = {name: {"litellm": f"x/{name}", "price": {**free, "request_usd": MODELS[name][2]}} for name in models}
     return {"version": 1, "models": entries, "tasks": {"colours": settings}}
 
 

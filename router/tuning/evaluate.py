@@ -164,6 +164,11 @@ class Eval:
         self._home = home
         self._past = Past.read(out, self._bound) if out.exists() else Past()
         self._jobs = self._open_jobs()
+        if self._max_nusd is not None and (unpriced := self.estimate().unpriced):
+            raise InvalidCall(
+                f"max_usd: the price of {unpriced[0]!r} is unknown, so that no limit can hold; give it a `price:`",
+                argument="max_usd",
+            )
 
     @property
     def models(self) -> list[str]:

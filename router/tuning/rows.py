@@ -146,7 +146,7 @@ def _label_problem(label: Any, grader: Grader, check: Check) -> str:
     if grader.name == "json" and isinstance(label, str) and json_label(label) is label:
         return f"the label {text[:60]!r} is no JSON; mend it"
     if grader.name == "choice" and not (verdict := check(text)).valid:
-        return f"the label {text[:60]!r} {verdict.problem} of the task, so that no answer can match it; mend it"
+        return f"the label {text[:60]!r} {verdict.problem}, so that no answer can match it; mend it"
     return ""
 
 
