@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,12 +131,21 @@ def _plain(terms: list[Term], center: Floats, scale: Floats, weights: Floats, in
 
 
 def isotonic(p: Floats, outcome: Floats) -> tuple[Floats, Floats]:
-    """The knots of an isotonic curve from probabilities to outcomes; two at least."""
+    """The knots of a centered isotonic curve from probabilities to outcomes.
+
+    scikit-learn's isotonic regression finds the blocks of equal outcome. Each becomes one knot at its center, so that
+    the curve rises strictly between them (Oron and Flournoy, 2017) and from 0 to 1 at its ends: a flat piece would make
+    all its drafts tie, and no threshold could come between them.
+    """
     from sklearn.isotonic import IsotonicRegression
 
-    curve: Any = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(p, outcome)
-    x, y = curve.X_thresholds_, curve.y_thresholds_
-    return (x, y) if len(x) > 1 else (np.array([0.0, 1.0]), np.array([y[0], y[0]]))
+    level = IsotonicRegression(y_min=0.0, y_max=1.0).fit(p, outcome).predict(p)
+    height, block, size = np.unique(level, return_inverse=True, return_counts=True)
+    center = np.bincount(block, weights=p) / size
+    inner = (center > 0.0) & (center < 1.0)
+    x, y = np.r_[0.0, center[inner], 1.0], np.r_[0.0, height[inner], 1.0]
+    rising = np.r_[True, np.diff(x) > 0]
+    return x[rising], y[rising]
 
 
 def log_loss(p: Floats, outcome: Floats) -> float:

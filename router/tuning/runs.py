@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -91,6 +91,18 @@ class EvalRun:
             cluster=cut(self.cluster),
             group=cut(self.group),
         )
+
+    def of(self, models: Sequence[str]) -> EvalRun:
+        """The same rows for these models only, in this order."""
+        from dataclasses import replace
+
+        if unknown := [model for model in models if model not in self.models]:
+            raise TuningError(f"models: {unknown[0]!r} is no model of the run ({', '.join(self.models)})", needed=0)
+        at = [self.models.index(model) for model in models]
+        tables = ("quality", "cost_nusd", "latency_ms", "check_cost_nusd", "answers")
+        picked = {name: None if getattr(self, name) is None else getattr(self, name)[:, at] for name in tables}
+        signals = {model: own for model, own in self.signals.items() if model in models}
+        return replace(self, models=tuple(models), signals=signals, **picked)
 
 
 def _check_shapes(run: EvalRun) -> None:

@@ -28,6 +28,10 @@ _LOOKS = 60
 _GATE_SHARES = (0.1, 0.25, 0.5)
 # Settings whose loss is predicted further above the target than this many standard errors are not worth a test.
 _HOPELESS = 2.0
+# A setting predicted below it by this many can hardly fail, and whatever is stricter need not be tested.
+_SURE = 5.0
+# How far the loosest threshold lies below every score.
+_BELOW = 1e-3
 # A third rung, a gate or the gain must save more than the plain pair with this one-sided confidence (90 % interval).
 _PAYS = 1.645
 
@@ -81,6 +85,18 @@ class Forecast(NamedTuple):
     """Mean cost of each setting as a share of always the top rung."""
     best: int | None
     """The cheapest setting that is predicted to pass with all before it; `None` when none is."""
+    judged: Floats
+    """Every score that a threshold is compared with, sorted."""
+
+    @property
+    def rows(self) -> int:
+        """How many training rows there are."""
+        return len(self.scores.draft[0])
+
+    def spread(self, first: int, last: int, most: int, drafts: Floats) -> Floats:
+        """At most so many thresholds for `drafts`, keeping equally spaced shares from setting `first` to `last`."""
+        low, high = np.searchsorted(self.judged, (self.thresholds[last], self.thresholds[first])) / len(self.judged)
+        return between(drafts, np.quantile(drafts, np.linspace(low, high, most)))
 
     @property
     def promise(self) -> float:
@@ -162,8 +178,8 @@ def forecast(trained: Trained, family: Family, target: float, share: float, cert
     """What the training rows say of a family's settings."""
     table = trained.train
     scores = trained.scores(family)
-    judged = [draft for draft, used in zip(scores.draft, family.judged, strict=True) if used]
-    thresholds = _between(np.concatenate(judged))
+    drafts = drafts_of(family, scores)
+    thresholds = between(drafts, np.quantile(drafts, np.linspace(0.0, 1.0, _LOOKS + 1)))
     top = table.cost[:, table.top].mean()
     z, cost = np.empty(len(thresholds)), np.empty(len(thresholds))
     for at, threshold in enumerate(thresholds):
@@ -173,16 +189,23 @@ def forecast(trained: Trained, family: Family, target: float, share: float, cert
     passing = np.logical_and.accumulate(z <= -_normal(share))
     candidates = np.flatnonzero(passing & (cost < 1.0))
     best = int(candidates[np.argmin(cost[candidates])]) if len(candidates) else None
-    return Forecast(family, scores, thresholds, z, cost, best)
+    return Forecast(family, scores, thresholds, z, cost, best, drafts)
 
 
-def _between(scores: Floats) -> Floats:
-    """Thresholds from strict to loose, each between two scores so that no rounding can move a draft across."""
-    known = np.unique(scores[~np.isnan(scores)])
-    wanted = np.unique(np.quantile(scores[~np.isnan(scores)], np.linspace(0.0, 1.0, _LOOKS + 1)))[::-1]
-    at = np.searchsorted(known, wanted)
-    below = known[np.maximum(at - 1, 0)]
-    return np.where(at > 0, (known[np.minimum(at, len(known) - 1)] + below) / 2, known[0] - 1e-3)
+def drafts_of(family: Family, scores: Scores) -> Floats:
+    """Every score that a family's threshold is compared with, sorted."""
+    judged = np.concatenate([draft for draft, used in zip(scores.draft, family.judged, strict=True) if used])
+    return np.sort(judged[~np.isnan(judged)])
+
+
+def between(scores: Floats, wanted: Floats) -> Floats:
+    """Thresholds that keep the scores at or above each wanted one, strict to loose.
+
+    Each lies between two scores, so that no rounding can move a draft across it.
+    """
+    known = np.unique(scores)
+    at = np.unique(np.searchsorted(known, wanted).clip(0, len(known) - 1))[::-1]
+    return np.asarray(np.where(at > 0, (known[at] + known[np.maximum(at - 1, 0)]) / 2, known[0] - _BELOW))
 
 
 def _standard_errors(loss: Floats, target: float, rows: int) -> float:
@@ -237,16 +260,33 @@ def _costs(table: Table, one: Forecast) -> Floats:
     return follow(table, family.rungs, one.scores, family.thresholds(threshold), family.gates).cost
 
 
-def chain_of(found: Forecast) -> Chain:
-    """At most `MAX_SETTINGS` settings of a family: from the strictest that saves to the loosest that may pass."""
+def chain_of(found: Forecast, scores: Scores, certify_rows: int) -> Chain:
+    """At most `MAX_SETTINGS` settings of a family: from the loosest that can hardly fail to the loosest that may pass.
+
+    Where even the strictest may fail, the chain begins with the strictest that saves.
+
+    Parameters
+    ----------
+    found
+        The forecast from out-of-fold scores.
+    scores
+        What the calibrators that will be used say of the same rows; thresholds are on their scale.
+    certify_rows
+        How many rows the chain will be tested on.
+    """
     saves = np.flatnonzero(found.cost < 1.0)
     if not len(saves):
         return Chain(found.family, ())
-    first = int(saves[0])
-    hopeless = np.flatnonzero((found.z > _HOPELESS) & (np.arange(len(found.z)) > first))
-    last = int(hopeless[0]) if len(hopeless) else len(found.z) - 1
-    picked = np.unique(np.linspace(first, last, MAX_SETTINGS - 1).round().astype(int))
-    settings = tuple(Setting(float(found.thresholds[at])) for at in picked)
+    # The forecast is from few rows itself: its own error counts as much as that of the certify rows.
+    z = found.z / math.sqrt(1.0 + certify_rows / found.rows)
+    sure = np.flatnonzero(np.logical_and.accumulate(z[saves[0] :] <= -_SURE))
+    first = int(saves[0] + (sure[-1] if len(sure) else 0))
+    hopeless = np.flatnonzero((z > _HOPELESS) & (np.arange(len(z)) > first))
+    last = int(hopeless[0]) if len(hopeless) else len(z) - 1
+    settings = tuple(
+        Setting(float(threshold))
+        for threshold in found.spread(first, last, MAX_SETTINGS - 1, drafts_of(found.family, scores))
+    )
     return Chain(found.family, settings if len(hopeless) else (*settings, Setting(None)))
 
 

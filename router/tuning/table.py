@@ -43,8 +43,8 @@ class Table:
         return len(self.run.models) - 1
 
     def columns(self, model: int, earlier: int | None = None) -> Columns:
-        """The signals of a model's draft; with an earlier draft at hand also whether both give the same answer."""
-        own = dict(self.run.signals.get(self.run.models[model], {}))
+        """The signals of a prompt and its draft; with an earlier draft also whether both give the same answer."""
+        own = {**self.run.prompt_signals, **self.run.signals.get(self.run.models[model], {})}
         own.pop("agreement", None)
         if earlier is not None and self.run.answers is not None:
             own["agreement"] = agreement(self.run.answers[:, model], self.run.answers[:, earlier])

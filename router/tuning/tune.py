@@ -186,14 +186,14 @@ class Tuner:
 
     def _certified(self, rows: Rows, best: Forecast, goal: Goal) -> Kept | None:
         """The cheapest plan that these certify rows certify, or `None`."""
-        table, chain = self.table.take(rows), chain_of(best)
+        table, family = self.table.take(rows), best.family
         if self.method == "crossfit":  # Each row is scored by the fit that left it out.
-            scores = Scores(
-                tuple(one[rows] for one in best.scores.draft), tuple(one[rows] for one in best.scores.prompt)
-            )
+            fitted, scores = best.scores, Scores(*(tuple(one[rows] for one in part) for part in best.scores))
         else:
-            family = chain.family
-            scores = scores_of(table, family.rungs, family.by, self.trained.heads(family))
+            heads = self.trained.heads(family)
+            fitted = scores_of(self.trained.train, family.rungs, family.by, heads)
+            scores = scores_of(table, family.rungs, family.by, heads)
+        chain = chain_of(best, fitted, len(rows))
         alone = side_rungs(self.trained.train, chain, goal.target, table.rows)
         order_seed = int(hashlib.sha256(self.data_hash.encode()).hexdigest()[:8], 16)
         return Chains(table, chain, scores, alone, test_for(table, goal.loss, order_seed), goal).best()
