@@ -86,10 +86,14 @@ def _ask_first(work: Eval, estimate: Estimate, max_usd: float | None, *, yes: bo
         typer.echo(f"stops before ${max_usd:,.2f} are spent", err=True)
     if yes:
         return
-    if not sys.stdin.isatty():
+    if not _somebody_is_there():
         typer.echo("error: this spends money and nobody is there to ask; add --yes", err=True)
         raise typer.Exit(2)
     typer.confirm("go on?", abort=True, err=True)
+
+
+def _somebody_is_there() -> bool:
+    return sys.stdin.isatty()
 
 
 def _run(work: Eval, requests: int, *, quiet: bool) -> Evaluated:
