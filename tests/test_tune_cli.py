@@ -416,3 +416,21 @@ def test_a_csv_of_labels_does_too(shop: Cli) -> None:
     assert (done.code, done.json["asked"]) == (0, 200)
     assert load_run("runs/colours.jsonl", "colours").rows == 100
     assert json.loads(Path("policies/policy.yml").read_text()) == policy_data()
+
+
+def test_tuning_is_one_command_on_labelled_rows(shop: Cli) -> None:
+    """`router tune TASK --data rows.csv --write`: it asks what is missing, then tunes, then writes."""
+    done = shop("tune", "colours", "--data", "rows.jsonl", "--replay", "recording.jsonl", "--write")
+    assert (done.code, done.err) == (0, "")
+    assert "wrote policies/tuned/colours.json" in done.out
+    Path("recording.jsonl").write_text("")
+    again = shop("tune", "colours", "--data", "rows.jsonl", "--replay", "recording.jsonl")
+    assert again.code == 0  # Nothing was left to ask.
+
+
+def test_tuning_does_not_go_on_without_the_answers(shop: Cli) -> None:
+    """Where the money ends, or nobody said yes, nothing is tuned."""
+    done = shop("tune", "colours", "--data", "rows.jsonl", "--replay", "recording.jsonl", "--max-usd", "0.1")
+    assert (done.code, done.out) == (3, "")
+    assert "nothing was tuned" in done.err
+    assert shop("tune", "colours", "--data", "rows.jsonl").code == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -44,17 +44,17 @@ def evaluate(
     A run that was stopped goes on where it was: answers that are there are not asked again. Exits 1 when answers are
     missing at the end, 3 when the limit on cost is reached.
     """
-    from router.models.replay import Replay
-    from router.tuning import Eval, read_rows, run_path
-
-    out = run or run_path(task)
-    work = Eval(
+    done = run_eval(
         task,
-        read_rows(data)[:limit],
-        out,
+        data,
+        run,
+        fields,
+        yes=yes,
+        replay=replay,
+        limit=limit,
+        quiet=as_json,
         grader=grader,
         tolerance=tolerance,
-        fields=[name.strip() for name in fields.split(",") if name.strip()],
         drop_duplicates=drop_duplicates,
         concurrency=concurrency,
         per_minute=per_minute,
@@ -62,17 +62,37 @@ def evaluate(
         policies=policies,
         environment=environment,
         home=home,
-        backend=Replay.load(replay) if replay else None,
     )
-    estimate = work.estimate()
-    if estimate.requests and replay is None:
-        _ask_first(work, estimate, max_usd, yes=yes)
-    done = _run(work, estimate.requests, quiet=as_json)
     if as_json:
         print_json({**done._asdict(), "path": str(done.path)})
     else:
         _print(done, task)
     raise typer.Exit(3 if done.stopped else 1 if done.left else 0)
+
+
+def run_eval(
+    task: str,
+    data: Path,
+    run: Path | None,
+    fields: str,
+    *,
+    yes: bool,
+    replay: Path | None,
+    quiet: bool,
+    limit: int | None = None,
+    **settings: Any,
+) -> Evaluated:
+    """Ask what is still open, after a yes where it costs money."""
+    from router.models.replay import Replay
+    from router.tuning import Eval, read_rows, run_path
+
+    names = [name.strip() for name in fields.split(",") if name.strip()]
+    backend = Replay.load(replay) if replay else None
+    work = Eval(task, read_rows(data)[:limit], run or run_path(task), fields=names, backend=backend, **settings)
+    estimate = work.estimate()
+    if estimate.requests and replay is None:
+        _ask_first(work, estimate, settings.get("max_usd"), yes=yes)
+    return _run(work, estimate.requests, quiet=quiet)
 
 
 def _ask_first(work: Eval, estimate: Estimate, max_usd: float | None, *, yes: bool) -> None:

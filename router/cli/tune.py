@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from router.cli.common import AsJson, Environment, Policies, percent, print_json, print_table
-from router.cli.evaluate import Fields, Grader, Tolerance
+from router.cli.evaluate import Fields, Grader, Tolerance, run_eval
 from router.errors import TuningError
 
 if TYPE_CHECKING:
@@ -20,6 +20,10 @@ _FINDING, _NOT_CERTIFIABLE = 1, 4
 def tune(
     task: Annotated[str | None, typer.Argument(help="Name of the task; with --check all of them when missing.")] = None,
     run: Annotated[Path | None, typer.Option(help="The eval run; else runs/TASK.jsonl.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Labelled rows to ask first, as `router eval` does.")] = None,
+    max_usd: Annotated[float | None, typer.Option(help="With --data: US dollars that the run may cost.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="With --data: do not ask before spending.")] = False,
+    replay: Annotated[Path | None, typer.Option(help="With --data: answer from this recording.")] = None,
     max_loss: Annotated[float | None, typer.Option(help="Largest loss, 0.02 is 2 points; else `target:`.")] = None,
     confidence: Annotated[float | None, typer.Option(help="How sure to be, 0.95; else `target:`.")] = None,
     never_worse: Annotated[bool | None, typer.Option(help="No credit for answers that are better.")] = None,
@@ -39,7 +43,7 @@ def tune(
 ) -> None:
     """Find the cheapest plan that provably keeps a task's target, and show it beside the plan in force.
 
-    Nothing is written without --write. Exits 4 when nothing can be certified, 1 when --check finds something.
+    With --data it asks the models first, or what is still missing. Nothing is written without --write. Exits 4 when nothing can be certified, 1 when --check finds something.
     """
     from router.tuning import check_tuned, tune_task
 
@@ -51,6 +55,12 @@ def tune(
         raise typer.BadParameter("name a task; only --check takes all of them", param_hint="TASK")
     if method not in ("split", "crossfit"):
         raise typer.BadParameter(f"{method!r} is neither split nor crossfit", param_hint="--method")
+    if data is not None:
+        asked = {"policies": policies, "environment": environment, "max_usd": max_usd, "grader": grader}
+        done = run_eval(task, data, run, fields, yes=yes, replay=replay, quiet=as_json, tolerance=tolerance, **asked)
+        if done.stopped:
+            typer.echo(f"stopped: {done.stopped}; nothing was tuned", err=True)
+            raise typer.Exit(3)
     try:
         tuned = tune_task(
             task,
