@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import os
 import re
 import sys
 import tempfile
@@ -24,6 +25,7 @@ import router.errors
 from router import Policy, Router
 from router.cli.app import app
 from router.core import policy as grammar
+from router.core.binding import PARTS as PARTS_OF_BINDING
 from router.core.calibration import prior
 from router.core.faults import FAULTS
 from router.core.params import CALL_PARAMS, RESERVED_PARAMS
@@ -35,6 +37,7 @@ from router.ledger.segments import unframe
 from router.spec import adopt, document, policy_schema
 from router.spec.schema import NOT_BUILT
 from router.testing import ScriptedModels, SimulatedWorld
+from router.tuning import GRADERS
 
 DOCS = Path(__file__).resolve().parent
 
@@ -435,6 +438,46 @@ def cli_help() -> str:
     return "\n\n".join(sections)
 
 
+def graders() -> str:
+    """The graders that have a name."""
+    return _table(("grader", "grade"), [(f"`{name}`", meaning) for name, meaning in GRADERS.items()])
+
+
+def binding_parts() -> str:
+    """What a certificate binds to."""
+    return "\n".join(f"- {words}" for words in PARTS_OF_BINDING.values())
+
+
+_TUNE_EXAMPLE = (
+    "router eval classify-ticket --data rows.jsonl --replay recording.jsonl",
+    "router tune classify-ticket --max-loss 0.03 --confidence 0.9 --write",
+    "router tune --check",
+)
+
+
+def tune_example() -> str:
+    """The commands of tune-your-own.md on the rows that its first block makes, in a folder of their own."""
+    page = (DOCS / "tune-your-own.md").read_text(encoding="utf-8")
+    code = re.search(r"^```python\n(.*?)^```$", page, re.M | re.S)
+    before = Path.cwd()
+    shown = []
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            CliRunner().invoke(app, ["init"])
+            exec(code[1] if code else "", {"__name__": "example"})
+            for command in _TUNE_EXAMPLE:
+                given = CliRunner().invoke(app, command.split()[1:], prog_name="router")
+                if given.exit_code:
+                    raise SystemExit(f"{command} failed: {given.output}")
+                # Dates change by the day.
+                text = re.sub(r"Issued \S+, runs out \S+\.", "Issued 2026-11-20, runs out 2027-05-19.", given.stdout)
+                shown.append(f"$ {command}\n{text}")
+        finally:
+            os.chdir(before)
+    return "```text\n" + "\n".join(shown).rstrip() + "\n```"
+
+
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
@@ -457,6 +500,9 @@ PARTS: dict[str, Callable[[], str]] = {
     "ledger-rows": ledger_rows,
     "ledger-tables": ledger_tables,
     "cli-help": cli_help,
+    "graders": graders,
+    "binding": binding_parts,
+    "tune-example": tune_example,
 }
 
 

@@ -16,6 +16,7 @@ from router.errors import RecordingError, TuningError, UnknownTask
 from router.models.replay import Replay
 from router.testing import ScriptedModels
 from router.tuning import Eval, EvalRow, load_columns, load_run
+from router.tuning.rows import prompt_id
 from tests.tuning_support import DATA, make_policy, policy_data, recorded, write_rows
 
 Row = dict[str, Any]
@@ -28,16 +29,21 @@ def run_of(tmp_path: Path, rows: list[Row], **more: Any) -> Any:
     return load_run(write_rows(tmp_path / "run.jsonl", rows), "colours", **given)
 
 
+def in_order(model: str, rows: list[Row] = ROWS) -> list[Row]:
+    """The rows of one model in the order of a run: that of the prompts' digests."""
+    return sorted((row for row in rows if row["model"] == f"x/{model}"), key=lambda row: prompt_id(row["prompt"]))
+
+
 def changed(at: int, **columns: Any) -> list[Row]:
     """The rows with other columns in one of them."""
     return [{**row, **columns} if index == at else row for index, row in enumerate(ROWS)]
 
 
 def test_a_recording_becomes_a_run(tmp_path: Path) -> None:
-    """Marks, costs and answers by model, in the order of the ladder."""
+    """Marks, costs and answers by model in the order of the ladder, rows in the order of their ids."""
     run = run_of(tmp_path, ROWS)
     assert (run.rows, run.models, run.label_source) == (60, ("small", "large"), "labels")
-    by_model = [[row for row in ROWS if row["model"] == f"x/{name}"] for name in run.models]
+    by_model = [in_order(name) for name in run.models]
     assert run.quality.T.tolist() == [[float(row["correct"]) for row in rows] for rows in by_model]
     assert run.cost_nusd.T.tolist() == [[round(row["cost_usd"] * 1e9) for row in rows] for rows in by_model]
     said = [[row["response"] if row["response"] != "I cannot say." else None for row in rows] for rows in by_model]
@@ -49,7 +55,7 @@ def test_signals_are_those_of_production(tmp_path: Path) -> None:
     """Whatever `route` reads off the same answer stands in the run."""
     run = run_of(tmp_path, ROWS)
     with Router(make_policy(threshold=0.0), backend=Replay(ROWS)) as router:
-        for at, row in enumerate(row for row in ROWS if row["model"] == "x/small"):
+        for at, row in enumerate(in_order("small")):
             signals = router.route("colours", row["prompt"]).steps[0].signals
             assert {name: column[at] for name, column in run.signals["small"].items()} == signals
 
@@ -61,8 +67,8 @@ def test_rows_are_joined_whatever_their_order(tmp_path: Path) -> None:
     bare = run_of(tmp_path, [{name: row[name] for name in row if name != "prompt_id"} for row in ROWS])
     for again in (other, bare):
         assert again.data_hash == one.data_hash
-        assert sorted(again.row_ids) == sorted(one.row_ids)
-        assert again.quality.sum(axis=0).tolist() == one.quality.sum(axis=0).tolist()
+        assert again.row_ids.tolist() == one.row_ids.tolist()
+        assert again.quality.tolist() == one.quality.tolist()
 
 
 def test_another_label_is_other_data(tmp_path: Path) -> None:
@@ -85,13 +91,14 @@ def test_another_label_is_other_data(tmp_path: Path) -> None:
 )
 def test_the_grade_that_is_there_counts(tmp_path: Path, columns: Row, quality: float) -> None:
     """`quality`, then `correct`, then `score`; without any of them the label decides."""
-    assert run_of(tmp_path, changed(0, **columns)).quality[0, 0] == quality
+    run = run_of(tmp_path, changed(0, **columns))
+    assert run.quality[run.row_ids.tolist().index(prompt_id(ROWS[0]["prompt"])), 0] == quality
 
 
 def test_a_named_grader_grades_anew(tmp_path: Path) -> None:
     """An own function sees every answer with its label, whatever the marks say."""
     run = run_of(tmp_path, ROWS, grader=lambda text, label: text == label == "red")
-    wanted = [float(row["response"] == row["reference"] == "red") for row in ROWS if row["model"] == "x/small"]
+    wanted = [float(row["response"] == row["reference"] == "red") for row in in_order("small")]
     assert run.quality[:, 0].tolist() == wanted
 
 
@@ -105,7 +112,7 @@ def test_copies_share_an_id(tmp_path: Path) -> None:
 def test_group_and_cluster_come_from_metadata(tmp_path: Path) -> None:
     """By the keys that the task names."""
     run = run_of(tmp_path, ROWS, policies=make_policy(group="language", cluster="customer"))
-    small = [row for row in ROWS if row["model"] == "x/small"]
+    small = in_order("small")
     assert run.group.tolist() == [row["meta"]["language"] for row in small]
     assert run.cluster.tolist() == [row["meta"]["customer"] for row in small]
 

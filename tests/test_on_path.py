@@ -16,8 +16,9 @@ from router.core.binding import binding
 from router.core.tuned import TunedPlan, TunedRung
 from router.models.replay import Replay, read_recording
 from router.spec import write_artefact
-from router.tuning import Tuner, load_run, simulate, tune_task
+from router.tuning import EvalRun, Tuner, load_run, simulate, tune_task
 from router.tuning.plans import Heads
+from router.tuning.rows import prompt_id
 from tests.tuning_support import DATA, recorded, write_policy, write_rows
 
 Row = dict[str, Any]
@@ -29,6 +30,14 @@ def _split(rows: Sequence[Row], share: float) -> tuple[list[Row], list[Row]]:
     chosen = np.random.default_rng(7).permutation(len(prompts))[: round(share * len(prompts))]
     inside = {prompts[at] for at in chosen}
     return [row for row in rows if row["prompt_id"] in inside], [row for row in rows if row["prompt_id"] not in inside]
+
+
+def _in_order(rows: Sequence[Row], run: EvalRun) -> list[Row]:
+    """One row for each prompt, in the order of the run; prompts that are copies stand in the order of their ids."""
+    first = {row["prompt_id"]: row for row in reversed(rows)}
+    found = sorted(first.values(), key=lambda row: (prompt_id(row["prompt"]), f"{row['task']}/{row['prompt_id']}"))
+    assert [prompt_id(row["prompt"]) for row in found] == run.row_ids.tolist()
+    return found
 
 
 def _messages(row: Row) -> list[dict[str, str]]:
@@ -45,8 +54,7 @@ def _follow(folder: Path, tmp_path: Path, task: str, rows: list[Row], key: str |
 
     run = load_run(write_rows(tmp_path / "untouched.jsonl", untouched), task, policies=folder)
     expected = tuned.tuning.apply(run)
-    prompts = list({row["prompt_id"]: row for row in untouched}.values())
-    assert len(prompts) == run.rows
+    prompts = _in_order(untouched, run)
     assert 0.0 < expected.escalated.mean() < 1.0, "the plan is no cascade, so that this test shows nothing"
     with Router(folder, backend=Replay(untouched)) as router:
         assert router.plan(task).standing.force == "tuned"
@@ -115,7 +123,7 @@ def test_every_kind_of_plan_is_followed(tmp_path: Path, name: str) -> None:
     expected = made.apply(run)
     with Router(folder, backend=Replay(rows)) as router:
         plan = router.plan("colours")
-        answers = [router.route("colours", row["prompt"]) for row in rows if row["model"] == "x/tiny"]
+        answers = [router.route("colours", row["prompt"]) for row in _in_order(rows, run)]
     simulated = simulate(plan, run)
     assert simulated.model.tolist() == [models.index(answer.model) for answer in answers]
     assert [round(cost) for cost in simulated.cost_nusd] == [answer.cost_nusd for answer in answers]

@@ -82,7 +82,8 @@ def test_tune_shows_old_and_new_plan_and_the_certificate(run: Cli) -> None:
     ]
     assert "ask small; keep its draft at confidence 0." in done.out
     assert (
-        "With 90% confidence, calls like these rows lose quality against always asking large by at most 4" in done.out
+        "With 90% confidence calls like these rows lose at most 4 points of quality against always asking large"
+        in done.out
     )
     assert "Look 1 at these rows; " in done.out
     assert "  2 points: " in done.out
@@ -373,7 +374,7 @@ def test_disagreement_is_called_that_in_the_certificate(shop: Cli) -> None:
     write_rows(Path("runs/colours.jsonl"), [*rows, *again])
     done = shop("tune", "colours", "--max-loss", "0.15")
     assert done.code == 0
-    assert "calls like these rows differ from always asking large by at most 15" in done.out
+    assert "at most 15 of 100 calls like these rows are answered differently than by always asking large" in done.out
     assert "this says how often answers differ, not which is right" in done.out
 
 

@@ -43,7 +43,8 @@ def tune(
 ) -> None:
     """Find the cheapest plan that provably keeps a task's target, and show it beside the plan in force.
 
-    With --data it asks the models first, or what is still missing. Nothing is written without --write. Exits 4 when nothing can be certified, 1 when --check finds something.
+    With --data it asks the models first, or what is still missing. Nothing is written without --write. Exits 4 when
+    nothing can be certified, 1 when --check finds something.
     """
     from router.tuning import check_tuned, tune_task
 
@@ -56,8 +57,20 @@ def tune(
     if method not in ("split", "crossfit"):
         raise typer.BadParameter(f"{method!r} is neither split nor crossfit", param_hint="--method")
     if data is not None:
-        asked = {"policies": policies, "environment": environment, "max_usd": max_usd, "grader": grader}
-        done = run_eval(task, data, run, fields, yes=yes, replay=replay, quiet=as_json, tolerance=tolerance, **asked)
+        done = run_eval(
+            task,
+            data,
+            run,
+            fields,
+            yes=yes,
+            replay=replay,
+            quiet=as_json,
+            grader=grader,
+            tolerance=tolerance,
+            max_usd=max_usd,
+            policies=policies,
+            environment=environment,
+        )
         if done.stopped:
             typer.echo(f"stopped: {done.stopped}; nothing was tuned", err=True)
             raise typer.Exit(3)

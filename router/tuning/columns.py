@@ -90,6 +90,9 @@ class Columns:
         asked = np.zeros(n * k, dtype=bool)
         asked[np.asarray(self._at)] = True
         whole = np.flatnonzero(asked.reshape(n, k).all(axis=1))
+        # In the order of their ids: answers come in any order, and the same rows must be split the same way.
+        keys = list(self._rows)
+        whole = np.array(sorted(whole.tolist(), key=lambda at: (self._row_ids[at], keys[at])), dtype=np.intp)
         if len(whole) < min_rows:
             raise TuningError(_too_few(n, len(whole), asked.reshape(n, k).sum(axis=0), self.models), needed=min_rows)
         tables = {name: self._table(column, n, k) for name, column in self._numbers.items()}

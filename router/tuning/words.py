@@ -42,12 +42,7 @@ def in_force_words(plan: Plan) -> str:
 
 def certificate_words(certificate: Certificate, top: str) -> list[str]:
     """The statement behind a plan, for somebody who did not read the statistics."""
-    labels = "differ from" if certificate.label_source == "disagreement" else "lose quality against"
-    kind = "answers that are worse" if certificate.loss == "never_worse" else "points of quality"
-    lines = [
-        f"With {certificate.at_confidence:.0%} confidence, calls like these rows {labels} always asking {top} by at "
-        f"most {_points(certificate.max_quality_loss)} {kind} ({certificate.guarantee}, {certificate.test} test)."
-    ]
+    lines = [f"With {certificate.at_confidence:.0%} confidence {_promise(certificate, top)} ({_means(certificate)})."]
     if certificate.label_source == "disagreement":
         lines.append("The label is the top model's own answer: this says how often answers differ, not which is right.")
     for name, one in certificate.statements.items():
@@ -61,6 +56,19 @@ def certificate_words(certificate: Certificate, top: str) -> list[str]:
     look = f"Look {certificate.look} at these rows" if certificate.open_ended else "The only look at these rows"
     lines.append(f"{dates}{look}; {certificate.train_rows:,} others chose the plan.")
     return lines
+
+
+def _promise(certificate: Certificate, top: str) -> str:
+    most = _points(certificate.max_quality_loss)
+    if certificate.label_source == "disagreement":
+        return f"at most {most} of 100 calls like these rows are answered differently than by always asking {top}"
+    if certificate.loss == "never_worse":
+        return f"at most {most} of 100 calls like these rows are answered worse than by always asking {top}"
+    return f"calls like these rows lose at most {most} points of quality against always asking {top}"
+
+
+def _means(certificate: Certificate) -> str:
+    return f"{certificate.guarantee}, {certificate.test} test"
 
 
 def _statement_words(one: Statement) -> str:
