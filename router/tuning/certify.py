@@ -17,9 +17,9 @@ Floats = NDArray[np.float64]
 LossKind = Literal["signed", "never_worse"]
 TestKind = Literal["exact", "betting"]
 
-# Bisection steps of an upper bound, which is then within a thousandth of its distance from the mean; and how far above
-# the mean it is looked for, in standard errors.
-_STEPS, _REACH = 10, 6.0
+# How far above the mean an upper bound is looked for, in standard errors, and the bisection steps, which leave it a
+# twentieth of a standard error wide at most.
+_REACH, _STEPS = 6.0, 7
 _Z90 = 1.645
 
 

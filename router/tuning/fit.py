@@ -77,10 +77,12 @@ def _logistic(columns: Columns, outcome: Floats, terms: tuple[Term, ...]) -> Cal
     """Standardised logistic regression; without terms or with one outcome only, the mean as a constant."""
     from sklearn.linear_model import LogisticRegression
 
+    if not terms or outcome.min() == outcome.max():
+        return _constant(outcome)
     table = matrix(columns, terms)
     spread = table.std(axis=0)
     used = [at for at, _ in enumerate(terms) if spread[at] > 1e-12 * max(1.0, abs(table[:, at]).max())]
-    if not used or outcome.min() == outcome.max():
+    if not used:
         return _constant(outcome)
     center, scale = table[:, used].mean(axis=0), spread[used]
     x, y, weight = _weighted((table[:, used] - center) / scale, outcome)

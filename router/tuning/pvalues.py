@@ -21,8 +21,8 @@ Floats = NDArray[np.float64]
 # The part of each exact p-value that pays for leaving unlikely nuisance values out (Berger and Boos, 1994): small
 # against any error budget in use, and large enough to keep the interval short.
 NUISANCE_SHARE = 0.0005
-# Cells of the nuisance interval are split until the bound is within 2 % of the supremum, which changes no decision.
-_TIGHT, _CELLS, _SPLIT, _MAX_SPLITS = 0.02, 8, 4, 60
+# Cells of the nuisance interval are split until the bound is within 4 % of the supremum, always on the safe side.
+_TIGHT, _CELLS, _SPLIT, _MAX_SPLITS = 0.04, 16, 4, 60
 # Counts further than this many standard deviations are left out; their probability is added to the p-value.
 _WINDOW = 8.0
 # The largest bet as a share of all that may be lost (Waudby-Smith and Ramdas use one half or three quarters).

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from router.core.tuned import Certificate, TunedPlan
 from router.errors import TuningError
 from router.spec.artefact import Artefact, ModelCalibrators
-from router.tuning.features import Floats
+from router.tuning.features import Floats, first_score
 from router.tuning.plans import Heads, Outcome, apply_rungs
+from router.tuning.quality import Quality, quality_of
 from router.tuning.runs import EvalRun
 from router.tuning.table import Table
 
@@ -87,6 +88,17 @@ class Tuning:
         return Applied(
             run.models, found.answered, found.asked_more, found.cost, found.loss, top_cost_nusd=run.cost_nusd[:, -1]
         )
+
+    def calibration(self, run: EvalRun) -> dict[str, Quality]:
+        """How good each model's confidence is on these rows; a model whose drafts have no score is left out."""
+        found = {}
+        for at, model in enumerate(self.models):
+            own = {**run.prompt_signals, **run.signals.get(model, {})}
+            p, outcome = first_score(self.heads[model].confidence, own, run.rows), run.quality[:, at]
+            known = ~np.isnan(p) & ~np.isnan(outcome)
+            if known.any():
+                found[model] = quality_of(p[known], outcome[known])
+        return found
 
     def artefact(
         self,

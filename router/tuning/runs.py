@@ -100,7 +100,9 @@ class EvalRun:
             raise TuningError(f"models: {unknown[0]!r} is no model of the run ({', '.join(self.models)})", needed=0)
         at = [self.models.index(model) for model in models]
         tables = ("quality", "cost_nusd", "latency_ms", "check_cost_nusd", "answers")
-        picked = {name: None if getattr(self, name) is None else getattr(self, name)[:, at] for name in tables}
+        picked: dict[str, Any] = {
+            name: None if getattr(self, name) is None else getattr(self, name)[:, at] for name in tables
+        }
         signals = {model: own for model, own in self.signals.items() if model in models}
         return replace(self, models=tuple(models), signals=signals, **picked)
 
