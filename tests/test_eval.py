@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from router import Policy, Router
 from router.core.call import Call, Failure, Reply, Usage
@@ -33,6 +35,12 @@ ROWS = [EvalRow(f"Which colour has item {number}?", ("red", "blue")[number % 2])
 def models(small: Any = "red", large: Any = "blue") -> ScriptedModels:
     """Two scripted models that answer with one colour each."""
     return ScriptedModels({"small": small, "large": large})
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all examples of a law share."""
+    return tmp_path_factory.mktemp("law")
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
@@ -147,6 +155,44 @@ work.run(lambda now: print(now.done, flush=True))
     twice = [key for key, count in asked.items() if count > 1]
     assert len(twice) <= 4  # Under way when it was killed.
     assert {(name, prompt) for name, prompt in before}.isdisjoint(twice)
+
+
+def test_a_person_can_stop_a_run(tmp_path: Path) -> None:
+    """Ctrl-C waits for the requests under way, keeps their answers, and leaves the rest for the next session."""
+
+    def stop(now: Any) -> None:
+        if now.done >= 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluated(tmp_path, concurrency=2).run(stop)
+    kept = len(rows_of(tmp_path / "run.jsonl"))
+    assert 3 <= kept < 20
+    done = evaluated(tmp_path).run()
+    assert (done.kept, done.asked, done.left) == (kept, 20 - kept, 0)
+
+
+@given(st.data())
+@settings(max_examples=50, deadline=None)
+def test_a_run_that_is_cut_anywhere_keeps_its_whole_rows(place: Path, data: st.DataObject) -> None:
+    """Whatever byte a killed process got to: every row before it is read, and nothing is made of half a row."""
+    rows = data.draw(st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=9), max_size=3), max_size=5))
+    path = place / "run.jsonl"
+    path.unlink(missing_ok=True)
+    with RunFile(path) as file:
+        for row in rows:
+            file.append({**row, "model": "m"})
+    whole = path.read_bytes()
+    cut = data.draw(st.integers(0, len(whole)))
+    path.write_bytes(whole[:cut])
+    complete = whole[:cut].count(b"\n")
+    read = [row for _, row in read_run(path)]
+    assert read[:complete] == [{**row, "model": "m"} for row in rows[:complete]]
+    assert len(read) - complete in (0, 1)  # A last row that lacks nothing but its line end is whole.
+    with RunFile(path) as file:
+        assert file.torn == (cut > 0 and whole[cut - 1 : cut] != b"\n")
+        file.append({"model": "n"})
+    assert [row["model"] for _, row in read_run(path)] == ["m"] * complete + ["n"]
 
 
 def test_answers_come_through_real_http_with_retries(tmp_path: Path, upstream: Upstream) -> None:

@@ -104,4 +104,6 @@ def _write(path: Path, every: Mapping[str, list[str]]) -> None:
         draft.write_text(json.dumps(every, indent=2) + "\n", encoding="utf-8")
         draft.replace(path)
     except OSError as error:
-        raise RecordingError(f"{path}: cannot be written ({error.strerror})", path=str(path), line=None) from error
+        raise RecordingError(
+            f"{path}: cannot be written ({error.strerror}); copy the run to where it can be", path=str(path), line=None
+        ) from error
