@@ -77,7 +77,7 @@ def test_tune_shows_old_and_new_plan_and_the_certificate(run: Cli) -> None:
     assert lines[0].startswith("colours: 900 rows; the figures are of the ")
     assert [line.split("  ")[0] for line in lines[3:6]] == [
         "always large",
-        "in force: the policy's ladder and threshold",
+        "in force: the policy",
         "found",
     ]
     assert "ask small; keep its draft at confidence 0." in done.out

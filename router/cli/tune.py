@@ -109,9 +109,9 @@ def _print(tuned: TaskTuning, written: Path | None) -> None:
     top = tuned.run.models[-1]
     rows = len(tuned.new.model)
     typer.echo(f"{tuned.task}: {tuned.run.rows:,} rows; the figures are of the {rows:,} rows for certifying\n")
-    columns = ["", "cost", "quality lost", "escalated"]
+    columns = ["", "cost", "points lost", "escalated"]
     lines = [
-        [f"always {top}", "100.0%", "0 points", ""],
+        [f"always {top}", "100.0%", "0.00", ""],
         _line(f"in force: {in_force_words(tuned.in_force)}", tuned.old),
     ]
     if tuned.tuning.certified:
@@ -140,7 +140,7 @@ def _line(name: str, one: Realised) -> list[str]:
     return [
         name,
         f"{percent(one.cost)} ({percent(low)} to {percent(high)})",
-        f"{100 * one.loss:.2f} ({100 * least:.2f} to {100 * most:.2f}) points",
+        f"{100 * one.loss:.2f} ({100 * least:.2f} to {100 * most:.2f})",
         percent(one.escalated_share),
     ]
 

@@ -35,9 +35,7 @@ def _rungs_words(rungs: Sequence[TunedRung]) -> str:
 
 def in_force_words(plan: Plan) -> str:
     """What is in force for a task."""
-    if plan.standing.force == "top":
-        return "the top rung alone"
-    return "the tuned plan" if plan.standing.force == "tuned" else "the policy's ladder and threshold"
+    return {"top": "top rung alone", "tuned": "tuned plan", "policy": "the policy"}[plan.standing.force]
 
 
 def certificate_words(certificate: Certificate, top: str) -> list[str]:
