@@ -10,7 +10,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from router.core.policy import STRICT, Limit, Text
 
@@ -33,8 +33,15 @@ SHAPES: dict[Shape, Callable[[float], float]] = {
 }
 
 
+class _Prepared:
+    """Room for what a calibrator works out once, beside the numbers that it is stored as."""
+
+    __slots__ = ("_terms",)
+    _terms: tuple[tuple[str, float | None, str, tuple[float, ...]], ...]
+
+
 @dataclass(frozen=True, slots=True)
-class Calibrator:
+class Calibrator(_Prepared):
     """Plain numbers that turn signals into the probability that a draft is right."""
 
     __pydantic_config__ = STRICT
@@ -81,39 +88,92 @@ class Calibrator:
             not 0.0 <= y <= 1.0 for y in self.knots_y
         ):
             raise ValueError("knots_y must ascend within 0 and 1")
+        object.__setattr__(self, "_terms", _grouped(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Calibrator, tuple(getattr(self, name) for name in self.__dataclass_fields__))
 
     def probability(self, signals: Mapping[str, float]) -> float | None:
         """The probability that the draft is right, 0 to 1, or `None` when a signal it needs is missing."""
-        logit = self._shaped(signals) if self.shapes or self.missing else self._linear(signals)
-        if logit is None or math.isnan(logit):  # Infinity less infinity, from weights that no fit would give.
+        logit = self.intercept
+        for name, absent, kind, numbers in self._terms:
+            value = signals.get(name)
+            if value is None:
+                if absent is None:
+                    return None
+                logit += absent
+            elif kind == "linear":
+                center, scale, weight = numbers
+                logit += weight * ((value - center) / scale)
+            else:
+                logit += _KINDS[kind](value, numbers)
+        if math.isnan(logit):  # Infinity less infinity, from weights that no fit would give.
             return None
         p = sigmoid(logit)
         return interpolate(p, self.knots_x, self.knots_y) if self.knots_x else p
 
-    def _linear(self, signals: Mapping[str, float]) -> float | None:
-        logit = self.intercept
-        for name, center, scale, weight in zip(self.signals, self.center, self.scale, self.weights, strict=True):
-            value = signals.get(name)
-            if value is None:
-                return None
-            logit += weight * ((value - center) / scale)
-        return logit
 
-    def _shaped(self, signals: Mapping[str, float]) -> float | None:
-        logit = self.intercept
-        shapes = self.shapes or ("linear",) * len(self.signals)
-        added = self.missing or (None,) * len(self.signals)
-        for name, shape, center, scale, weight, absent in zip(
-            self.signals, shapes, self.center, self.scale, self.weights, added, strict=True
-        ):
-            value = signals.get(name)
-            if value is not None:
-                logit += weight * (((value if shape == "linear" else SHAPES[shape](value)) - center) / scale)
-            elif absent is None:
-                return None
-            else:
-                logit += absent
-        return logit
+def _grouped(fitted: Calibrator) -> tuple[tuple[str, float | None, str, _Numbers], ...]:
+    """The terms signal by signal: its name, what it adds when missing, its shapes, and their numbers in a row.
+
+    Looking a signal up once and taking its shapes in one step halves the time of a score.
+    """
+    size = len(fitted.signals)
+    plain: Shape = "linear"
+    shapes = fitted.shapes or (plain,) * size
+    missing = fitted.missing or (None,) * size
+    found: list[tuple[str, float | None, str, _Numbers]] = []
+    at = 0
+    while at < size:
+        for kind in ("linear ln ln1m", "linear exp ln1mexp", shapes[at]):
+            end = at + len(kind.split())
+            if list(shapes[at:end]) == kind.split() and len(set(fitted.signals[at:end])) == 1:
+                break
+        absent = missing[at:end]
+        added = None if None in absent else math.fsum(one for one in absent if one is not None)
+        parts = zip(fitted.center[at:end], fitted.scale[at:end], fitted.weights[at:end], strict=True)
+        found.append((fitted.signals[at], added, kind, tuple(number for part in parts for number in part)))
+        at = end
+    return tuple(found)
+
+
+def _ln1p(value: float, numbers: _Numbers) -> float:
+    center, scale, weight = numbers
+    return weight * ((math.log1p(value if value > 0.0 else 0.0) - center) / scale)
+
+
+def _of_probability(value: float, numbers: _Numbers) -> float:
+    """`linear`, `ln` and `ln1m` of one signal."""
+    c0, s0, w0, c1, s1, w1, c2, s2, w2 = numbers
+    low = math.log(value if value > TINY else TINY)
+    rest = 1.0 - value
+    high = math.log(rest if rest > TINY else TINY)
+    return w0 * ((value - c0) / s0) + w1 * ((low - c1) / s1) + w2 * ((high - c2) / s2)
+
+
+def _of_log_probability(value: float, numbers: _Numbers) -> float:
+    """`linear`, `exp` and `ln1mexp` of one signal."""
+    c0, s0, w0, c1, s1, w1, c2, s2, w2 = numbers
+    capped = value if value < 0.0 else 0.0
+    rest = -math.expm1(capped)
+    high = math.log(rest if rest > TINY else TINY)
+    return w0 * ((value - c0) / s0) + w1 * ((math.exp(capped) - c1) / s1) + w2 * ((high - c2) / s2)
+
+
+def _single(shape: Callable[[float], float]) -> Callable[[float, _Numbers], float]:
+    def term(value: float, numbers: _Numbers) -> float:
+        center, scale, weight = numbers
+        return weight * ((shape(value) - center) / scale)
+
+    return term
+
+
+_KINDS: dict[str, Callable[[float, _Numbers], float]] = {
+    **{name: _single(shape) for name, shape in SHAPES.items()},
+    "ln1p": _ln1p,
+    "linear ln ln1m": _of_probability,
+    "linear exp ln1mexp": _of_log_probability,
+}
 
 
 def sigmoid(logit: float) -> float:
