@@ -63,7 +63,7 @@ class Test(NamedTuple):
 def test_for(table: Table, loss: LossKind, data_seed: int) -> Test:
     """The test that these rows allow: exact for right-or-wrong labels of rows drawn one by one, else betting."""
     graded = not np.isin(table.quality, (0.0, 1.0)).all()
-    clustered = len(np.unique(table.unit)) < table.rows
+    clustered = table.run.cluster is not None and len(np.unique(table.unit)) < table.rows
     exact = not clustered and (loss == "never_worse" or not graded)
     return Test(loss, "exact" if exact else "betting", table.unit, data_seed)
 

@@ -24,7 +24,7 @@ NUISANCE_SHARE = 0.0005
 # Cells of the nuisance interval are split until the bound is within 4 % of the supremum, always on the safe side.
 _TIGHT, _CELLS, _SPLIT, _MAX_SPLITS = 0.04, 16, 4, 60
 # Counts further than this many standard deviations are left out; their probability is added to the p-value.
-_WINDOW = 8.0
+_WINDOW = 6.5
 # The largest bet as a share of all that may be lost (Waudby-Smith and Ramdas use one half or three quarters).
 _LARGEST_BET = 0.75
 
@@ -128,10 +128,19 @@ class _Region:
         """The region's probability when a row loses and gains 1 with these probabilities; what is cut off counts."""
         from scipy.special import betainc, xlogy
 
-        weight = np.exp(self.ways + xlogy(self.gains, p_gain) + self.others * math.log1p(-p_gain))
+        part = self._likely(p_gain)
+        gains, others = self.gains[part], self.others[part]
+        weight = np.exp(self.ways[part] + xlogy(gains, p_gain) + others * math.log1p(-p_gain))
         lost = min(1.0, p_loss / (1.0 - p_gain))
-        below = np.where(self.none, 0.0, np.where(self.all, 1.0, betainc(*self.tail, 1.0 - lost)))
+        below = betainc(self.tail[0][part], self.tail[1][part], 1.0 - lost)
+        below = np.where(self.none[part], 0.0, np.where(self.all[part], 1.0, below))
         return float(weight @ below + max(0.0, 1.0 - weight.sum()))
+
+    def _likely(self, p_gain: float) -> slice:
+        """The counts of gains that this probability makes likely."""
+        center = self.rows * p_gain - self.gains[0]
+        reach = _WINDOW * math.sqrt(self.rows * p_gain + 4.0)
+        return slice(max(0, int(center - reach)), int(center + reach) + 2)
 
 
 def _score(worse: Floats, better: Floats, rows: int, target: float) -> Floats:

@@ -137,6 +137,8 @@ def _costs(run: EvalRun) -> Floats:
 
 def _first_copies(row_ids: NDArray[np.object_]) -> NDArray[np.bool_]:
     """Whether each row is the first of its id."""
+    if len(set(row_ids.tolist())) == len(row_ids):
+        return np.ones(len(row_ids), bool)
     seen: dict[Any, int] = {}
     first = [seen.setdefault(one, at) == at for at, one in enumerate(row_ids.tolist())]
     return np.array(first, dtype=np.bool_)
