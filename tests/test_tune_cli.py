@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import typer
+from pydantic import TypeAdapter
 
-from router import Router
+from router import Policy, Router
 from router.errors import PolicyError, TuningError
 from router.models.replay import Replay
 from router.testing import ScriptedModels, SimulatedWorld
@@ -17,8 +18,10 @@ from router.tuning import EvalRow, check_tuned, load_run, tune_task
 from router.tuning.looks import looks_path
 from router.tuning.words import certificate_words, plan_words
 from tests import test_cli
+from tests.support import make_policy as upstream_policy
 from tests.test_cli import Cli
 from tests.tuning_support import make_policy, policy_data, recorded, write_policy, write_rows
+from tests.upstream import Upstream
 
 cli = test_cli.cli
 
@@ -435,3 +438,21 @@ def test_tuning_does_not_go_on_without_the_answers(shop: Cli) -> None:
     assert (done.code, done.out) == (3, "")
     assert "nothing was tuned" in done.err
     assert shop("tune", "colours", "--data", "rows.jsonl").code == 2
+
+
+def test_a_yes_on_the_command_line_spends(cli: Cli, upstream: Upstream) -> None:
+    """Real requests over HTTP, whose bill is what the run says it cost."""
+    Path("policies").mkdir()
+    policy = upstream_policy({"answer": {"choice": ["yes", "no"]}}, api_base=upstream.url)
+    Path("policies/p.yml").write_bytes(TypeAdapter(Policy).dump_json(policy, exclude_none=True))
+    rows = [{"prompt": f"say={word} number {at}", "label": word} for at, word in enumerate(("yes", "no", "yes", "no"))]
+    write_rows(Path("rows.jsonl"), rows)
+    done = cli("eval", "t", "--data", "rows.jsonl", "--yes", "--max-usd", "1")
+    assert done.code == 0
+    assert "8 requests to small, large: about $0." in done.err
+    bill = sum(billed.cost_nusd for billed in upstream.bill())
+    assert len(upstream.bill()) == 8
+    assert f"the run cost ${bill / 1e9:,.4f}" in done.out
+    run = load_run("runs/t.jsonl", "t")
+    assert run.quality.tolist() == [[1.0, 1.0]] * 4
+    assert run.cost_nusd.sum() == bill
