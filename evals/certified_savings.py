@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from router.tuning.loading import load_columns
 
 from router.errors import RouterError, TuningError
+from router.tuning.loading import load_columns
 from router.tuning.runs import EvalRun
 from router.tuning.tune import Tuner
 
