@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from router.core.answer import Attempt
@@ -19,6 +20,7 @@ from router.core.tuned import TunedRung
 from router.errors import PolicyError, warn
 from router.events import guarded
 from router.models import Backend
+from router.models.local import PREFIX, classifier_path
 from router.spec import Loaded, Tuned, json_validator, load_tuned
 from router.world import Clock
 
@@ -90,7 +92,7 @@ def resolve(
     policy = loaded.policy
     task = policy.tasks[name]
     tuned = load_tuned(loaded.folder, name, policy) if loaded.folder else None
-    standing = stand(policy, name, tuned, own_check=own_check is not None, now_s=now_s, unseen=unseen)
+    standing = stand(loaded, name, tuned, own_check=own_check is not None, now_s=now_s, unseen=unseen)
     if standing.stale and task.on_stale == "refuse" and tuned is not None:
         raise PolicyError(f"{standing.problem}; `on_stale: refuse` stops calls until then", path=tuned.path)
     ladder = _ladder(policy, name, backend, tuned)
@@ -114,15 +116,25 @@ def resolve(
     return plan
 
 
+def bound(loaded: Loaded, task: str, *, own_check: bool = False) -> dict[str, Any]:
+    """What a certificate of this task binds to as of now; a local model also by its file, which may be trained anew."""
+    found = binding(loaded.policy, task, own_check=own_check)
+    for model in found["models"].values():
+        if model["litellm"].startswith(PREFIX):
+            path = classifier_path(loaded.folder or Path(), model["litellm"].removeprefix(PREFIX))
+            model["contents"] = hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else None
+    return found
+
+
 def stand(
-    policy: Policy, name: str, tuned: Tuned | None, *, own_check: bool = False, now_s: float = 0.0, unseen: str = ""
+    loaded: Loaded, name: str, tuned: Tuned | None, *, own_check: bool = False, now_s: float = 0.0, unseen: str = ""
 ) -> Standing:
     """What is in force for a task: the tuned plan while its certificate holds, else what the policy says."""
-    task = policy.tasks[name]
+    task = loaded.policy.tasks[name]
     if tuned is None or tuned.plan is None:
         return Standing()
     certificate = tuned.certificate
-    now = binding(policy, name, own_check=own_check)
+    now = bound(loaded, name, own_check=own_check)
     differs = changed(certificate.binds_to, now) if certificate else []
     differs += [unseen] if unseen else []
     if not differs and (misfit := _misfit(now["ladder"], tuned)):

@@ -21,8 +21,9 @@ from router.core.plan import Standing
 from router.core.policy import Policy
 from router.core.tuned import Certificate, Statement, TunedPlan, TunedRung
 from router.errors import PolicyError
-from router.resolve import stand
-from router.spec import Artefact, ModelCalibrators, Tuned, load_tuned, write_artefact, write_tuned
+from router.models.local import classifier_path
+from router.resolve import bound, stand
+from router.spec import Artefact, ModelCalibrators, Tuned, adopt, load, load_tuned, write_artefact, write_tuned
 from router.testing import ScriptedModels, SimulatedWorld
 from tests.tuning_support import make_policy, policy_data, write_policy
 
@@ -330,7 +331,7 @@ def test_a_plan_that_is_no_path_up_the_ladder_is_not_followed() -> None:
     policy = make_policy(MODELS)
     for rungs in ((TunedRung("large", 0.5), TunedRung("small")), (TunedRung("other"),)):
         tuned = Tuned({}, "tuned:x", plan=TunedPlan(rungs), certificate=certificate(policy))
-        standing = stand(policy, "colours", tuned)
+        standing = stand(adopt(policy), "colours", tuned)
         assert (standing.force, standing.stale) == ("top", True)
         assert "which is no path up the ladder tiny -> small -> large" in standing.problem
 
@@ -364,6 +365,24 @@ def test_an_artefact_survives_a_round_trip(tmp_path: Path) -> None:
     made = artefact(make_policy(MODELS), GROUPS, served=SERVED, provenance={"run": "runs/colours.jsonl"})
     path = write_artefact(tmp_path, made)
     assert TypeAdapter(Artefact).validate_json(path.read_bytes()) == made
+
+
+def test_a_local_model_that_was_trained_anew_makes_the_plan_stale(tmp_path: Path) -> None:
+    """Its name stays and its weights change: it is bound by its file."""
+    data = policy_data(MODELS, threshold=0.5)
+    data["models"]["tiny"] = {"litellm": "local/colours-small", "price": {"gpu_second_usd": 0}}
+    folder = write_policy(tmp_path / "policies", MODELS)
+    (folder / "policy.yml").write_text(json.dumps(data))
+    weights = classifier_path(folder, "colours-small")
+    weights.parent.mkdir()
+    weights.write_bytes(b"first")
+    loaded = load(folder)
+    tuned = Tuned({}, "tuned:x", PAIR, certificate(loaded.policy, binds_to=bound(loaded, "colours")))
+    assert stand(loaded, "colours", tuned) == Standing("tuned")
+    weights.write_bytes(b"second")
+    standing = stand(loaded, "colours", tuned)
+    assert (standing.force, standing.stale) == ("top", True)
+    assert "model 'tiny' was 'local/colours-small' (file " in standing.problem
 
 
 def test_the_binding_holds_no_text_of_the_policy() -> None:

@@ -10,7 +10,7 @@ import pytest
 import typer
 from pydantic import TypeAdapter
 
-from router import Policy, Router
+from router import Policy, Router, load_policy
 from router.errors import PolicyError, TuningError
 from router.models.replay import Replay
 from router.testing import ScriptedModels, SimulatedWorld
@@ -456,3 +456,25 @@ def test_a_yes_on_the_command_line_spends(cli: Cli, upstream: Upstream) -> None:
     run = load_run("runs/t.jsonl", "t")
     assert run.quality.tolist() == [[1.0, 1.0]] * 4
     assert run.cost_nusd.sum() == bill
+
+
+def test_a_ladder_of_local_models_is_tuned_without_a_key(cli: Cli) -> None:
+    """Classifiers on this machine: eval, tune and check agree on which files the certificate binds to."""
+    from router.demo import prepare
+    from router.tuning import Eval
+
+    folder = Path("policies")
+    folder.mkdir()
+    prepare(folder, progress=lambda _: None)
+    name, task = next(iter(load_policy(folder).tasks.items()))
+    labels = task.answer.choice or ()
+    rows = [EvalRow(f"{labels[at % len(labels)]} please help, case {at}", labels[at % len(labels)]) for at in range(80)]
+    Eval(name, rows, Path("runs/t.jsonl"), policies=folder, concurrency=1).run()
+    run = load_run("runs/t.jsonl", name, policies=folder)
+    assert run.rows == 80
+    [checked] = check_tuned(name, "runs/t.jsonl", policies=folder)
+    assert checked.realised is not None
+    for weights in folder.rglob("*.npz"):
+        weights.write_bytes(weights.read_bytes() + b" ")
+    with pytest.raises(TuningError, match="contents changed"):
+        load_run("runs/t.jsonl", name, policies=folder)

@@ -95,4 +95,5 @@ def _plain(value: Any) -> Any:
 
 def _shown(model: Mapping[str, Any]) -> str:
     params = model.get("model_params")
-    return f"{model.get('litellm')!r}" + (f" with {params}" if params else "")
+    contents = f" (file {model['contents']})" if model.get("contents") else ""
+    return f"{model.get('litellm')!r}{contents}" + (f" with {params}" if params else "")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from router.api import Router
-from router.core.binding import binding, row_binding
+from router.core.binding import row_binding
 from router.core.call import Outcome, input_tokens_bound, input_tokens_estimate, output_tokens_estimate, to_messages
 from router.core.params import positive
 from router.core.plan import Rung
@@ -23,7 +23,7 @@ from router.core.pricing import NUSD_PER_USD, total, usd
 from router.errors import InvalidCall, NoAnswer, UnknownTask
 from router.models import Backend
 from router.models.real import RealModels
-from router.resolve import task_check
+from router.resolve import bound, task_check
 from router.spec import adopt, load
 from router.tuning.answers import Tap, answer_row, failed_row
 from router.tuning.graders import Grader, build_grader
@@ -153,7 +153,7 @@ class Eval:
         check = task_check(self._settings, self._checks.get(task))
         self.grader: Grader = build_grader(grader, self._settings.answer, check, tolerance=tolerance, fields=fields)
         self._rows = checked_rows(rows, self.grader, check, drop_duplicates=drop_duplicates)
-        self._bound = binding(loaded.policy, task, own_check=task in self._checks)
+        self._bound = bound(loaded, task, own_check=task in self._checks)
         self._out = out
         self._concurrency = concurrency
         self._pause_s = 0.0 if per_minute is None else 60.0 / (positive("per_minute", per_minute) or 1.0)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from router.core.binding import binding, changed_rows, row_binding
+from router.core.binding import changed_rows, row_binding
 from router.core.call import Reply, texts, to_messages
 from router.core.checks import Check, Verdict, build_check
 from router.core.params import suggestion
@@ -21,8 +21,8 @@ from router.core.pricing import NUSD_PER_USD
 from router.core.signals import FREE_SIGNALS, read_signals
 from router.errors import RecordingError, TuningError, UnknownTask
 from router.models.replay import outcome_of
-from router.resolve import task_check
-from router.spec import adopt, load
+from router.resolve import bound, task_check
+from router.spec import Loaded, adopt, load
 from router.tuning.answers import is_final
 from router.tuning.columns import Cell, Columns, comparable
 from router.tuning.graders import Grader, build_grader
@@ -39,7 +39,7 @@ def load_run(
     path: str | Path,
     task: str,
     *,
-    policies: str | Path | Policy | None = None,
+    policies: str | Path | Policy | Loaded | None = None,
     environment: str | None = None,
     checks: Mapping[str, Callable[[Any], bool]] | None = None,
     grader: str | Callable[[str, Any], float] | None = None,
@@ -58,24 +58,27 @@ def load_run(
     TuningError
         The run is of other models or of another policy, has too few whole rows, no costs, or nothing to tell apart.
     """
-    loaded = adopt(policies) if isinstance(policies, Policy) else load(policies, environment=environment)
+    if isinstance(policies, Loaded):
+        loaded = policies
+    else:
+        loaded = adopt(policies) if isinstance(policies, Policy) else load(policies, environment=environment)
     if task not in loaded.policy.tasks:
         known = tuple(sorted(loaded.policy.tasks))
         raise UnknownTask(f"unknown task {task!r}; {suggestion(task, known)}", task=task, known=known)
     settings, own = loaded.policy.tasks[task], (checks or {}).get(task)
-    bound = binding(loaded.policy, task, own_check=own is not None)
+    binds_to = bound(loaded, task, own_check=own is not None)
     check = task_check(settings, own)
     reader = _Reader(
         Path(path),
-        names=tuple(bound["ladder"]),
-        litellm={loaded.policy.models[name].litellm: name for name in bound["ladder"]},
+        names=tuple(binds_to["ladder"]),
+        litellm={loaded.policy.models[name].litellm: name for name in binds_to["ladder"]},
         check=check,
         grader=build_grader(grader, settings.answer, check, tolerance=tolerance, fields=fields),
         regrade=grader is not None,
         system=settings.system,
         cluster=settings.cluster,
         group=settings.group,
-        bound=bound,
+        bound=binds_to,
     )
     return reader.read(task, min_rows)
 

@@ -9,14 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from router.core.binding import binding
 from router.core.params import suggestion
 from router.core.plan import Plan, follow
 from router.core.policy import Policy, Target
 from router.core.tuned import Certificate, TunedPlan
 from router.errors import PolicyError, TuningError, UnknownTask
 from router.models.replay import Replay
-from router.resolve import resolve
+from router.resolve import bound, resolve
 from router.spec import Artefact, Loaded, adopt, load, write_artefact
 from router.tuning.loading import load_run
 from router.tuning.looks import next_look
@@ -149,8 +148,7 @@ def tune_task(
     data = load_run(
         path,
         task,
-        policies=policies,
-        environment=environment,
+        policies=loaded,
         checks=checks,
         grader=grader,
         tolerance=tolerance,
@@ -158,11 +156,11 @@ def tune_task(
     )
     _refuse_noise(data, target)
     settings = loaded.policy.tasks[task]
-    bound = binding(loaded.policy, task, own_check=task in (checks or {}))
+    binds_to = bound(loaded, task, own_check=task in (checks or {}))
     question = {
         "target": [target.max_quality_loss, target.at_confidence, target.never_worse],
         "how": [method, each_alone, seed, settings.group, settings.cluster],
-        "answers": [data.quality.tobytes().hex(), bound],
+        "answers": [data.quality.tobytes().hex(), binds_to],
     }
     look = next_look(path, data.data_hash, question, only=only_look)
     tuner = Tuner(data, method=method, seed=seed)
@@ -177,7 +175,7 @@ def tune_task(
     look.remember()
     now = (world or World()).clock.time()
     in_force = resolve(loaded, task, Replay(()), (checks or {}).get(task), now_s=now)
-    artefact = _artefact(loaded, data, found, bound, now, valid_days) if found.certified else None
+    artefact = _artefact(loaded, data, found, binds_to, now, valid_days) if found.certified else None
     rows = tuner.table.run.take(tuner.certify[:_SHOWN_ROWS])
     return TaskTuning(
         task=task,
@@ -254,12 +252,12 @@ def _refuse_noise(run: EvalRun, target: Target) -> None:
 
 
 def _artefact(
-    loaded: Loaded, run: EvalRun, found: Tuning, bound: Mapping[str, Any], now_s: float, valid_days: int
+    loaded: Loaded, run: EvalRun, found: Tuning, binds_to: Mapping[str, Any], now_s: float, valid_days: int
 ) -> Artefact:
     today = datetime.fromtimestamp(now_s, tz=UTC).date()
     artefact = found.artefact(
         {name: loaded.policy.models[name].litellm for name in found.models},
-        binds_to=bound,
+        binds_to=binds_to,
         issued=today.isoformat(),
         expires=(today + timedelta(days=valid_days)).isoformat(),
         served={name: tuple(ids) for name, ids in run.provenance.get("served", {}).items()},

@@ -99,7 +99,7 @@ class _Check:
         return Path(self.tuned.run) if self.tuned and self.tuned.run else run_path(self.task)
 
     def _follow(self, path: Path, plan: Plan) -> Realised:
-        data = load_run(path, self.task, policies=self.loaded.policy, checks=self.checks)
+        data = load_run(path, self.task, policies=self.loaded, checks=self.checks)
         certificate = self.tuned.certificate if self.tuned else None
         if certificate and data.data_hash != certificate.data_hash and path == self._stored():
             raise TuningError(f"{path}: holds other rows or labels than the task was tuned on; tune it again", needed=0)
