@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import os
 import re
 import sys
@@ -487,7 +488,75 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+def certified_savings() -> str:
+    """Targets by what the plans cost and lost on untouched rows, then pair by pair."""
+    kept = _result("certified_savings")
+    total = [
+        (
+            f"{one['target']:.0%}",
+            f"{one['cost_change']:+.1%}",
+            f"{one['missed']:.1%}",
+            f"{one['missed_beyond_error']:.1%}",
+            f"{one['dearer']:.1%}",
+            f"{one['certified']:.0%}",
+        )
+        for one in kept["summary"]
+    ]
+    head = (
+        "target",
+        "mean cost change",
+        "above target",
+        "beyond sampling error",
+        "dearer than always-top",
+        "certified",
+    )
+    pairs = [
+        (f"{one['set']} {one['task'] or ''}".strip(), f"{one['cheap']} → {one['top']}", *_changes(one["cost_change"]))
+        for one in kept["pairs"]
+    ]
+    targets = [f"{float(target):.0%}" for target in kept["pairs"][0]["cost_change"]]
+    return f"{_table(head, total)}\n\n{_table(('set', 'pair', *targets), pairs)}"
+
+
+def _changes(cost: Mapping[str, float]) -> list[str]:
+    return [f"{change:+.0%}" for change in cost.values()]
+
+
+def validity() -> str:
+    """Made-up worlds by their share of false certificates."""
+    kept = _result("validity")
+    rows = [
+        (
+            one["world"],
+            str(one["pipelines"]),
+            f"{one['false']:.1%}",
+            f"{one['allowed']:.1%}",
+            f"{one['certified']:.0%}",
+            f"{one['cost_change']:+.0%}",
+        )
+        for one in kept["rows"]
+    ]
+    return _table(("world", "pipelines", "false", "allowed (budget + 3σ)", "certified", "mean cost change"), rows)
+
+
+def tune_speed() -> str:
+    """Rows by time and memory of one tuning."""
+    rows = [
+        (f"{one['rows']:,}", f"{one['seconds']:.1f} s", f"{one['cpu_seconds']:.1f} s", f"{one['peak_mb']:,.0f} MB")
+        for one in _result("tune_speed")
+    ]
+    return _table(("rows × 3 rungs", "time", "processor time", "peak memory"), rows)
+
+
+def _result(name: str) -> Any:
+    """What a runner printed with `--json`, as it is kept beside the runners."""
+    return json.loads((DOCS.parent / "evals" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
 PARTS: dict[str, Callable[[], str]] = {
+    "certified-savings": certified_savings,
+    "validity": validity,
+    "tune-speed": tune_speed,
     "policy-reference": policy_reference,
     "policy-limits": policy_limits,
     "not-built": not_built,

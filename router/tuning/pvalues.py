@@ -3,7 +3,7 @@
 The loss of a row is the top rung's quality less the plan's, -1 to 1. Three tests:
 
 - `trinomial`: exact, for losses of -1, 0 and 1, which is what right-or-wrong labels give. About half the rows of the
-  betting test give the same power (`docs/decisions/0010-exact-signed-loss.md`).
+  betting test give the same power (`docs/decisions/0011-exact-test.md`).
 - `binomial`: exact, for counting rows that are answered worse.
 - `betting`: for graded losses and for clusters of rows (Waudby-Smith and Ramdas, 2024).
 """
