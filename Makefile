@@ -58,7 +58,7 @@ evals: $(STAMP) ## The figures of docs/evals.md; DATA=folder of the recorded set
 	@$(BIN)/python -m evals.tune_speed
 
 evals-full: $(STAMP) ## 2,000 tunings in each made-up world: hours; goes on where it was stopped
-	@$(BIN)/python -m evals.validity --pipelines 2000 --out evals/results/validity_counts.json \
+	@$(BIN)/python -m evals.validity --pipelines 2000 --out docs/results/validity_counts.json \
 	  --commit "$$(git rev-parse --short HEAD)"
 
 bench: $(STAMP) ## The speed budgets, as ratios in one run

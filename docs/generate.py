@@ -549,8 +549,8 @@ def tune_speed() -> str:
 
 
 def _result(name: str) -> Any:
-    """What a runner printed with `--json`, as it is kept beside the runners."""
-    return json.loads((DOCS.parent / "evals" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    """What a runner printed with `--json`, as it is kept beside these pages."""
+    return json.loads((DOCS / "results" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 PARTS: dict[str, Callable[[], str]] = {
