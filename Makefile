@@ -4,10 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DATA ?= ../shared/data
+PAIRS ?= ../shared/tools/pairs.jsonl
 
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo replay test check lint types cov policies docs evals bench wheel clean
+.PHONY: help setup demo replay test check lint types cov policies docs evals evals-full bench wheel clean
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +53,13 @@ docs: policies ## Write the generated parts of the docs anew
 evals: $(STAMP) ## The figures of docs/evals.md; DATA=folder of the recorded sets
 	@for run in $$(cat evals/runs.txt | tr ' ' '|'); do \
 	  $(BIN)/python -m evals.replay_ladder --data $(DATA) $$(echo $$run | tr '|' ' '); echo; done
+	@$(BIN)/python -m evals.certified_savings --data $(DATA) --pairs $(PAIRS)
+	@$(BIN)/python -m evals.validity
+	@$(BIN)/python -m evals.tune_speed
+
+evals-full: $(STAMP) ## 2,000 tunings in each made-up world: hours; goes on where it was stopped
+	@$(BIN)/python -m evals.validity --pipelines 2000 --out docs/results/validity_counts.json \
+	  --commit "$$(git rev-parse --short HEAD)"
 
 bench: $(STAMP) ## The speed budgets, as ratios in one run
 	@$(BIN)/python -m evals.bench

@@ -10,6 +10,7 @@ import argparse
 import functools
 import inspect
 import json
+import os
 import re
 import sys
 import tempfile
@@ -26,6 +27,7 @@ import router.errors
 from router import Policy, Router
 from router.cli.app import app
 from router.core import policy as grammar
+from router.core.binding import PARTS as PARTS_OF_BINDING
 from router.core.calibration import prior
 from router.core.faults import FAULTS
 from router.core.params import CALL_PARAMS, RESERVED_PARAMS
@@ -39,6 +41,7 @@ from router.shapes.arguments import REMEDIES
 from router.spec import adopt, document, policy_schema
 from router.spec.schema import NOT_BUILT
 from router.testing import ScriptedModels, SimulatedWorld
+from router.tuning import GRADERS
 
 DOCS = Path(__file__).resolve().parent
 
@@ -531,6 +534,46 @@ def eval_table(number: int) -> str:
     return f"```console\n{command}\n```\n\n{_table(columns, rows)}"
 
 
+def graders() -> str:
+    """The graders that have a name."""
+    return _table(("grader", "grade"), [(f"`{name}`", meaning) for name, meaning in GRADERS.items()])
+
+
+def binding_parts() -> str:
+    """What a certificate binds to."""
+    return "\n".join(f"- {words}" for words in PARTS_OF_BINDING.values())
+
+
+_TUNE_EXAMPLE = (
+    "router eval classify-ticket --data rows.jsonl --replay recording.jsonl",
+    "router tune classify-ticket --max-loss 0.03 --confidence 0.9 --write",
+    "router tune --check",
+)
+
+
+def tune_example() -> str:
+    """The commands of tune-your-own.md on the rows that its first block makes, in a folder of their own."""
+    page = (DOCS / "tune-your-own.md").read_text(encoding="utf-8")
+    code = re.search(r"^```python\n(.*?)^```$", page, re.M | re.S)
+    before = Path.cwd()
+    shown = []
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            CliRunner().invoke(app, ["init"])
+            exec(code[1] if code else "", {"__name__": "example"})
+            for command in _TUNE_EXAMPLE:
+                given = CliRunner().invoke(app, command.split()[1:], prog_name="router")
+                if given.exit_code:
+                    raise SystemExit(f"{command} failed: {given.output}")
+                # Dates change by the day.
+                text = re.sub(r"Issued \S+, runs out \S+\.", "Issued 2026-11-20, runs out 2027-05-19.", given.stdout)
+                shown.append(f"$ {command}\n{text}")
+        finally:
+            os.chdir(before)
+    return "```text\n" + "\n".join(shown).rstrip() + "\n```"
+
+
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
@@ -543,7 +586,76 @@ def _one_line(text: str) -> str:
 # The lines of evals/runs.txt in their order.
 _EVALS = ("evals-gsm-gpt", "evals-gsm-llama", "evals-mmlu", "evals-functions")
 
+
+def certified_savings() -> str:
+    """Targets by what the plans cost and lost on untouched rows, then pair by pair."""
+    kept = _result("certified_savings")
+    total = [
+        (
+            f"{one['target']:.0%}",
+            f"{one['cost_change']:+.1%}",
+            f"{one['missed']:.1%}",
+            f"{one['missed_beyond_error']:.1%}",
+            f"{one['dearer']:.1%}",
+            f"{one['certified']:.0%}",
+        )
+        for one in kept["summary"]
+    ]
+    head = (
+        "target",
+        "mean cost change",
+        "above target",
+        "beyond sampling error",
+        "dearer than always-top",
+        "certified",
+    )
+    pairs = [
+        (f"{one['set']} {one['task'] or ''}".strip(), f"{one['cheap']} → {one['top']}", *_changes(one["cost_change"]))
+        for one in kept["pairs"]
+    ]
+    targets = [f"{float(target):.0%}" for target in kept["pairs"][0]["cost_change"]]
+    return f"{_table(head, total)}\n\n{_table(('set', 'pair', *targets), pairs)}"
+
+
+def _changes(cost: Mapping[str, float]) -> list[str]:
+    return [f"{change:+.0%}" for change in cost.values()]
+
+
+def validity() -> str:
+    """Made-up worlds by their share of false certificates."""
+    kept = _result("validity")
+    rows = [
+        (
+            one["world"],
+            str(one["pipelines"]),
+            f"{one['false']:.1%}",
+            f"{one['allowed']:.1%}",
+            f"{one['certified']:.0%}",
+            f"{one['cost_change']:+.0%}",
+        )
+        for one in kept["rows"]
+    ]
+    return _table(("world", "pipelines", "false", "allowed (budget + 3σ)", "certified", "mean cost change"), rows)
+
+
+def tune_speed() -> str:
+    """Rows by time and memory of one tuning."""
+    rows = [
+        (f"{one['rows']:,}", f"{one['seconds']:.1f} s", f"{one['cpu_seconds']:.1f} s", f"{one['peak_mb']:,.0f} MB")
+        for one in _result("tune_speed")
+    ]
+    return _table(("rows × 3 rungs", "time", "processor time", "peak memory"), rows)
+
+
+def _result(name: str) -> Any:
+    """What a runner printed with `--json`, as it is kept beside these pages."""
+    return json.loads((DOCS / "results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
 PARTS: dict[str, Callable[[], str]] = {
+    "certified-savings": certified_savings,
+    "validity": validity,
+    "tune-speed": tune_speed,
     "policy-reference": policy_reference,
     "policy-limits": policy_limits,
     "not-built": not_built,
@@ -560,6 +672,9 @@ PARTS: dict[str, Callable[[], str]] = {
     "demo-table": demo_table,
     "local-table": local_table,
     **{name: functools.partial(eval_table, number) for number, name in enumerate(_EVALS)},
+    "graders": graders,
+    "binding": binding_parts,
+    "tune-example": tune_example,
 }
 
 

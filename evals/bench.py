@@ -272,7 +272,7 @@ def calibrator() -> Figure:
     """One probability from six signals and an isotonic curve of 50 knots."""
     names = ("invalid", "truncated", "refusal", "output_chars", "lp_mean", "lp_min")
     knots = tuple(number / 49 for number in range(50))
-    fitted = Calibrator(names, (0.1,) * 6, (0.5,) * 6, (0.3,) * 6, 0.2, knots, knots)
+    fitted = Calibrator(names, (0.1,) * 6, (0.5,) * 6, (0.3,) * 6, 0.2, knots_x=knots, knots_y=knots)
     signals = dict.fromkeys(names, 0.4)
     return Figure("a calibrator", _cpu_us(lambda: fitted.probability(signals), 20000), "us", 2)
 

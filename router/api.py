@@ -14,13 +14,13 @@ from router import batch, events
 from router.batch import Job, MapOptions, Mapped
 from router.core.answer import Answer
 from router.core.cascade import cascade
-from router.core.effects import Flow
+from router.core.effects import Finish, Flow
 from router.core.plan import Plan
 from router.core.policy import Policy
 from router.drive import adrive, adrive_live, drive, drive_live
 from router.errors import InvalidCall
 from router.inforce import Checks, InForce
-from router.ledger import Fingerprints, LedgerWriter, load_secret
+from router.ledger import Fingerprints, LedgerWriter, Trace, load_secret
 from router.ledger.fold import SEGMENTS_FOLDER
 from router.models import Backend
 from router.models.record import Recorder
@@ -99,9 +99,9 @@ class Router:
             if inspect.iscoroutinefunction(check):
                 raise InvalidCall(f"checks: the check of {task!r} is async; give a plain function", argument="checks")
         top_only()  # A switch that says something else must show now, not at the first call.
-        self._in_force = InForce(loaded, backend, dict(checks or {}))
         self._home = state_home(home)
         self._world = world or World()
+        self._in_force = InForce(loaded, backend, dict(checks or {}), self._world.clock)
         self._report = Reporter(on_event)
         ledger = loaded.policy.ledger
         self._ledger = LedgerWriter(
@@ -316,7 +316,7 @@ class Router:
 
     def _begin(self, task: str, prompt: Prompt, options: Mapping[str, Any], *, stream: bool) -> tuple[Flow, Ride]:
         in_force = self._in_force
-        plan = in_force.plan(task)
+        plan = in_force.plan(task).chosen(options.get("metadata"))
         request = request_of(plan, prompt, options, route_id=self._world.new_id(), stream=stream)
         if self._kept is not in_force:
             self._keep(in_force)
@@ -329,11 +329,15 @@ class Router:
             ledger=self._ledger,
             max_wait_s=plan.task.retry.max_wait_s,
             deadline_s=request.deadline_s,
-            on_finish=self._report,
+            on_finish=lambda *ended: self._finished(in_force, *ended),
         )
         flow = cascade(plan, request)
         key = key_of(plan, request, options, trace.tenant, prints)
         return self._repeats.once(flow, key, plan, request) if key else flow, ride
+
+    def _finished(self, in_force: InForce, trace: Trace, finish: Finish, latency_ms: float) -> None:
+        in_force.saw(trace.task, finish.attempts)
+        self._report(trace, finish, latency_ms)
 
     def _job(self, task: str, prompts: Any, options: Mapping[str, Any]) -> Job:
         return Job(self, task, prompts, options, self._fingerprints or self._load_fingerprints())

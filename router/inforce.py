@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from router.core.answer import Attempt
 from router.core.params import suggestion
 from router.core.plan import Plan
 from router.errors import UnknownTask, shown
 from router.models import Backend, checked_backend
 from router.models.real import RealModels
-from router.resolve import resolve
+from router.resolve import Plans
 from router.spec import Loaded
+from router.world import Clock
 
 Checks = Mapping[str, Callable[[Any], bool]]
 
@@ -20,13 +22,13 @@ Checks = Mapping[str, Callable[[Any], bool]]
 class InForce:
     """Policies, what answers their calls, and their plans. A call keeps the set that it began with."""
 
-    def __init__(self, loaded: Loaded, backend: Backend | None, checks: Checks) -> None:
+    def __init__(self, loaded: Loaded, backend: Backend | None, checks: Checks, clock: Clock) -> None:
         self.loaded = loaded
         self.backend = checked_backend(backend) or RealModels(loaded.folder or Path())
         self._own_backend = backend
         self._checks = checks
-        # Filled on first use; a plan that two threads build at once is the same plan.
-        self._plans: dict[str, Plan] = {}
+        self._clock = clock
+        self._plans = Plans(loaded, self.backend, checks, clock)
         for task in checks:
             self._require(task)
 
@@ -37,16 +39,19 @@ class InForce:
         ------
         UnknownTask
             The policies name no such task.
+        PolicyError
+            The task's tuned artefact cannot be used.
         """
-        known = self._plans.get(task)
-        if known is None:
-            self._require(task)
-            known = self._plans[task] = resolve(self.loaded, task, self.backend, self._checks.get(task))
-        return known
+        self._require(task)
+        return self._plans.get(task)
+
+    def saw(self, task: str, attempts: Sequence[Attempt]) -> None:
+        """What the providers served for a call of this task."""
+        self._plans.saw(task, attempts)
 
     def renewed(self, loaded: Loaded) -> Self:
         """The same with other policies, every plan made: whatever is wrong with one shows now."""
-        new = type(self)(loaded, self._own_backend, self._checks)
+        new = type(self)(loaded, self._own_backend, self._checks, self._clock)
         for task in loaded.policy.tasks:
             new.plan(task)
         return new

@@ -1,39 +1,183 @@
-"""From policy to plan: prices and limits from the backend, calibrators from the tuned artefact, checks built once."""
+"""From policy to plan: prices and limits from the backend, what tuning found and whether it still holds, checks."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from router.core.checks import build_check
-from router.core.plan import Plan, Rung
-from router.core.policy import Policy
+from router.core.answer import Attempt
+from router.core.binding import binding, changed
+from router.core.checks import Check, build_check
+from router.core.plan import Plan, Rung, Standing, follow
+from router.core.policy import Policy, Task
 from router.core.pricing import merged
-from router.errors import PolicyError
+from router.core.tuned import TunedRung
+from router.errors import PolicyError, warn
 from router.events import guarded
 from router.models import Backend
-from router.spec import Loaded, json_validator, load_tuned
+from router.models.local import PREFIX, classifier_path
+from router.spec import Loaded, Tuned, json_validator, load_tuned
+from router.world import Clock
+
+OwnCheck = Callable[[Any], bool]
+
+# A certificate that runs out is announced this long before, so that an eval can be run in time.
+EXPIRY_NOTICE_S = 14 * 86400.0
 
 
-def resolve(loaded: Loaded, name: str, backend: Backend, own_check: Callable[[Any], bool] | None) -> Plan:
-    """The plan of one task.
+class Plans:
+    """The plans of a policy, made on first use and made anew when what they stand on changes."""
+
+    def __init__(self, loaded: Loaded, backend: Backend, checks: Mapping[str, OwnCheck], clock: Clock) -> None:
+        self._loaded = loaded
+        self._backend = backend
+        self._checks = checks
+        self._clock = clock
+        # A plan that two threads build at once is the same plan.
+        self._plans: dict[str, Plan] = {}
+        self._unseen: dict[str, str] = {}
+        self._warned: set[tuple[str, str]] = set()
+
+    def get(self, task: str) -> Plan:
+        """The plan of a task that the policy has; warns once of each thing that is wrong with its certificate.
+
+        Raises
+        ------
+        PolicyError
+            The task's tuned artefact cannot be used, or is stale and the policy says to refuse then.
+        """
+        known = self._plans.get(task)
+        if known is not None and known.standing.check_again_s is None:
+            return known
+        now_s = self._clock.time()
+        if known is None or (known.standing.check_again_s or 0.0) <= now_s:
+            unseen = self._unseen.get(task, "")
+            known = resolve(self._loaded, task, self._backend, self._checks.get(task), now_s=now_s, unseen=unseen)
+            self._plans[task] = known
+            problem = known.standing.problem
+            if problem and (task, problem) not in self._warned:
+                self._warned.add((task, problem))
+                warn(f"task {task!r}: {problem}")
+        return known
+
+    def saw(self, task: str, attempts: Sequence[Attempt]) -> None:
+        """What the providers served: a model that the certificate's run never saw makes it stale from now on."""
+        plan = self._plans.get(task)
+        if plan is None or not plan.served or task in self._unseen:
+            return
+        for attempt in attempts:
+            known = plan.served.get(attempt.model)
+            if known and attempt.fault is None and attempt.model_served and attempt.model_served not in known:
+                served = f"model {attempt.model!r} was served by {attempt.model_served!r}"
+                self._unseen[task] = f"{served}, which the eval run never saw (it saw {', '.join(sorted(known))})"
+                self._plans.pop(task, None)
+                return
+
+
+def resolve(
+    loaded: Loaded, name: str, backend: Backend, own_check: OwnCheck | None, *, now_s: float = 0.0, unseen: str = ""
+) -> Plan:
+    """The plan of one task as of now; `unseen` says which served model the certificate's run never saw.
 
     Raises
     ------
     PolicyError
-        The task's tuned artefact cannot be used.
+        The task's tuned artefact cannot be used, or is stale and the policy says to refuse then.
     """
     policy = loaded.policy
     task = policy.tasks[name]
     tuned = load_tuned(loaded.folder, name, policy) if loaded.folder else None
-    own = guarded(own_check, False, bool) if own_check else None
-    check = build_check(
-        task.answer,
-        schema=json_validator(task.answer.json) if task.answer.json else None,
-        own=own,
+    standing = stand(loaded, name, tuned, own_check=own_check is not None, now_s=now_s, unseen=unseen)
+    if standing.stale and task.on_stale == "refuse" and tuned is not None:
+        raise PolicyError(f"{standing.problem}; `on_stale: refuse` stops calls until then", path=tuned.path)
+    ladder = _ladder(policy, name, backend, tuned)
+    plan = Plan(
+        name,
+        task,
+        ladder,
+        task_check(task, own_check),
+        guarded(own_check, False, bool) if own_check else None,
+        _plan_hash(policy, name, f"{standing.force}:{tuned.source if tuned else 'prior'}"),
+        loaded.policy_hash,
+        standing,
     )
+    if standing.force == "top":
+        return replace(plan, rungs=_top_only(ladder))
+    if standing.force == "tuned" and tuned is not None and tuned.plan is not None:
+        groups = {group: follow(ladder, rungs) for group, rungs in tuned.plan.groups.items()}
+        served = {model: frozenset(ids) for model, ids in tuned.served.items()}
+        return replace(
+            plan, rungs=follow(ladder, tuned.plan.rungs), group=tuned.plan.group, groups=groups, served=served
+        )
+    return plan
+
+
+def bound(loaded: Loaded, task: str, *, own_check: bool = False) -> dict[str, Any]:
+    """What a certificate of this task binds to as of now; a local model also by its file, which may be trained anew."""
+    found = binding(loaded.policy, task, own_check=own_check)
+    for model in found["models"].values():
+        if model["litellm"].startswith(PREFIX):
+            path = classifier_path(loaded.folder or Path(), model["litellm"].removeprefix(PREFIX))
+            model["contents"] = hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else None
+    return found
+
+
+def stand(
+    loaded: Loaded, name: str, tuned: Tuned | None, *, own_check: bool = False, now_s: float = 0.0, unseen: str = ""
+) -> Standing:
+    """What is in force for a task: the tuned plan while its certificate holds, else what the policy says."""
+    task = loaded.policy.tasks[name]
+    if tuned is None or tuned.plan is None:
+        return Standing()
+    certificate = tuned.certificate
+    now = bound(loaded, name, own_check=own_check)
+    differs = changed(certificate.binds_to, now) if certificate else []
+    differs += [unseen] if unseen else []
+    if not differs and (misfit := _misfit(now["ladder"], tuned)):
+        differs = [misfit]
+    if differs:
+        keep = task.on_stale == "keep" and not _misfit(now["ladder"], tuned)
+        does = "it is kept, as `on_stale: keep` says" if keep else "every call asks the top rung"
+        told = f"the tuned plan is stale: {'; '.join(differs)}. Run `router eval` and `router tune`; until then {does}"
+        return Standing("tuned" if keep else "top", told, stale=True)
+    return _dated(task, certificate.expires if certificate else "", now_s)
+
+
+def _dated(task: Task, expires: str, now_s: float) -> Standing:
+    """A plan that matches its policy, by the date of its certificate."""
+    if not expires:
+        return Standing("tuned")
+    expires_s = datetime.fromisoformat(expires).replace(tzinfo=UTC).timestamp()
+    if now_s >= expires_s:
+        top = task.on_expired == "top"
+        does = "every call asks the top rung, as `on_expired: top` says" if top else "it is kept, as `on_expired` says"
+        told = f"the certificate ran out on {expires}. Run `router eval` and `router tune`; until then {does}"
+        return Standing("top" if top else "tuned", told, stale=True)
+    if now_s >= expires_s - EXPIRY_NOTICE_S:
+        told = f"the certificate runs out on {expires}; run `router eval` and `router tune` before that"
+        return Standing("tuned", told, check_again_s=expires_s)
+    return Standing("tuned", check_again_s=expires_s - EXPIRY_NOTICE_S)
+
+
+def _misfit(ladder: Sequence[str], tuned: Tuned) -> str:
+    """Why the plan cannot be followed on this ladder at all, or nothing."""
+    if tuned.plan is None:
+        return ""
+    for rungs in (tuned.plan.rungs, *tuned.plan.groups.values()):
+        models = [rung.model for rung in rungs]
+        if models != [model for model in ladder if model in models]:
+            return f"the plan asks {' then '.join(models)}, which is no path up the ladder {' -> '.join(ladder)}"
+    return ""
+
+
+def _ladder(policy: Policy, name: str, backend: Backend, tuned: Tuned | None) -> tuple[Rung, ...]:
+    """Every rung of the policy's ladder, with the calibrators that there are for it."""
+    task = policy.tasks[name]
     rungs = []
     for rung, threshold in zip(task.ladder, (*task.thresholds(), None), strict=True):
         if not isinstance(rung, str):
@@ -51,17 +195,31 @@ def resolve(loaded: Loaded, name: str, backend: Backend, own_check: Callable[[An
                 context_tokens=model.context_tokens or facts.context_tokens,
                 max_output_tokens=model.max_output_tokens or facts.max_output_tokens,
                 capabilities=facts.capabilities if model.capabilities is None else frozenset(model.capabilities),
+                gain=tuned.gain.get(rung, ()) if tuned else (),
+                prompt=tuned.prompt.get(rung, ()) if tuned else (),
             )
         )
-    plan_hash = _plan_hash(policy, name, tuned.source if tuned else "prior")
-    return Plan(name, task, tuple(rungs), check, own, plan_hash, loaded.policy_hash)
+    return tuple(rungs)
+
+
+def _top_only(ladder: tuple[Rung, ...]) -> tuple[Rung, ...]:
+    return follow(ladder, (TunedRung(ladder[-1].name),))
+
+
+def task_check(task: Task, own_check: OwnCheck | None = None) -> Check:
+    """What says whether a draft of this task is usable."""
+    return build_check(
+        task.answer,
+        schema=json_validator(task.answer.json) if task.answer.json else None,
+        own=guarded(own_check, False, bool) if own_check else None,
+    )
 
 
 def _plan_hash(policy: Policy, name: str, confidence_source: str) -> str:
     """Changes with whatever changes answers or decisions, and with nothing else."""
     task = policy.tasks[name]
     models = [policy.models[rung] for rung in task.ladder if isinstance(rung, str)]
-    binding = [
+    parts = [
         [[model.litellm, dict(model.params), model.api_base] for model in models],
         task.thresholds(),
         dict(task.params),
@@ -71,4 +229,4 @@ def _plan_hash(policy: Policy, name: str, confidence_source: str) -> str:
         task.max_output_tokens,
         confidence_source,
     ]
-    return hashlib.sha256(json.dumps(binding, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -15,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from router.core.calibration import Calibrator, confidence, interpolate, prior, sigmoid
+from router.core.calibration import SHAPES, Calibrator, Shape, confidence, interpolate, prior, sigmoid
 from router.core.signals import FREE_SIGNALS
 from tests.strategies import calibrators, signals
 
@@ -245,3 +248,50 @@ def test_without_a_calibrator_the_prior_counts_and_is_named() -> None:
     known = {"invalid": 1.0}
     assert confidence((), known) == (prior(known), None)
     assert confidence((constant(0.9, "lp_mean"),), known) == (prior(known), None)
+
+
+# Shapes and missing signals
+
+
+def test_a_shaped_calibrator_adds_up_its_terms() -> None:
+    """A signal may enter in several shapes, together or apart; the logit is the sum of all terms."""
+    shapes: tuple[Shape, ...] = ("linear", "ln", "ln1m", "ln1p", "linear", "exp", "ln1mexp", "ln")
+    signals = ("a", "a", "a", "b", "c", "c", "c", "d")
+    numbers = tuple(0.1 * (at + 1) for at in range(8))
+    fitted = Calibrator(signals, numbers, numbers[::-1], numbers, -0.3, shapes)
+    known = {"a": 0.7, "b": 12.0, "c": -0.4, "d": 0.0}
+    terms = zip(signals, shapes, numbers, numbers[::-1], numbers, strict=True)
+    logit = -0.3 + sum(w * ((SHAPES[shape](known[name]) - c) / s) for name, shape, c, s, w in terms)
+    assert fitted.probability(known) == pytest.approx(sigmoid(logit), abs=TOLERANCE)
+
+
+def test_a_signal_that_may_be_missing_adds_its_share() -> None:
+    """One that may not gives no probability."""
+    fitted = Calibrator(("a", "b"), (0.0, 0.0), (1.0, 1.0), (1.0, 1.0), 0.5, missing=(-2.0, None))
+    assert fitted.probability({"b": 1.0}) == pytest.approx(sigmoid(0.5 - 2.0 + 1.0))
+    assert fitted.probability({"a": 1.0}) is None
+
+
+@pytest.mark.parametrize(
+    ("parts", "says"),
+    [
+        ({"shapes": ("linear",)}, "shapes has 1 entries for 2 signals"),
+        ({"missing": (0.0,)}, "missing has 1 entries for 2 signals"),
+        ({"missing": (0.0, math.inf)}, "holds a number that is not finite"),
+        ({"signals": ("a", "a"), "shapes": ("ln", "ln")}, "signals names one signal twice in the same shape"),
+    ],
+)
+def test_shapes_and_missing_values_are_checked(parts: dict[str, Any], says: str) -> None:
+    """A file that was edited by hand is told what is wrong."""
+    whole: dict[str, Any] = {"signals": ("a", "b"), "center": (0.0,) * 2, "scale": (1.0,) * 2, "weights": (1.0,) * 2}
+    with pytest.raises(ValueError, match=says):
+        Calibrator(**{**whole, "intercept": 0.0, **parts})
+
+
+@given(calibrators(), signals())
+@settings(max_examples=20)
+def test_a_calibrator_survives_copies(fitted: Calibrator, known: dict[str, float]) -> None:
+    """Between processes and within one."""
+    for copied in (pickle.loads(pickle.dumps(fitted)), copy.deepcopy(fitted), replace(fitted)):
+        assert copied == fitted
+        assert copied.probability(known) == fitted.probability(known)

@@ -31,7 +31,7 @@ from router.models.text_features import SIZES, Size
 from router.spec import ModelCalibrators, load_policy, write_tuned
 from router.testing import no_network
 from router.tuning import Distilled, LabelledText, distill, read_labels
-from router.tuning.labels import MAX_BYTES
+from router.tuning.tables import MAX_BYTES
 from tests.support import ROUTER, Cli
 
 WORDS = {

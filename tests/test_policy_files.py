@@ -594,15 +594,10 @@ BAD = {
     **{
         line.split(":")[0]: Bad(task_key(line), NOT_BUILT, f"tasks.t.{line.split(':')[0]}")
         for line in (
-            "target: {max_quality_loss: 0.1}",
             "cache: {ttl_s: 60}",
             "prompt_cache: system",
             "slo: {usd_per_call: 1}",
             "shadow_rate: 0.0",
-            "cluster: customer",
-            "group: language",
-            "on_stale: top",
-            "on_expired: keep",
         )
     },
     # The file

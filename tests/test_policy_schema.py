@@ -29,15 +29,10 @@ UNBUILT = {
     "Ledger": {"store_content"},
     "Policy": {"budgets"},
     "Task": {
-        "target",
         "cache",
         "prompt_cache",
         "slo",
         "shadow_rate",
-        "cluster",
-        "group",
-        "on_stale",
-        "on_expired",
     },
 }
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from router.core.call import Reply, Usage
 from router.core.checks import Verdict
-from router.core.signals import FREE_SIGNALS, LP_FLOOR, read_signals, repetition
+from router.core.signals import FREE_SIGNALS, LP_FLOOR, agreement, read_signals, repetition
 from tests.strategies import replies
 
 LOGPROB_SIGNALS = {"lp_mean", "lp_min", "lp_first"}
@@ -42,7 +42,7 @@ def test_a_plain_draft_has_every_signal() -> None:
 def test_every_signal_is_documented() -> None:
     """The table of signals is the list of what can be read, and each has a meaning."""
     reply = Reply("x", Usage(), logprobs=(-1.0,))
-    assert signals_of(reply).keys() == FREE_SIGNALS.keys()
+    assert signals_of(reply).keys() | {"agreement"} == FREE_SIGNALS.keys()
     assert all(FREE_SIGNALS.values())
 
 
@@ -58,7 +58,22 @@ def test_every_signal_is_documented() -> None:
 )
 def test_a_signal_that_cannot_be_read_is_absent(reply: Reply, missing: set[str]) -> None:
     """A missing signal is a state of its own and never 0."""
-    assert FREE_SIGNALS.keys() - signals_of(reply).keys() == missing
+    assert FREE_SIGNALS.keys() - signals_of(reply).keys() == missing | {"agreement"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        (Verdict(True, "A"), Verdict(True, "A"), 1.0),
+        (Verdict(True, "A"), Verdict(True, "B"), 0.0),
+        (Verdict(False, None), Verdict(False, None), 0.0),
+        (Verdict(True, {"a": [1]}), Verdict(True, {"a": [1.0]}), 1.0),
+    ],
+    ids=["equal", "other", "unusable", "json"],
+)
+def test_drafts_agree_when_their_usable_answers_are_equal(one: Verdict, other: Verdict, expected: float) -> None:
+    """Two drafts without an answer agree on nothing."""
+    assert agreement(one, other) == expected
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,8 @@ def test_an_artefact_gives_the_calibrators_of_each_model(tmp_path: Path) -> None
     """The numbers arrive as they were written, and the source names the file's content."""
     digest = hashlib.sha256(write(tmp_path, VALID).read_bytes()).hexdigest()[:12]
     expected = Calibrator(("lp_mean", "invalid"), (-0.5, 0.0), (0.25, 1.0), (2.0, -1.5), 0.5)
-    assert load_tuned(tmp_path, "t", POLICY) == Tuned({"small": (expected,)}, f"tuned:{digest}")
+    path = str(tmp_path / "tuned" / "t.json")
+    assert load_tuned(tmp_path, "t", POLICY) == Tuned({"small": (expected,)}, f"tuned:{digest}", path=path)
 
 
 def test_an_artefact_may_say_where_it_comes_from(tmp_path: Path) -> None:
@@ -111,9 +112,9 @@ BAD = {
     ),
     "no_models": Bad({"version": 1, "task": "t"}, "'models' is missing; add it", "models"),
     "unknown_key": Bad(changed(thresholds=[0.5]), "unknown key 'thresholds'; remove it", "thresholds"),
-    "plan": Bad(changed(plan={}), "is part of the format but not built yet; remove it", "plan"),
+    "plan": Bad(changed(plan={}), "'rungs' is missing; add it", "plan.rungs"),
     "certificate": Bad(
-        changed(certificate={"n": 1}), "is part of the format but not built yet; remove it", "certificate"
+        changed(certificate={"n": 1}), "'max_quality_loss' is missing; add it", "certificate.max_quality_loss"
     ),
     "unknown_model": Bad(entry(model="smal"), "unknown model 'smal'; did you mean 'small'?", "models.0"),
     "other_litellm_model": Bad(

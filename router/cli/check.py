@@ -13,21 +13,25 @@ from router.core.params import suggestion
 from router.core.pricing import NUSD_PER_USD, exact_product
 
 if TYPE_CHECKING:
-    from router.core.plan import Plan
+    from router.core.plan import Plan, Rung
     from router.spec import Loaded
 
 
 def check(policies: Policies = None, environment: Environment = None, as_json: AsJson = False) -> None:
-    """Check the policies and show each task's ladder, thresholds and where its confidence comes from.
+    """Check the policies and show each task's ladder, what is in force for it and where its confidence comes from.
 
-    Exits 1 with a finding, such as a model whose price nobody knows, and 2 when a policy has a fault. A note is no
-    finding: a missing key, a model that no task uses, a rung that costs more than the one above it.
+    Exits 1 with a finding, such as a stale certificate or a model whose price nobody knows, and 2 when a policy has a
+    fault. A note is no finding: a missing key, a model that no task uses, a rung that costs more than the one above it.
     """
+    import warnings
+
     from router.api import Router
-    from router.core.policy import Price
+    from router.errors import RouterWarning
     from router.models.real import RealModels
     from router.options import top_only
     from router.spec import load
+
+    warnings.simplefilter("ignore", RouterWarning)  # What a call would warn of is a finding here.
 
     loaded = load(policies, environment=environment)
     router = Router(policies, environment=environment)
@@ -37,16 +41,7 @@ def check(policies: Policies = None, environment: Environment = None, as_json: A
     notes: list[str] = []
     for name in loaded.policy.tasks:
         plan = router.plan(name)
-        rungs = [
-            {
-                "model": rung.name,
-                "litellm": rung.model.litellm,
-                "threshold": rung.threshold,
-                "confidence_source": rung.confidence_source if rung.calibrators else "prior",
-                "priced": rung.price != Price(),
-            }
-            for rung in plan.rungs
-        ]
+        rungs = [_rung(rung) for rung in plan.rungs]
         findings += [
             f"task {name!r}: model {rung['model']!r} has no known price, so its costs are unknown; give it a `price:`"
             for rung in rungs
@@ -58,9 +53,21 @@ def check(policies: Policies = None, environment: Environment = None, as_json: A
             for rung in plan.rungs
             if not models.about(rung.model).callable
         ]
+        if plan.standing.problem:
+            findings.append(f"task {name!r}: {plan.standing.problem}")
         findings += _unaffordable(plan)
         notes += _dearer_first(plan)
-        tasks.append({"task": name, "plan_hash": plan.plan_hash, "rungs": rungs})
+        groups = {group: [_rung(rung) for rung in own] for group, own in plan.groups.items()}
+        tasks.append(
+            {
+                "task": name,
+                "plan_hash": plan.plan_hash,
+                "in_force": plan.standing.force,
+                "rungs": rungs,
+                "group": plan.group,
+                "groups": groups,
+            }
+        )
     findings += _stray_tuned(loaded)
     notes += [*_missing_keys(loaded), *_unused(loaded)]
     if top_only():
@@ -78,6 +85,32 @@ def check(policies: Policies = None, environment: Environment = None, as_json: A
         if not findings:
             typer.echo("no findings")
     raise typer.Exit(1 if findings else 0)
+
+
+def _rung(rung: Rung) -> dict[str, Any]:
+    from router.core.policy import Price
+
+    return {
+        "model": rung.name,
+        "litellm": rung.model.litellm,
+        "accept": _accept(rung),
+        "threshold": rung.threshold,
+        "confidence_source": rung.confidence_source if rung.calibrators else "prior",
+        "priced": rung.price != Price(),
+    }
+
+
+def _accept(rung: Rung) -> str:
+    """When an answer of this rung is kept, in a word or two."""
+    if rung.skip:
+        return "not asked"
+    if rung.spare:
+        return "if others are down"
+    if rung.threshold is None:
+        return "last rung"
+    if rung.compare_only:
+        return "to compare"
+    return f"gain {1 - rung.threshold:.1%}" if rung.by == "gain" else f"{rung.threshold:.1%}"
 
 
 def _unaffordable(plan: Plan) -> list[str]:
@@ -146,16 +179,20 @@ def _users(loaded: Loaded, model: str) -> list[str]:
 
 def _print(tasks: list[dict[str, Any]], policy_hash: str, files: int) -> None:
     typer.echo(f"policy {policy_hash}: {counted(files, 'file')}, {counted(len(tasks), 'task')}")
-    rows = [
-        [
-            task["task"] if position == 0 else "",
-            rung["model"],
-            rung["litellm"],
-            "last rung" if rung["threshold"] is None else f"{rung['threshold']:.1%}",
-            "uncalibrated" if rung["confidence_source"] == "prior" else rung["confidence_source"],
-        ]
-        for task in tasks
-        for position, rung in enumerate(task["rungs"])
-    ]
+    rows = []
+    for task in tasks:
+        paths = [(task["task"], task["rungs"])]
+        paths += [(f"  {task['group']} {name}", rungs) for name, rungs in task["groups"].items()]
+        for title, rungs in paths:
+            rows += [_row(title if at == 0 else "", rung) for at, rung in enumerate(rungs)]
     if rows:
         print_table(["task", "rung", "model", "accept at", "confidence"], rows, numbers=["accept at"])
+    for task in tasks:
+        if task["in_force"] != "policy":
+            what = "the tuned plan" if task["in_force"] == "tuned" else "the top rung alone"
+            say(f"in force for {task['task']}: {what}, not the policy's threshold")
+
+
+def _row(title: str, rung: dict[str, Any]) -> list[str]:
+    source = "uncalibrated" if rung["confidence_source"] == "prior" else rung["confidence_source"]
+    return [title, rung["model"], rung["litellm"], rung["accept"], source]

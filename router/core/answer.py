@@ -75,7 +75,7 @@ class Answer:
     confidence_source: str
     """Where the confidence comes from: `prior` is a guess that no data stands behind."""
     escalated: bool
-    """Whether the answer comes from above the ladder's first rung, or a rung above it was asked."""
+    """Whether a rung above the first that the plan asks was asked."""
     task: str
     route_id: str
     steps: tuple[Step, ...]
@@ -162,6 +162,6 @@ def costs(attempts: Sequence[Attempt]) -> Costs:
     )
 
 
-def climbed(attempts: Sequence[Attempt]) -> bool:
-    """Whether a rung above the first of the ladder was asked."""
-    return any(attempt.rung > 0 for attempt in attempts)
+def climbed(attempts: Sequence[Attempt], first_rung: int) -> bool:
+    """Whether a rung above the first that the plan asks was asked."""
+    return any(attempt.rung > first_rung for attempt in attempts)

@@ -12,14 +12,14 @@ from typing import Any, Literal, NamedTuple, NoReturn
 
 from router.core import compose
 from router.core.answer import Action, Answer, Attempt, Step, climbed, costs
-from router.core.calibration import confidence
 from router.core.call import Call, Failure, Reply, Usage, input_tokens_bound
 from router.core.checks import REFUSED, Verdict
+from router.core.decision import judge, skip_reason
 from router.core.effects import Ask, Asked, CountTokens, Do, Effect, Finish, Flow, ReadClock, Request
 from router.core.faults import FAULTS, Fault
 from router.core.plan import Plan
 from router.core.pricing import total, usd
-from router.core.signals import read_signals
+from router.core.signals import agreement, read_signals
 from router.core.tools import marked, rung_of
 from router.errors import (
     ContentFiltered,
@@ -58,9 +58,9 @@ def cascade(plan: Plan, request: Request) -> Flow:
     try:
         answer = yield from climb.run()
     except RouterError as error:
-        yield Do(Finish(None, error, tuple(climb.steps), tuple(climb.attempts)))
+        yield Do(Finish(None, error, tuple(climb.steps), tuple(climb.attempts), plan.first))
         raise
-    yield Do(Finish(answer, None, answer.steps, answer.attempts))
+    yield Do(Finish(answer, None, answer.steps, answer.attempts, plan.first))
     return answer
 
 
@@ -75,6 +75,8 @@ class _Climb:
         self.elapsed_s = 0.0
         self.held: _Draft | None = None
         self.shown = False
+        self.down = False  # Whether the rung that was asked last could not be reached.
+        self.before: Verdict | None = None
         self.input_bound = input_tokens_bound(request.messages)
 
     def run(self) -> Flow:
@@ -110,6 +112,7 @@ class _Climb:
         """The draft of a rung that was asked; `None` where it gave none."""
         self.attempts += asked.attempts
         self.elapsed_s, self.shown = asked.elapsed_s, asked.shown
+        self.down = isinstance(asked.outcome, Failure)
         if isinstance(asked.outcome, Failure):
             self._failed(index, asked.outcome, asked.attempts)
             return None
@@ -129,7 +132,10 @@ class _Climb:
             return "ROUTER_DISABLE=top sends every call to the top rung"
         if goes_on is not None and index < goes_on < len(self.plan.rungs):
             return f"rung {self.plan.rungs[goes_on].name!r} made the tool calls that are answered here, so it goes on"
-        lacking = compose.lacking(self.plan.rungs[index], self.request)
+        rung = self.plan.rungs[index]
+        if why := skip_reason(rung, self.request.input_chars, self.down):
+            return why
+        lacking = compose.lacking(rung, self.request)
         return f"it cannot take {lacking}; if it can, say so in its `capabilities:`" if lacking else ""
 
     def _surely_fits(self, limit: int | None) -> bool:
@@ -185,25 +191,21 @@ class _Climb:
         rung = self.plan.rungs[index]
         verdict = self._verdict(reply)
         signals = read_signals(self.request.input_chars, reply, verdict)
-        p, fitted = confidence(rung.calibrators, signals)
-        action: Action
-        if rung.threshold is None and not verdict.valid and self.held is not None and not self.shown:
+        if self.before is not None:
+            signals["agreement"] = agreement(self.before, verdict)
+        self.before = verdict
+        judged = judge(rung, signals, verdict.problem)
+        action: Action = "accept" if judged.keep else "escalate"
+        reason = judged.reason
+        if judged.keep and not verdict.valid and self.held is not None and not self.shown:
             action, reason = "fail", f"the last rung's answer {verdict.problem}"
-        elif rung.threshold is None:
-            action, reason = "accept", "last rung" + ("" if verdict.valid else f"; the answer {verdict.problem}")
-        elif not verdict.valid:
-            action, reason = "escalate", f"the draft {verdict.problem}"
-        elif p >= rung.threshold:
-            action, reason = "accept", f"confidence {p:.3f} is at or above {rung.threshold:.3f}"
-        else:
-            action, reason = "escalate", f"confidence {p:.3f} is below {rung.threshold:.3f}"
         step = Step(
             index,
             rung.name,
             action,
             reason,
-            p,
-            "prior" if fitted is None else rung.confidence_source,
+            judged.confidence,
+            judged.source,
             rung.threshold,
             total([attempt.amount.nusd for attempt in attempts]),
             len(attempts),
@@ -242,7 +244,7 @@ class _Climb:
             rung=draft.rung,
             confidence=draft.step.confidence or 0.0,
             confidence_source=draft.step.confidence_source or "prior",
-            escalated=climbed(self.attempts),
+            escalated=climbed(self.attempts, self.plan.first),
             task=self.plan.task_name,
             route_id=self.request.route_id,
             steps=tuple(self.steps),

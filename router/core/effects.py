@@ -90,6 +90,8 @@ class Finish(NamedTuple):
     error: RouterError | None
     steps: tuple[Step, ...]
     attempts: tuple[Attempt, ...]
+    first_rung: int = 0
+    """Position of the first rung that the plan asks."""
 
     @property
     def outcome(self) -> str:

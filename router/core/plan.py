@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from router.core.calibration import Calibrator
 from router.core.checks import Check
 from router.core.policy import Model, Price, Task
 from router.core.pricing import Rates
+from router.core.tuned import By, TunedRung
+
+NOT_IN_PLAN = "the plan in force does not ask it"
+Force = Literal["policy", "tuned", "top"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +24,7 @@ class Rung:
     model: Model
     price: Price
     threshold: float | None
-    """`None` on the last rung."""
+    """`None` where every answer is kept: on the last rung."""
     calibrators: tuple[Calibrator, ...] = ()
     confidence_source: str = "prior"
     """What stands behind the calibrators."""
@@ -28,6 +32,22 @@ class Rung:
     max_output_tokens: int | None = None
     capabilities: frozenset[str] | None = None
     """What the model can do; `None` where nobody knows."""
+    tuned: bool = False
+    """Whether the threshold was tuned: then it only holds for a confidence that was fitted."""
+    by: By = "confidence"
+    """What the threshold is compared with."""
+    gain: tuple[Calibrator, ...] = ()
+    """The gain of climbing past a draft."""
+    gate: float | None = None
+    """Skip the rung when the confidence known from the prompt alone is below this."""
+    prompt: tuple[Calibrator, ...] = ()
+    """The confidence known from the prompt alone."""
+    compare_only: bool = False
+    """Whether it is asked only so that a later draft can be compared with its own."""
+    skip: str = ""
+    """Why it is never asked, or nothing."""
+    spare: bool = False
+    """Whether it is asked only when the rung below it could not be reached."""
     rates: Rates = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -39,19 +59,71 @@ class Rung:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """What is in force for a task, and why it is that."""
+
+    force: Force = "policy"
+    """The policy's ladder and threshold, the tuned plan, or the top rung alone."""
+    problem: str = ""
+    """Why the tuned plan is not in force, or soon will not be; nothing when all is well."""
+    stale: bool = False
+    """Whether the certificate no longer matches the policy, or is past its date."""
+    check_again_s: float | None = None
+    """When this can change by the date alone, in seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A task with everything resolved that a call needs: built once, when its policy is loaded."""
 
     task_name: str
     task: Task
     rungs: tuple[Rung, ...]
+    """The whole ladder; a rung that the plan does not ask says so."""
     check: Check
     own_check: Callable[[Any], bool] | None = None
     """The user's own function, which `check` ends with; also asked where a call brings a shape of its own."""
     plan_hash: str = ""
     policy_hash: str = ""
+    standing: Standing = field(default_factory=Standing)
+    group: str | None = None
+    """Metadata key that chooses among `groups`."""
+    groups: Mapping[str, tuple[Rung, ...]] = field(default_factory=dict)
+    served: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """By model, the served ids that the certificate's run saw; a model without any is not watched."""
 
     @property
     def names(self) -> set[str]:
         """The models of the ladder, and their providers."""
         return {name for rung in self.rungs for name in (rung.name, rung.model.litellm.partition("/")[0])}
+
+    @property
+    def first(self) -> int:
+        """Position of the first rung that calls ask."""
+        return next((index for index, rung in enumerate(self.rungs) if not rung.skip and not rung.spare), 0)
+
+    def chosen(self, metadata: Mapping[str, Any] | None) -> Plan:
+        """The plan for a call with this metadata: that of its group, where groups have plans of their own."""
+        if self.group is None:
+            return self
+        rungs = self.groups.get(str((metadata or {}).get(self.group)))
+        return self if rungs is None else replace(self, rungs=rungs)
+
+
+def follow(ladder: tuple[Rung, ...], tuned: tuple[TunedRung, ...]) -> tuple[Rung, ...]:
+    """The ladder as a tuned plan uses it: its rungs with their thresholds, the others skipped or kept as a spare."""
+    wanted = {one.model: one for one in tuned}
+    last = max(index for index, rung in enumerate(ladder) if rung.name in wanted)
+    found = []
+    for index, rung in enumerate(ladder):
+        one = wanted.get(rung.name)
+        if one is not None:
+            compare_only = index < last and one.threshold is None
+            threshold = 1.0 if compare_only else one.threshold
+            rung = replace(rung, threshold=threshold, compare_only=compare_only, tuned=True)
+            found.append(replace(rung, by=one.by, gate=one.gate))
+        elif index > last:
+            found.append(replace(rung, threshold=None, spare=True))
+        else:
+            found.append(replace(rung, skip=NOT_IN_PLAN))
+    return tuple(found)

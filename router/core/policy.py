@@ -265,7 +265,7 @@ class Task:
     """What a provider's content filter leads to."""
     budget: Budget = field(default_factory=Budget)
     """Limits on spending."""
-    target: Annotated[Target | None, Unbuilt] = None
+    target: Target | None = None
     """What tuning has to hold."""
     cache: Annotated[Cache | None, Unbuilt] = None
     """Keep answers of identical calls."""
@@ -275,14 +275,14 @@ class Task:
     """Service-level objectives."""
     shadow_rate: Annotated[Share | None, Unbuilt] = None
     """Share of accepted calls that also ask the top rung, off the caller's path."""
-    cluster: Annotated[Text | None, Unbuilt] = None
-    """Metadata key whose equal values are kept on one side of a split."""
-    group: Annotated[Text | None, Unbuilt] = None
-    """Metadata key whose values are certified one by one."""
-    on_stale: Annotated[Literal["top", "keep", "refuse"] | None, Unbuilt] = None
-    """What to do when a certificate no longer matches the policy."""
-    on_expired: Annotated[Literal["keep", "top"] | None, Unbuilt] = None
-    """What to do when a certificate is past its date."""
+    cluster: Text | None = None
+    """Metadata key of eval rows whose equal values are kept on one side of a split: a document, a customer."""
+    group: Text | None = None
+    """Metadata key whose values are certified and routed one by one; a value that was not certified asks the top."""
+    on_stale: Literal["top", "keep", "refuse"] = "top"
+    """When a certificate no longer matches the policy: ask the top rung, keep the tuned plan, or refuse calls."""
+    on_expired: Literal["keep", "top"] = "keep"
+    """When a certificate is past its date: keep the tuned plan, or ask the top rung. Both warn, from 14 days before."""
 
     def __post_init__(self) -> None:
         if isinstance(self.threshold, tuple) and len(self.threshold) != len(self.ladder) - 1:

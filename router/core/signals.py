@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from router.core.call import Reply
 from router.core.checks import Verdict
 
+# To be raised whenever a signal's meaning changes: what was tuned on the old meaning is then stale.
+SIGNALS_VERSION = 1
+
 # The name of every free signal and what it means; the docs table is made from it.
 FREE_SIGNALS: dict[str, str] = {
     "invalid": "1 when the draft does not fit the task's answer kind or fails the task's own check, else 0",
@@ -25,6 +28,7 @@ FREE_SIGNALS: dict[str, str] = {
     "lp_mean": "mean log-probability of the draft's tokens, in nats, -20 to 0",
     "lp_min": "smallest log-probability of any token of the draft, in nats, -20 to 0",
     "lp_first": "log-probability of the draft's first token, in nats, -20 to 0",
+    "agreement": "1 when the draft's answer equals that of the draft before it, else 0; a first draft has none",
 }
 
 # A token below e^-20 (2e-9) is as unlikely as evidence gets, and providers write -inf or -9999 for it.
@@ -74,6 +78,11 @@ def _logprob_signals(lps: Sequence[float]) -> dict[str, float]:
         lps = [max(LP_FLOOR, min(0.0, lp)) for lp in lps]
         total, lowest = sum(lps), min(lps)
     return {"lp_mean": total / len(lps), "lp_min": lowest, "lp_first": lps[0]}
+
+
+def agreement(one: Verdict, other: Verdict) -> float:
+    """1 when two drafts give the same usable answer, else 0."""
+    return float(one.valid and other.valid and bool(one.value == other.value))
 
 
 def repetition(text: str) -> float:

@@ -106,7 +106,7 @@ class Replay:
         with self._lock:
             index = self._served.get(key, 0)
             self._served[key] = index + 1
-        return _outcome(rows[min(index, len(rows) - 1)])
+        return outcome_of(rows[min(index, len(rows) - 1)])
 
     async def asend(self, call: Call, timeout_s: float | None) -> Outcome:
         return self.send(call, timeout_s)
@@ -143,7 +143,8 @@ def _message_key(message: Message) -> str | tuple[str, str]:
     return json.dumps(dict(message), sort_keys=True, default=str)
 
 
-def _outcome(row: Mapping[str, Any]) -> Outcome:
+def outcome_of(row: Mapping[str, Any]) -> Outcome:
+    """What a row of a recording says came back."""
     if row.get("error") is not None:
         return _failure(row)
     cost, latency = row.get("cost_usd"), row.get("latency_s")

@@ -1,6 +1,6 @@
 """From files to policies: the only door to pydantic, ruamel.yaml and jsonschema."""
 
-from router.spec.artefact import ModelCalibrators, Tuned, exclusive, load_tuned, write_tuned
+from router.spec.artefact import Artefact, ModelCalibrators, Tuned, exclusive, load_tuned, write_artefact, write_tuned
 from router.spec.callers import shape_of, tools_of
 from router.spec.kept import keep, kept, restore
 from router.spec.load import Loaded, adopt, load, load_policy
@@ -9,6 +9,7 @@ from router.spec.templates import TEMPLATES, template_text
 
 __all__ = [
     "TEMPLATES",
+    "Artefact",
     "Loaded",
     "ModelCalibrators",
     "Tuned",
@@ -25,5 +26,6 @@ __all__ = [
     "shape_of",
     "template_text",
     "tools_of",
+    "write_artefact",
     "write_tuned",
 ]

@@ -8,7 +8,8 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,8 +17,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from router.core.calibration import Calibrator
 from router.core.params import suggestion
-from router.core.policy import STRICT, Limit, Name, Policy, Text, Unbuilt
+from router.core.policy import STRICT, Limit, Name, Policy, Text
 from router.core.signals import FREE_SIGNALS
+from router.core.tuned import Certificate, TunedPlan
 from router.errors import PolicyError
 from router.spec.document import MAX_BYTES, dotted
 
@@ -37,6 +39,10 @@ class ModelCalibrators:
     """What the name stood for when it was fitted; another model needs another calibrator."""
     calibrators: Annotated[tuple[Calibrator, ...], Limit(min_length=1, max_length=16)]
     """One for each set of signals that may be known, the best first; the first that has all its signals is used."""
+    gain: Annotated[tuple[Calibrator, ...], Limit(max_length=16)] = ()
+    """The same for the gain of climbing: that the plan's last rung is right where this draft is wrong."""
+    prompt: Annotated[tuple[Calibrator, ...], Limit(max_length=16)] = ()
+    """The confidence that is known before the model is asked, from the prompt alone; what a gate compares."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +57,17 @@ class Artefact:
     """The task it belongs to."""
     models: tuple[ModelCalibrators, ...]
     """Calibrators by model."""
-    plan: Annotated[Mapping[str, Any] | None, Unbuilt] = None
-    """The chosen plan with its thresholds."""
-    certificate: Annotated[Mapping[str, Any] | None, Unbuilt] = None
+    plan: TunedPlan | None = None
+    """The chosen plan with its thresholds; without one the policy's ladder and threshold hold."""
+    certificate: Certificate | None = None
     """The statement behind the plan."""
+    served: Mapping[Name, tuple[Text, ...]] = field(default_factory=dict)
+    """By model, the ids that providers served in the eval run; another one makes the certificate stale."""
     provenance: Mapping[str, Any] | None = None
     """Where the numbers come from, by model: data, rows, versions. Not used, only kept."""
+
+
+_ADAPTER = TypeAdapter(Artefact)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +78,19 @@ class Tuned:
     """By model name."""
     source: str
     """What an answer names as the source of its confidence."""
+    plan: TunedPlan | None = None
+    """What calls follow instead of the policy's ladder and threshold, while the certificate binds."""
+    certificate: Certificate | None = None
+    gain: Mapping[str, tuple[Calibrator, ...]] = field(default_factory=dict)
+    """Calibrators of the gain of climbing, by model name."""
+    prompt: Mapping[str, tuple[Calibrator, ...]] = field(default_factory=dict)
+    """Calibrators of what a gate compares, by model name."""
+    served: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By model name, the ids that the run was served by."""
+    path: str = ""
+    """The file."""
+    run: str = ""
+    """The eval run that it was tuned on, where it says so."""
 
 
 def load_tuned(folder: Path, task: str, policy: Policy) -> Tuned | None:
@@ -88,13 +112,25 @@ def load_tuned(folder: Path, task: str, policy: Policy) -> Tuned | None:
     if len(raw) > _MAX_BYTES:
         raise PolicyError(f"is larger than {_MAX_BYTES:,} bytes; it was not written by the tuner", path=str(path))
     try:
-        artefact = TypeAdapter(Artefact).validate_json(raw)
+        artefact = _ADAPTER.validate_json(raw)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise PolicyError(_told(first), path=str(path), where=dotted(first["loc"])) from None
     _check(artefact, path, task, policy)
-    calibrators = {entry.model: entry.calibrators for entry in artefact.models}
-    return Tuned(calibrators, f"tuned:{hashlib.sha256(raw).hexdigest()[:12]}")
+    by_model = {
+        part: {entry.model: getattr(entry, part) for entry in artefact.models if getattr(entry, part)}
+        for part in ("calibrators", "gain", "prompt")
+    }
+    source = f"tuned:{hashlib.sha256(raw).hexdigest()[:12]}"
+    return Tuned(
+        source=source,
+        plan=artefact.plan,
+        certificate=artefact.certificate,
+        served=artefact.served,
+        path=str(path),
+        run=str((artefact.provenance or {}).get("run", "")),
+        **by_model,
+    )
 
 
 def _told(entry: Mapping[str, Any]) -> str:
@@ -118,26 +154,34 @@ def write_tuned(folder: Path, task: str, entry: ModelCalibrators, provenance: Ma
 
     Two processes that may write at once hold `exclusive` meanwhile, or one of them is lost.
 
+    A plan that asks this model goes with its certificate: what was certified was another model.
+
     Raises
     ------
     PolicyError
         The artefact that is there cannot be read.
     """
     path = folder / "tuned" / f"{task}.json"
-    adapter = TypeAdapter(Artefact)
     before = Artefact(version=1, task=task, models=())
     if path.exists():
         try:
-            before = adapter.validate_json(path.read_bytes())
+            before = _ADAPTER.validate_json(path.read_bytes())
         except ValidationError as error:
             raise PolicyError("cannot be read, so nothing was written; delete it first", path=str(path)) from error
+    if before.plan and entry.model in before.plan.models:
+        before = replace(before, plan=None, certificate=None, served={})
     others = tuple(one for one in before.models if one.model != entry.model)
     known = {**(before.provenance or {}), entry.model: dict(provenance)}
-    artefact = replace(before, models=(*others, entry), provenance=known)
+    return write_artefact(folder, replace(before, models=(*others, entry), provenance=known))
+
+
+def write_artefact(folder: Path, artefact: Artefact) -> Path:
+    """Write the artefact of a task, whole or not at all."""
+    path = folder / "tuned" / f"{artefact.task}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        draft.write_bytes(adapter.dump_json(artefact, indent=2, exclude_none=True) + b"\n")
+        draft.write_bytes(_ADAPTER.dump_json(artefact, indent=2, exclude_none=True) + b"\n")
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
@@ -162,21 +206,33 @@ def _check(artefact: Artefact, path: Path, task: str, policy: Policy) -> None:
 
     if artefact.task != task:
         raise refuse(f"belongs to task {artefact.task!r}, not to {task!r}; tune that task", "task")
-    for part in ("plan", "certificate"):
-        if getattr(artefact, part) is not None:
-            raise refuse("is part of the format but not built yet; remove it", part)
+    if artefact.certificate:
+        try:
+            date.fromisoformat(artefact.certificate.expires or "2000-01-01")
+        except ValueError:
+            raise refuse("is no date; write it like 2026-11-20", "certificate.expires") from None
     for index, entry in enumerate(artefact.models):
-        model = policy.models.get(entry.model)
-        if model is None and entry.litellm.startswith(_LOCAL):
-            continue
-        if model is None:
-            raise refuse(f"unknown model {entry.model!r}; {suggestion(entry.model, policy.models)}", f"models.{index}")
-        if model.litellm != entry.litellm:
-            raise refuse(
-                f"was fitted on {entry.litellm!r}, but {entry.model!r} is now {model.litellm!r}; tune the task again",
-                f"models.{index}",
-            )
-        unknown = {name for one in entry.calibrators for name in one.signals} - set(FREE_SIGNALS)
-        if unknown:
-            name = min(unknown)
-            raise refuse(f"unknown signal {name!r}; {suggestion(name, FREE_SIGNALS)}", f"models.{index}")
+        if problem := _signal_problem(entry):
+            raise refuse(problem, f"models.{index}")
+        if artefact.certificate:
+            continue  # Whether its models are still those of the policy is a question of staleness.
+        if problem := _model_problem(entry, policy):
+            raise refuse(problem, f"models.{index}")
+
+
+def _model_problem(entry: ModelCalibrators, policy: Policy) -> str:
+    model = policy.models.get(entry.model)
+    if model is None and entry.litellm.startswith(_LOCAL):
+        return ""
+    if model is None:
+        return f"unknown model {entry.model!r}; {suggestion(entry.model, policy.models)}"
+    if model.litellm != entry.litellm:
+        return f"was fitted on {entry.litellm!r}, but {entry.model!r} is now {model.litellm!r}; tune the task again"
+    return ""
+
+
+def _signal_problem(entry: ModelCalibrators) -> str:
+    fitted = (*entry.calibrators, *entry.gain, *entry.prompt)
+    unknown = {name for one in fitted for name in one.signals} - set(FREE_SIGNALS)
+    name = min(unknown, default="")
+    return f"unknown signal {name!r}; {suggestion(name, FREE_SIGNALS)}" if name else ""

@@ -1,6 +1,44 @@
-"""Offline work on a user's own data: fitting, the only door to scikit-learn."""
+"""Offline work on a user's own data: eval runs, fitting (the only door to scikit-learn), plans and certificates."""
 
 from router.tuning.distill import Distilled, distill
+from router.tuning.evaluate import Estimate, Eval, Evaluated, Progress
+from router.tuning.graders import GRADERS, Grader, build_grader
 from router.tuning.labels import LabelledText, read_labels
+from router.tuning.loading import load_columns, load_run
+from router.tuning.result import Applied, Tuning
+from router.tuning.rows import EvalRow, read_rows
+from router.tuning.runs import EvalRun
+from router.tuning.simulate import Realised, simulate
+from router.tuning.task import TaskTuning, run_path, tune_task
+from router.tuning.tune import Tuner, tune
+from router.tuning.verify import Verified, check_tuned
 
-__all__ = ["Distilled", "LabelledText", "distill", "read_labels"]
+__all__ = [
+    "GRADERS",
+    "Applied",
+    "Distilled",
+    "Estimate",
+    "Eval",
+    "EvalRow",
+    "EvalRun",
+    "Evaluated",
+    "Grader",
+    "LabelledText",
+    "Progress",
+    "Realised",
+    "TaskTuning",
+    "Tuner",
+    "Tuning",
+    "Verified",
+    "build_grader",
+    "check_tuned",
+    "distill",
+    "load_columns",
+    "load_run",
+    "read_labels",
+    "read_rows",
+    "run_path",
+    "simulate",
+    "tune",
+    "tune_task",
+]

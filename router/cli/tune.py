@@ -1,0 +1,204 @@
+"""`router tune`: the cheapest plan that provably keeps the target, and whether the plans in force still do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+
+from router.cli.common import AsJson, Environment, Policies, percent, print_json, print_table
+from router.cli.evaluate import Fields, Grader, Tolerance, run_eval
+from router.errors import TuningError
+
+if TYPE_CHECKING:
+    from router.tuning import Realised, TaskTuning, Verified
+
+_FINDING, _NOT_CERTIFIABLE = 1, 4
+
+
+def tune(
+    task: Annotated[str | None, typer.Argument(help="Name of the task; with --check all of them when missing.")] = None,
+    run: Annotated[Path | None, typer.Option(help="The eval run; else runs/TASK.jsonl.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Labelled rows to ask first, as `router eval` does.")] = None,
+    max_usd: Annotated[float | None, typer.Option(help="With --data: US dollars that the run may cost.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="With --data: do not ask before spending.")] = False,
+    replay: Annotated[Path | None, typer.Option(help="With --data: answer from this recording.")] = None,
+    max_loss: Annotated[float | None, typer.Option(help="Largest loss, 0.02 is 2 points; else `target:`.")] = None,
+    confidence: Annotated[float | None, typer.Option(help="How sure to be, 0.95; else `target:`.")] = None,
+    never_worse: Annotated[bool | None, typer.Option(help="No credit for answers that are better.")] = None,
+    method: Annotated[str, typer.Option(help="split (guaranteed) or crossfit (simulation-checked).")] = "split",
+    each_alone: Annotated[bool, typer.Option(help="With `group:`: each certificate by itself.")] = False,
+    only_look: Annotated[bool, typer.Option(help="Spend the rows' whole error budget on this look.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
+    valid_days: Annotated[int, typer.Option(min=1, help="Days until the certificate runs out.")] = 180,
+    grader: Grader = None,
+    tolerance: Tolerance = 0.0,
+    fields: Fields = "",
+    write: Annotated[bool, typer.Option("--write", help="Write tuned/TASK.json, which calls then follow.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only check that plans in force keep their target.")] = False,
+    policies: Policies = None,
+    environment: Environment = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the cheapest plan that provably keeps a task's target, and show it beside the plan in force.
+
+    With --data it asks the models first, or what is still missing. Nothing is written without --write. Exits 4 when
+    nothing can be certified, 1 when --check finds something.
+    """
+    from router.tuning import check_tuned, tune_task
+
+    if check:
+        found = check_tuned(task, run, policies=policies, environment=environment)
+        _print_checks(found, as_json=as_json)
+        raise typer.Exit(_FINDING if any(one.findings for one in found) else 0)
+    if task is None:
+        raise typer.BadParameter("name a task; only --check takes all of them", param_hint="TASK")
+    if method not in ("split", "crossfit"):
+        raise typer.BadParameter(f"{method!r} is neither split nor crossfit", param_hint="--method")
+    if data is not None:
+        done = run_eval(
+            task,
+            data,
+            run,
+            fields,
+            yes=yes,
+            replay=replay,
+            quiet=as_json,
+            grader=grader,
+            tolerance=tolerance,
+            max_usd=max_usd,
+            policies=policies,
+            environment=environment,
+        )
+        if done.stopped:
+            typer.echo(f"stopped: {done.stopped}; nothing was tuned", err=True)
+            raise typer.Exit(3)
+    try:
+        tuned = tune_task(
+            task,
+            run,
+            policies=policies,
+            environment=environment,
+            grader=grader,
+            tolerance=tolerance,
+            fields=[name.strip() for name in fields.split(",") if name.strip()],
+            max_quality_loss=max_loss,
+            at_confidence=confidence,
+            never_worse=never_worse,
+            method=cast("Literal['split', 'crossfit']", method),
+            each_alone=each_alone,
+            only_look=only_look,
+            seed=seed,
+            valid_days=valid_days,
+        )
+    except TuningError as error:
+        typer.echo(f"not certifiable: {error}; nothing was written", err=True)
+        raise typer.Exit(_NOT_CERTIFIABLE) from None
+    written = tuned.write() if write and tuned.tuning.certified else None
+    if as_json:
+        print_json(_as_plain(tuned, written))
+    else:
+        _print(tuned, written)
+    raise typer.Exit(0 if tuned.tuning.certified else _NOT_CERTIFIABLE)
+
+
+def _print(tuned: TaskTuning, written: Path | None) -> None:
+    from router.tuning.words import certificate_words, in_force_words, plan_words
+
+    top = tuned.run.models[-1]
+    rows = len(tuned.new.model)
+    typer.echo(f"{tuned.task}: {tuned.run.rows:,} rows; the figures are of the {rows:,} rows for certifying\n")
+    columns = ["", "cost", "points lost", "escalated"]
+    lines = [
+        [f"always {top}", "100.0%", "0.00", ""],
+        _line(f"in force: {in_force_words(tuned.in_force)}", tuned.old),
+    ]
+    if tuned.tuning.certified:
+        lines.append(_line("found", tuned.new))
+    print_table(columns, lines, numbers=columns[1:])
+    typer.echo("intervals are 90 %\n")
+    if not tuned.tuning.certified:
+        typer.echo(f"not certifiable: {tuned.tuning.refusal}")
+        typer.echo("nothing was written. The safe plan is always the top rung: `ladder: [" + top + "]`")
+        return
+    typer.echo("plan")
+    for line in plan_words(tuned.plan):
+        typer.echo(f"  {line}")
+    typer.echo("certificate")
+    if tuned.certificate is not None:
+        for line in certificate_words(tuned.certificate, top):
+            typer.echo(f"  {line}")
+    typer.echo("a stricter target")
+    for one in tuned.stricter:
+        typer.echo(f"  {_stricter(one.max_quality_loss, one.rows, tuned.run.rows)}")
+    typer.echo(f"wrote {written}" if written else f"nothing was written; --write puts it into tuned/{tuned.task}.json")
+
+
+def _line(name: str, one: Realised) -> list[str]:
+    (low, high), (least, most) = one.cost_interval, one.loss_interval
+    return [
+        name,
+        f"{percent(one.cost)} ({percent(low)} to {percent(high)})",
+        f"{100 * one.loss:.2f} ({100 * least:.2f} to {100 * most:.2f})",
+        percent(one.escalated_share),
+    ]
+
+
+def _stricter(loss: float, rows: int | None, have: int) -> str:
+    target = f"{100 * loss:g} points"
+    if rows is None:
+        return f"{target}: no number of rows like these would do; it takes a better signal or another ladder"
+    if rows <= have:
+        return f"{target}: these rows may do, at the price of another look"
+    return f"{target}: about {rows:,} labelled rows in all"
+
+
+def _as_plain(tuned: TaskTuning, written: Path | None) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "task": tuned.task,
+        "target": asdict(tuned.target),
+        "rows": tuned.run.rows,
+        "look": tuned.look,
+        "certified": tuned.tuning.certified,
+        "refusal": tuned.tuning.refusal or None,
+        "needed_rows": tuned.tuning.needed_rows,
+        "in_force": {"force": tuned.in_force.standing.force, **tuned.old.as_json()},
+        "found": tuned.new.as_json(),
+        "plan": asdict(tuned.plan),
+        "certificate": asdict(tuned.certificate) if tuned.certificate else None,
+        "stricter": [one._asdict() for one in tuned.stricter],
+        "written": str(written) if written else None,
+    }
+
+
+def _print_checks(found: list[Verified], *, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            [
+                {
+                    "task": one.task,
+                    "force": one.standing.force,
+                    "run": str(one.run) if one.run else None,
+                    **(one.realised.as_json() if one.realised else {}),
+                    "notes": [one.standing.problem] if one.standing.problem and not one.standing.stale else [],
+                    "findings": list(one.findings),
+                }
+                for one in found
+            ]
+        )
+        return
+    if not found:
+        typer.echo("no task has a target or a tuned plan")
+    for one in found:
+        if one.realised is not None:
+            loss, cost = 100 * one.realised.loss, percent(one.realised.cost)
+            typer.echo(f"{one.task}: loses {loss:.2f} points and costs {cost} of the top rung alone on {one.run}")
+        if one.standing.problem and not one.standing.stale:
+            typer.echo(f"{one.task}: {one.standing.problem}")
+        for finding in one.findings:
+            typer.echo(f"finding: task {one.task!r}: {finding}")
+        if not one.findings:
+            typer.echo(f"{one.task}: meets its target")

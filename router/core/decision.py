@@ -1,0 +1,74 @@
+"""Whether a draft is kept: one rule for the flow, for tuning and for checks of a tuned plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from router.core.calibration import Calibrator, confidence
+from router.core.plan import NOT_IN_PLAN, Rung
+
+
+class Judged(NamedTuple):
+    """What a draft's signals say, and what follows."""
+
+    confidence: float
+    """Probability that the draft is right, 0 to 1."""
+    source: str
+    """What stands behind the confidence."""
+    keep: bool
+    reason: str
+
+
+def judge(rung: Rung, signals: Mapping[str, float], problem: str) -> Judged:
+    """Keep a draft or climb; `problem` says why the draft is unusable, or nothing."""
+    p, fitted = confidence(rung.calibrators, signals)
+    source = "prior" if fitted is None else rung.confidence_source
+    if rung.threshold is None:
+        return Judged(p, source, True, "last rung" + (f"; the answer {problem}" if problem else ""))
+    if problem:
+        return Judged(p, source, False, f"the draft {problem}")
+    if rung.compare_only:
+        return Judged(p, source, False, "asked so that the next draft can be compared with it")
+    if rung.by == "gain":
+        return _by_gain(rung, signals, p, source)
+    if rung.tuned and fitted is None:
+        return Judged(p, source, False, "the draft lacks signals that the tuned plan needs")
+    keep = p >= rung.threshold
+    return Judged(p, source, keep, f"confidence {p:.3f} is {_where(keep)} {rung.threshold:.3f}")
+
+
+def _by_gain(rung: Rung, signals: Mapping[str, float], p: float, source: str) -> Judged:
+    gain = _first(rung.gain, signals)
+    if gain is None or rung.threshold is None:
+        return Judged(p, source, False, "the draft lacks signals that the tuned plan needs")
+    keep = 1.0 - gain >= rung.threshold
+    shown = f"1 less the gain of climbing, {1.0 - gain:.3f}, is {_where(keep)} {rung.threshold:.3f}"
+    return Judged(p, source, keep, shown)
+
+
+def skip_reason(rung: Rung, input_chars: int, down: bool) -> str:
+    """Why a call does without this rung, or nothing; `down` says that the rung below could not be reached."""
+    if rung.spare and not down:
+        return NOT_IN_PLAN
+    return rung.skip or gate_reason(rung, {"input_chars": float(input_chars)})
+
+
+def gate_reason(rung: Rung, prompt_signals: Mapping[str, float]) -> str:
+    """Why a draft of this rung is not worth its price for this prompt, or nothing."""
+    if rung.gate is None:
+        return ""
+    p = _first(rung.prompt, prompt_signals)
+    if p is None or p >= rung.gate:
+        return ""
+    return f"from the prompt alone its confidence is {p:.3f}, below {rung.gate:.3f}"
+
+
+def _first(calibrators: tuple[Calibrator, ...], signals: Mapping[str, float]) -> float | None:
+    """The probability from the first calibrator that has all its signals."""
+    found = (calibrator.probability(signals) for calibrator in calibrators)
+    return next((p for p in found if p is not None), None)
+
+
+def _where(keep: bool) -> str:
+    return "at or above" if keep else "below"

@@ -1,0 +1,139 @@
+"""Certifying: test a chain of settings on rows that had no part in choosing it, and keep the cheapest that passed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.core.tuned import Statement
+from router.tuning.pvalues import betting, binomial, trinomial
+from router.tuning.table import Table
+
+Floats = NDArray[np.float64]
+LossKind = Literal["signed", "never_worse"]
+TestKind = Literal["exact", "betting"]
+
+# How far above the mean an upper bound is looked for, in standard errors, and the bisection steps, which leave it a
+# twentieth of a standard error wide at most.
+_REACH, _STEPS = 6.0, 7
+_Z90 = 1.645
+
+
+class Test(NamedTuple):
+    """How a loss is tested: which losses count, and with which p-value."""
+
+    loss: LossKind
+    kind: TestKind
+    unit: NDArray[np.intp]
+    """The unit of each certify row; more rows than units mean that rows hang together."""
+    order_seed: int
+    """Of the one shuffle that the betting test needs; taken from the data, never drawn again."""
+
+    def p_value(self, loss: Floats, target: float, share: float) -> float:
+        """p-value of "the loss is at least the target"."""
+        if self.kind == "exact" and self.loss == "never_worse":
+            return binomial(len(loss), int((loss > 0).sum()), target)
+        if self.kind == "exact":
+            return trinomial(len(loss), int((loss > 0).sum()), int((loss < 0).sum()), target)
+        by_unit = unit_losses(self.counted(loss), self.unit, target)
+        order = np.random.default_rng(self.order_seed).permutation(len(by_unit))
+        return betting(by_unit[order], target, share)
+
+    def counted(self, loss: Floats) -> Floats:
+        """The part of each row's loss that counts."""
+        return (loss > 0).astype(float) if self.loss == "never_worse" else loss
+
+    def upper(self, loss: Floats, share: float) -> float:
+        """The smallest target that this plan alone would have met."""
+        counted = self.counted(loss)
+        low = min(max(float(counted.mean()), 0.0 if self.loss == "never_worse" else -1.0), 0.999)
+        high = min(1.0, low + _REACH * (float(counted.std()) + 1.0 / math.sqrt(len(loss))) / math.sqrt(len(loss)))
+        if self.p_value(loss, high, share) > share:
+            high = 1.0
+        for _ in range(_STEPS):
+            middle = (low + high) / 2
+            low, high = (low, middle) if self.p_value(loss, middle, share) <= share else (middle, high)
+        return high
+
+
+def test_for(table: Table, loss: LossKind, data_seed: int) -> Test:
+    """The test that these rows allow: exact for right-or-wrong labels of rows drawn one by one, else betting."""
+    graded = not np.isin(table.quality, (0.0, 1.0)).all()
+    clustered = table.run.cluster is not None and len(np.unique(table.unit)) < table.rows
+    exact = not clustered and (loss == "never_worse" or not graded)
+    return Test(loss, "exact" if exact else "betting", table.unit, data_seed)
+
+
+def unit_losses(loss: Floats, unit: NDArray[np.intp], target: float) -> Floats:
+    """One loss for each unit, whose mean is above the target exactly where that of the rows is.
+
+    A unit of many rows counts by its rows: its excess over the target, as a share of the largest unit, on the target.
+    """
+    if len(np.unique(unit)) == len(unit):
+        return loss
+    _, codes, sizes = np.unique(unit, return_inverse=True, return_counts=True)
+    excess = np.bincount(codes, weights=loss - target)
+    return np.asarray(target + excess / sizes.max())
+
+
+class Tried(NamedTuple):
+    """One setting on the certify split."""
+
+    cost: Floats
+    loss: Floats
+    asked_more: NDArray[np.bool_]
+
+
+class Passed(NamedTuple):
+    """The settings of a chain that passed, and how the tests went."""
+
+    passed: tuple[int, ...]
+    p_values: tuple[float, ...]
+    """Of every setting tested; only the last can have failed."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether no setting failed."""
+        return len(self.passed) == len(self.p_values)
+
+
+def walk(count: int, tried: Callable[[int], Tried], test: Test, target: float, share: float) -> Passed:
+    """Test settings from strict to loose, each at the whole share, and stop at the first that fails.
+
+    Because a setting is only tested when all before it have passed, no error budget is spent twice.
+    """
+    p_values: list[float] = []
+    for at in range(count):
+        p = test.p_value(tried(at).loss, target, share)
+        p_values.append(p)
+        if not p <= share:
+            return Passed(tuple(range(at)), tuple(p_values))
+    return Passed(tuple(range(count)), tuple(p_values))
+
+
+def saves(tried: Tried, top_cost: Floats) -> bool:
+    """The break-even guard: cheaper than always the top rung with 90 % confidence, not only on average."""
+    saved = top_cost - tried.cost
+    return bool(saved.mean() > 1.282 * saved.std() / math.sqrt(len(saved)))
+
+
+def statement(tried: Tried, top_cost: Floats, test: Test, share: float, tested: int, p_value: float) -> Statement:
+    """What was shown of one plan."""
+    ratio = tried.cost.mean() / top_cost.mean()
+    # The delta method for a ratio of two means of the same rows.
+    spread = float((tried.cost - ratio * top_cost).std() / top_cost.mean() / math.sqrt(len(top_cost)))
+    return Statement(
+        rows=len(top_cost),
+        share=share,
+        tested=tested,
+        p_value=p_value,
+        loss=float(test.counted(tried.loss).mean()),
+        loss_upper=test.upper(tried.loss, share),
+        cost=float(ratio),
+        cost_interval=(float(ratio - _Z90 * spread), float(ratio + _Z90 * spread)),
+        escalated=float(tried.asked_more.mean()),
+    )

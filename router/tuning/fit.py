@@ -1,0 +1,156 @@
+"""Fitting: columns of signals and outcomes to a `Calibrator` of plain numbers. The door to scikit-learn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.core.calibration import Calibrator, Shape
+from router.tuning.features import Columns, Floats, Term, matrix, score, terms_of
+
+# Below a thousand rows an isotonic curve follows the noise (scikit-learn's user guide on calibration says the same).
+ISOTONIC_ROWS = 1000
+# The folds of out-of-fold scores; five is what cross-validation is mostly done with.
+FOLDS = 5
+# A curve of a dozen numbers is as good from twenty thousand rows as from a million.
+MAX_ROWS = 20_000
+_CLIP = 1e-9
+
+
+class Fit(NamedTuple):
+    """A calibrator and what it says of its own training rows when each is left out of the fit."""
+
+    calibrator: Calibrator
+    out_of_fold: Floats
+    log_loss: float
+    """Held-out, in nats a row."""
+
+
+def fit(columns: Columns, outcome: Floats, folds: NDArray[np.intp]) -> Fit:
+    """Fit the probability of an outcome from signals.
+
+    Parameters
+    ----------
+    columns
+        Signals by name, NaN where missing.
+    outcome
+        0 to 1; a graded outcome counts as that share of a success.
+    folds
+        The fold of each row, 0 to `FOLDS` - 1; copies and clusters share one.
+    """
+    terms = terms_of(columns)
+    held_out = _out_of_fold(columns, outcome, folds, terms)
+    plain = _logistic(columns, outcome, terms)
+    loss = log_loss(held_out, outcome)
+    if len(outcome) < ISOTONIC_ROWS:
+        return Fit(plain, held_out, loss)
+    stepped = np.empty(len(outcome))
+    for fold in range(FOLDS):
+        own, others = folds == fold, folds != fold
+        knots_x, knots_y = isotonic(held_out[others], outcome[others])
+        stepped[own] = np.interp(held_out[own], knots_x, knots_y)
+    stepped_loss = log_loss(stepped, outcome)
+    if stepped_loss >= loss:
+        return Fit(plain, held_out, loss)
+    knots_x, knots_y = isotonic(held_out, outcome)
+    return Fit(replace(plain, knots_x=tuple(knots_x), knots_y=tuple(knots_y)), stepped, stepped_loss)
+
+
+def _out_of_fold(columns: Columns, outcome: Floats, folds: NDArray[np.intp], terms: tuple[Term, ...]) -> Floats:
+    held_out = np.empty(len(outcome))
+    for fold in range(FOLDS):
+        own, others = folds == fold, folds != fold
+        part = _logistic(_rows(columns, others), outcome[others], terms)
+        held_out[own] = score(part, _rows(columns, own), int(own.sum()))
+    # A signal that was missing in this fold only has no score there: all that is known is how often it went well.
+    return np.where(np.isnan(held_out), outcome.mean(), held_out)
+
+
+def _rows(columns: Columns, rows: NDArray[np.bool_]) -> dict[str, Floats]:
+    return {name: values[rows] for name, values in columns.items()}
+
+
+def _logistic(columns: Columns, outcome: Floats, terms: tuple[Term, ...]) -> Calibrator:
+    """Standardised logistic regression; without terms or with one outcome only, the mean as a constant."""
+    from sklearn.linear_model import LogisticRegression
+
+    if not terms or outcome.min() == outcome.max():
+        return _constant(outcome)
+    table = matrix(columns, terms)
+    spread = table.std(axis=0)
+    used = [at for at, _ in enumerate(terms) if spread[at] > 1e-12 * max(1.0, abs(table[:, at]).max())]
+    if not used:
+        return _constant(outcome)
+    center, scale = table[:, used].mean(axis=0), spread[used]
+    x, y, weight = _weighted((table[:, used] - center) / scale, outcome)
+    model = LogisticRegression(C=1.0, solver="newton-cholesky", max_iter=1000).fit(x, y, sample_weight=weight)
+    return _plain([terms[at] for at in used], center, scale, model.coef_[0], float(model.intercept_[0]))
+
+
+def _weighted(x: Floats, outcome: Floats) -> tuple[Floats, NDArray[np.bool_], Floats | None]:
+    """Rows as scikit-learn takes them: a graded outcome becomes a success and a failure with weights."""
+    if np.isin(outcome, (0.0, 1.0)).all():
+        return x, outcome > 0.5, None
+    both = np.r_[np.ones(len(outcome), bool), np.zeros(len(outcome), bool)]
+    return np.r_[x, x], both, np.r_[outcome, 1.0 - outcome]
+
+
+def _constant(outcome: Floats) -> Calibrator:
+    # One success and one failure more than seen, so that nothing is ever certain (Laplace's rule).
+    p = (outcome.sum() + 1.0) / (len(outcome) + 2.0)
+    return Calibrator((), (), (), (), float(np.log(p / (1.0 - p))))
+
+
+def _plain(terms: list[Term], center: Floats, scale: Floats, weights: Floats, intercept: float) -> Calibrator:
+    """The fit as numbers: the terms that say "missing" become what their signal's first term adds when it is."""
+    absent: dict[str, float] = {}
+    for (signal, shape), c, s, w in zip(terms, center, scale, weights, strict=True):
+        if shape is None:
+            intercept -= float(w * c / s)
+            absent[signal] = float(w / s)
+    kept = [(term, c, s, w) for term, c, s, w in zip(terms, center, scale, weights, strict=True) if term.shape]
+    # A signal that says something only by being missing.
+    silent = sorted(set(absent) - {term.signal for term, *_ in kept})
+    kept += [(Term(signal, "linear"), 0.0, 1.0, 0.0) for signal in silent]
+    added: list[float | None] = []
+    for (signal, _), *_ in kept:
+        first = signal not in [term.signal for term, *_ in kept[: len(added)]]
+        # An imputed term is at its center, so it adds nothing of its own.
+        added.append((absent[signal] if first else 0.0) if signal in absent else None)
+    shapes: tuple[Shape, ...] = tuple(term.shape for term, *_ in kept if term.shape)
+    return Calibrator(
+        signals=tuple(term.signal for term, *_ in kept),
+        center=tuple(float(c) for _, c, _, _ in kept),
+        scale=tuple(float(s) for _, _, s, _ in kept),
+        weights=tuple(float(w) for *_, w in kept),
+        intercept=intercept,
+        shapes=shapes if any(shape != "linear" for shape in shapes) else (),
+        missing=tuple(added) if any(value is not None for value in added) else (),
+    )
+
+
+def isotonic(p: Floats, outcome: Floats) -> tuple[Floats, Floats]:
+    """The knots of a centered isotonic curve from probabilities to outcomes.
+
+    scikit-learn's isotonic regression finds the blocks of equal outcome. Each becomes one knot at its center, so that
+    the curve rises strictly between them (Oron and Flournoy, 2017) and from 0 to 1 at its ends: a flat piece would make
+    all its drafts tie, and no threshold could come between them.
+    """
+    from sklearn.isotonic import IsotonicRegression
+
+    level = IsotonicRegression(y_min=0.0, y_max=1.0).fit(p, outcome).predict(p)
+    height, block, size = np.unique(level, return_inverse=True, return_counts=True)
+    center = np.bincount(block, weights=p) / size
+    inner = (center > 0.0) & (center < 1.0)
+    x, y = np.r_[0.0, center[inner], 1.0], np.r_[0.0, height[inner], 1.0]
+    rising = np.r_[True, np.diff(x) > 0]
+    return x[rising], y[rising]
+
+
+def log_loss(p: Floats, outcome: Floats) -> float:
+    """Mean of -ln(probability given to what happened); certainties count as within a billionth."""
+    clipped = np.clip(p, _CLIP, 1.0 - _CLIP)
+    return float(-np.mean(outcome * np.log(clipped) + (1.0 - outcome) * np.log1p(-clipped)))

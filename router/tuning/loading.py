@@ -1,0 +1,331 @@
+"""From a file to an eval run: what `router eval` wrote, a recording with labels, or plain columns of marks.
+
+`load_run` reads a file for a task of the policies, and sees each answer as production sees it. `load_columns` needs no
+policy: it takes the models by the names that the file has.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from router.core.binding import changed_rows, row_binding
+from router.core.call import Reply, texts, to_messages
+from router.core.checks import Check, Verdict, build_check
+from router.core.params import suggestion
+from router.core.policy import AnswerKind, Policy, TextAnswer
+from router.core.pricing import NUSD_PER_USD
+from router.core.signals import FREE_SIGNALS, read_signals
+from router.errors import RecordingError, TuningError, UnknownTask
+from router.models.replay import outcome_of
+from router.resolve import bound, task_check
+from router.spec import Loaded, adopt, load
+from router.tuning.answers import is_final
+from router.tuning.columns import Cell, Columns, comparable
+from router.tuning.graders import Grader, build_grader
+from router.tuning.rows import prompt_id
+from router.tuning.runfile import read_run
+from router.tuning.runs import EvalRun, LabelSource
+
+Row = Mapping[str, Any]
+
+_SELF_CHECK = "selfcheck_cost_usd"
+
+
+def load_run(
+    path: str | Path,
+    task: str,
+    *,
+    policies: str | Path | Policy | Loaded | None = None,
+    environment: str | None = None,
+    checks: Mapping[str, Callable[[Any], bool]] | None = None,
+    grader: str | Callable[[str, Any], float] | None = None,
+    tolerance: float = 0.0,
+    fields: Sequence[str] = (),
+    min_rows: int = 1,
+) -> EvalRun:
+    """The eval run of a task, from what `router eval` wrote or from a recording with labels.
+
+    A grade that the file has counts, unless a `grader` is named: then every answer is graded anew.
+
+    Raises
+    ------
+    RecordingError
+        The file cannot be read, or a row has no label: names the line.
+    TuningError
+        The run is of other models or of another policy, has too few whole rows, no costs, or nothing to tell apart.
+    """
+    if isinstance(policies, Loaded):
+        loaded = policies
+    else:
+        loaded = adopt(policies) if isinstance(policies, Policy) else load(policies, environment=environment)
+    if task not in loaded.policy.tasks:
+        known = tuple(sorted(loaded.policy.tasks))
+        raise UnknownTask(f"unknown task {task!r}; {suggestion(task, known)}", task=task, known=known)
+    settings, own = loaded.policy.tasks[task], (checks or {}).get(task)
+    binds_to = bound(loaded, task, own_check=own is not None)
+    check = task_check(settings, own)
+    reader = _Reader(
+        Path(path),
+        names=tuple(binds_to["ladder"]),
+        litellm={loaded.policy.models[name].litellm: name for name in binds_to["ladder"]},
+        check=check,
+        grader=build_grader(grader, settings.answer, check, tolerance=tolerance, fields=fields),
+        regrade=grader is not None,
+        system=settings.system,
+        cluster=settings.cluster,
+        group=settings.group,
+        bound=binds_to,
+    )
+    return reader.read(task, min_rows)
+
+
+def load_columns(
+    path: str | Path,
+    models: Sequence[str],
+    *,
+    task: str | None = None,
+    answer: AnswerKind | None = None,
+    grader: str | Callable[[str, Any], float] | None = None,
+    cluster: str | None = None,
+    group: str | None = None,
+    min_rows: int = 1,
+) -> EvalRun:
+    """An eval run from a table of recorded answers or marks, for the models with these names, cheapest first.
+
+    The file is JSON lines in the columns of a recording, with `correct`, `score` or a `reference`; `task` keeps the
+    rows of one task only. `cluster` and `group` are columns, or keys of a row's `meta`.
+    """
+    kind = answer or AnswerKind(text=TextAnswer())
+    check = build_check(kind)
+    reader = _Reader(
+        Path(path),
+        names=tuple(models),
+        litellm={model: model for model in models},
+        check=check,
+        grader=build_grader(grader, kind, check),
+        regrade=grader is not None,
+        only=task,
+        cluster=cluster,
+        group=group,
+    )
+    return reader.read(task or Path(path).parent.name, min_rows)
+
+
+@dataclass
+class _Reader:
+    """Reads one file into columns."""
+
+    path: Path
+    names: tuple[str, ...]
+    litellm: Mapping[str, str]
+    """Names in the policy by the names that the file may have."""
+    check: Check
+    grader: Grader
+    regrade: bool
+    system: str | None = None
+    only: str | None = None
+    cluster: str | None = None
+    group: str | None = None
+    bound: Mapping[str, Any] | None = None
+    """What the policy binds to; `None` for plain columns, whose signals are whatever they have."""
+    served: dict[str, set[str]] = field(default_factory=dict)
+    asked: set[str] = field(default_factory=set)
+    others: set[str] = field(default_factory=set)
+    graders: set[str] = field(default_factory=set)
+    failed: int = 0
+    texts: dict[tuple[int, int], str] = field(default_factory=dict)
+    """Of a run without labels, every model's answer by row."""
+    repeats: list[tuple[int, str]] = field(default_factory=list)
+    """The top model's second answers."""
+
+    def read(self, task: str, min_rows: int) -> EvalRun:
+        columns = Columns(self.names)
+        refused: set[str] = set()
+        for line, row in self._rows():
+            if row.get("refused"):
+                refused.add(str(row["prompt_id"]))
+                continue
+            self._add(columns, line, row)
+        if missing := [name for name in self.names if name not in self.asked]:
+            raise TuningError(self._no_models(missing), needed=min_rows)
+        provenance = self._provenance(refused)
+        if self.texts:
+            provenance["self_disagreement"] = self._compare_with_top(columns)
+        source: LabelSource = "disagreement" if self.texts else "labels"
+        return columns.run(task, label_source=source, provenance=provenance, min_rows=min_rows)
+
+    def _rows(self) -> Iterator[tuple[int, Row]]:
+        """The rows of the ladder's models, without questions that an earlier session got no answer to."""
+        answered: set[tuple[str, str, bool]] = set()
+        open_rows: dict[tuple[str, str, bool], tuple[int, Row]] = {}
+        for line, row in read_run(self.path):
+            name = row.get("name") if row.get("name") in self.names else self.litellm.get(row["model"])
+            if name is None:
+                self.others.add(str(row.get("name") or row["model"]))
+                continue
+            if self.only is not None and row.get("task") != self.only:
+                continue
+            self._require_binding(line, name, row)
+            row = {**row, "name": name}
+            key = (self._key(row, line), name, bool(row.get("repeat")))
+            if row.get("error") is not None and not is_final(row):
+                open_rows[key] = (line, row)
+                continue
+            if key in answered:
+                raise self._fault(line, f"answers a prompt of {name!r} a second time; delete one of the rows")
+            answered.add(key)
+            open_rows.pop(key, None)
+            yield line, row
+
+    def _add(self, columns: Columns, line: int, row: Row) -> None:
+        label = row.get("label", row.get("reference"))
+        at = columns.row(
+            self._key(row, line),
+            row_id=prompt_id(row["prompt"]) if row.get("prompt") else self._key(row, line),
+            label=label,
+            cluster=self._metadata(line, row, self.cluster, "cluster"),
+            group=self._metadata(line, row, self.group, "group"),
+            prompt_chars=self._prompt_chars(row),
+        )
+        name = row["name"]
+        if row.get("repeat"):
+            self.repeats.append((at, str(row.get("response") or "")))
+            return
+        model = self.names.index(name)
+        self.asked.add(name)
+        columns.add(at, model, self._cell(line, row, label))
+        if row.get("error") is None:
+            self.served.setdefault(name, set()).add(str(row.get("model_served") or row["model"]))
+        if row.get("grader"):
+            self.graders.add(str(row["grader"]))
+        if self._without_label(row) and row.get("error") is None:
+            self.texts[at, model] = str(row.get("response") or "")
+
+    def _compare_with_top(self, columns: Columns) -> dict[str, Any]:
+        """Grade every answer by the top model's, and the top model's second answers by its first ones."""
+        top = len(self.names) - 1
+        for (at, model), text in self.texts.items():
+            if (at, top) in self.texts:
+                columns.grade(at, model, 1.0 if model == top else self.grader.grade(text, self.texts[at, top]))
+        again = [self.grader.grade(text, self.texts[at, top]) for at, text in self.repeats if (at, top) in self.texts]
+        return {"rows": len(again), "share": 1.0 - sum(again) / len(again) if again else None}
+
+    def _cell(self, line: int, row: Row, label: Any) -> Cell:
+        cost, latency = row.get("cost_usd"), row.get("latency_s")
+        cost_nusd = math.nan if cost is None else round(cost * NUSD_PER_USD)
+        latency_ms = math.nan if latency is None else latency * 1000.0
+        if row.get("error") is not None:  # No answer to grade; tuning counts it against the plan.
+            self.failed += 1
+            return Cell(math.nan, 0.0 if cost is None else cost_nusd, latency_ms, math.nan, None, {"invalid": 1.0})
+        verdict = self._verdict(row)
+        signals = self._signals(row, verdict)
+        # Production makes no self-check and finds answers itself; plain columns have both as they were recorded.
+        check_usd = (row.get("meta") or {}).get(_SELF_CHECK) if self.bound is None else None
+        found = verdict.value if verdict.valid else None
+        if "answer" in row and (self.bound is None or "bound" in row):
+            found = row["answer"]
+        return Cell(
+            self._quality(line, row, label),
+            cost_nusd,
+            latency_ms,
+            math.nan if check_usd is None else check_usd * NUSD_PER_USD,
+            comparable(found),
+            signals,
+        )
+
+    def _quality(self, line: int, row: Row, label: Any) -> float:
+        if self._without_label(row):
+            return math.nan
+        marks = () if self.regrade else ("quality", "correct", "score")
+        mark = next((row[name] for name in marks if row.get(name) is not None), None)
+        if mark is not None:
+            if isinstance(mark, str) or not 0.0 <= mark <= 1.0:
+                raise self._fault(line, f"has the mark {mark!r}; a mark is a number from 0 (wrong) to 1 (right)")
+            return float(mark)
+        if label is None or row.get("response") is None:
+            raise self._fault(
+                line,
+                "has neither a mark (`quality`, `correct`, `score`) nor a `label` to grade the answer with; add one, "
+                "or grade with `disagreement`",
+            )
+        return self.grader.grade(row["response"], label)
+
+    def _without_label(self, row: Row) -> bool:
+        """Whether the top model's answer stands in for the label."""
+        return self.grader.without_labels or (not self.regrade and row.get("grader") == "disagreement")
+
+    def _verdict(self, row: Row) -> Verdict:
+        if self.bound is None and "answer" in row and comparable(row["answer"]) is None:
+            return Verdict(False, None, "has no answer in it")  # Whoever made the columns looked for one.
+        return self.check(row["response"]) if isinstance(row.get("response"), str) else Verdict(True)
+
+    def _signals(self, row: Row, verdict: Verdict) -> Mapping[str, float]:
+        if isinstance(row.get("signals"), dict):
+            return {name: float(value) for name, value in row["signals"].items() if name in FREE_SIGNALS}
+        own: dict[str, float] = {}
+        reply = outcome_of({**row, "response": row.get("response") or "", "model_served": None})
+        if isinstance(reply, Reply):
+            chars = self._prompt_chars(row)
+            own = read_signals(0 if math.isnan(chars) else int(chars), reply, verdict)
+        if row.get("response") is None:  # Marks without a text: nothing can be read off a text.
+            known = {"output_tokens", "lp_mean", "lp_min", "lp_first"}
+            own = {name: value for name, value in own.items() if name in known}
+        if self.bound is None and row.get("conf") is not None:
+            own["conf"] = float(row["conf"])
+        return own
+
+    def _prompt_chars(self, row: Row) -> float:
+        if not row.get("prompt"):
+            return math.nan
+        signals = row.get("signals")
+        if isinstance(signals, dict) and "input_chars" in signals:
+            return float(signals["input_chars"])
+        return float(sum(map(len, texts(to_messages(row["prompt"], row.get("system") or self.system)))))
+
+    def _metadata(self, line: int, row: Row, key: str | None, what: str) -> Any:
+        if key is None:
+            return None
+        metadata = {**row, **(row.get("meta") or {}), **(row.get("metadata") or {})}
+        if metadata.get(key) is None:
+            raise self._fault(line, f"has no metadata {key!r}, which `{what}:` of the task names; add it")
+        return metadata[key]
+
+    def _key(self, row: Row, line: int) -> str:
+        if row.get("prompt_id") is not None:
+            return f"{row.get('task', '')}/{row['prompt_id']}"
+        if not row.get("prompt"):
+            raise self._fault(line, "has neither 'prompt_id' nor 'prompt'; add one")
+        return prompt_id(row["prompt"])
+
+    def _require_binding(self, line: int, name: str, row: Row) -> None:
+        if self.bound is None or not isinstance(row.get("bound"), dict):
+            return
+        if other := changed_rows(row["bound"], row_binding(self.bound, name)):
+            raise TuningError(
+                f"{self.path}:{line}: was answered under another policy ({', '.join(other)} changed since); run "
+                "`router eval` into a new file",
+                needed=0,
+            )
+
+    def _fault(self, line: int, problem: str) -> RecordingError:
+        return RecordingError(f"{self.path}:{line}: {problem}", path=str(self.path), line=line)
+
+    def _no_models(self, missing: list[str]) -> str:
+        there = ", ".join(sorted({*self.asked, *self.others})[:12]) or "no model"
+        return (
+            f"{self.path}: holds no answer of {', '.join(map(repr, missing))}; it has answers of {there}. Run "
+            "`router eval` for this ladder, or name the run of it"
+        )
+
+    def _provenance(self, refused: set[str]) -> dict[str, Any]:
+        return {
+            "run": str(self.path),
+            "served": {name: sorted(self.served[name]) for name in self.names if name in self.served},
+            "grader": self.grader.name if self.regrade else ", ".join(sorted(self.graders)),
+            "failed_answers": self.failed,
+            "refused_rows": len(refused),
+        }

@@ -1,0 +1,138 @@
+"""What tuning found: a plan, its calibrators and its certificate, and what the plan does on other rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.core.tuned import Certificate, TunedPlan
+from router.errors import TuningError
+from router.spec.artefact import Artefact, ModelCalibrators
+from router.tuning.features import Floats, first_score
+from router.tuning.plans import Heads, Outcome, apply_rungs
+from router.tuning.quality import Quality, quality_of
+from router.tuning.runs import EvalRun
+from router.tuning.table import Table
+
+
+@dataclass(frozen=True, eq=False)
+class Applied:
+    """What a plan does on rows whose answers are all known, row by row."""
+
+    models: tuple[str, ...]
+    answered: NDArray[np.intp]
+    """Index of the model that answered each row."""
+    escalated: NDArray[np.bool_]
+    """Whether a row went past the plan's first rung, because its draft was not kept or because it was skipped."""
+    cost_nusd: Floats
+    loss: Floats
+    """The top rung's quality less the plan's."""
+    top_cost_nusd: Floats
+
+    @property
+    def cost_change(self) -> float:
+        """Mean cost against always the top rung: -0.3 is 30 % cheaper."""
+        return float(self.cost_nusd.mean() / self.top_cost_nusd.mean() - 1.0)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """A plan with its calibrators, and either a certificate or the reason why there is none."""
+
+    task: str
+    models: tuple[str, ...]
+    """The ladder that was tuned, cheapest first."""
+    plan: TunedPlan
+    """Always the top rung where there is no certificate."""
+    heads: Mapping[str, Heads]
+    """Calibrators by model."""
+    certificate: Certificate | None
+    refusal: str = ""
+    """Why the plan is always the top rung; empty where there is a certificate."""
+    needed_rows: int | None = None
+    """Labelled rows with which a refused target could be met; `None` where no number of them would do."""
+    provenance: Mapping[str, Any] | None = None
+    """Where the run came from."""
+
+    @property
+    def certified(self) -> bool:
+        """Whether the plan carries a certificate."""
+        return self.certificate is not None
+
+    def apply(self, run: EvalRun) -> Applied:
+        """Follow the plan over other rows, as `route` would call by call.
+
+        Raises
+        ------
+        TuningError
+            The run's models are not those that were tuned.
+        """
+        if run.models != self.models:
+            raise TuningError(
+                f"models: the plan was tuned for {', '.join(self.models)}, but the run has {', '.join(run.models)}; "
+                "tune on this run, or name its models in the ladder",
+                needed=0,
+            )
+        check = np.zeros_like(run.quality) if run.check_cost_nusd is None else np.nan_to_num(run.check_cost_nusd)
+        table = Table(run, run.quality, run.cost_nusd, check, np.arange(run.rows), 0)
+        found = apply_rungs(table, self.plan.rungs, self.heads)
+        if run.group is not None:
+            names = np.array([str(value) for value in run.group.tolist()], dtype=object)
+            for name, rungs in self.plan.groups.items():
+                theirs = apply_rungs(table, rungs, self.heads)
+                found = Outcome(*(np.where(names == name, own, all_) for own, all_ in zip(theirs, found, strict=True)))
+        return Applied(
+            run.models, found.answered, found.asked_more, found.cost, found.loss, top_cost_nusd=run.cost_nusd[:, -1]
+        )
+
+    def calibration(self, run: EvalRun) -> dict[str, Quality]:
+        """How good each model's confidence is on these rows; a model whose drafts have no score is left out."""
+        found = {}
+        for at, model in enumerate(self.models):
+            own = {**run.prompt_signals, **run.signals.get(model, {})}
+            p, outcome = first_score(self.heads[model].confidence, own, run.rows), run.quality[:, at]
+            known = ~np.isnan(p) & ~np.isnan(outcome)
+            if known.any():
+                found[model] = quality_of(p[known], outcome[known])
+        return found
+
+    def artefact(
+        self,
+        litellm: Mapping[str, str],
+        *,
+        binds_to: Mapping[str, Any] | None = None,
+        issued: str = "",
+        expires: str = "",
+        served: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> Artefact:
+        """The tuning as the file `policies/tuned/<task>.json` holds it.
+
+        Parameters
+        ----------
+        litellm
+            By model, what its name stands for in the policy.
+        binds_to
+            What of the policy must be unchanged for the certificate to hold.
+        issued, expires
+            Dates, year first.
+        served
+            By model, the ids that providers served in the run.
+
+        Raises
+        ------
+        TuningError
+            There is no certificate; nothing is to be written then.
+        """
+        if self.certificate is None:
+            raise TuningError(f"nothing to write: {self.refusal}", needed=self.needed_rows or 0)
+        certificate = replace(self.certificate, binds_to=dict(binds_to or {}), issued=issued, expires=expires)
+        models = tuple(
+            ModelCalibrators(name, litellm[name], own.confidence, own.gain, own.prompt)
+            for name, own in self.heads.items()
+        )
+        more = {"served": dict(served)} if served else {}
+        return Artefact(1, self.task, models, self.plan, certificate, provenance=self.provenance, **more)

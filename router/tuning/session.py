@@ -1,0 +1,109 @@
+"""What an eval has behind it and under way: the answers of earlier sessions, the questions in flight, what is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from router.core.binding import changed_rows, row_binding
+from router.core.faults import FAULTS
+from router.core.pricing import NUSD_PER_USD
+from router.errors import RecordingError, TuningError
+from router.tuning.answers import is_final
+from router.tuning.runfile import read_run
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What a run file holds already."""
+
+    done: frozenset[tuple[str, str, bool]] = frozenset()
+    answers: int = 0
+    spent_nusd: int = 0
+    by_model: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Answers and what they cost, by model."""
+
+    @classmethod
+    def read(cls, path: Path, bound: Mapping[str, Any]) -> Past:
+        """Read it, and refuse the run of another policy: its answers would not be comparable."""
+        done: set[tuple[str, str, bool]] = set()
+        spent = 0
+        sums: dict[str, tuple[int, int]] = {}
+        for line, row in read_run(path):
+            name = str(row.get("name", ""))
+            if name not in bound["models"] or not isinstance(row.get("bound"), dict):
+                raise RecordingError(
+                    f"{path}:{line}: is an answer of {name or row['model']!r}, which is not in the task's ladder "
+                    f"({', '.join(bound['ladder'])}); name another run file",
+                    path=str(path),
+                    line=line,
+                )
+            if other := changed_rows(row["bound"], row_binding(bound, name)):
+                raise RecordingError(
+                    f"{path}:{line}: was answered under another policy ({', '.join(other)} changed since); "
+                    "name another run file, or delete this one",
+                    path=str(path),
+                    line=line,
+                )
+            nusd = round((row.get("cost_usd") or 0.0) * NUSD_PER_USD)
+            spent += nusd
+            if is_final(row):
+                done.add((row["prompt_id"], name, bool(row.get("repeat"))))
+                count, cost = sums.get(name, (0, 0))
+                sums[name] = (count + 1, cost + nusd)
+        return cls(frozenset(done), len(done), spent, sums)
+
+    def mean_nusd(self, model: str) -> int | None:
+        """What an answer of this model cost so far, on average."""
+        count, cost = self.by_model.get(model, (0, 0))
+        return cost // count if count else None
+
+
+class Session:
+    """The questions that are under way, and what is spent."""
+
+    def __init__(self, spent_nusd: int) -> None:
+        self.spent_nusd = spent_nusd
+        self.held_nusd = 0
+        self.asked = self.failed = 0
+        self.stopped = ""
+        self.next_start_s = float("-inf")
+        self.pending: dict[Future[Mapping[str, Any]], int] = {}
+        self._new_nusd = 0
+
+    def begin(self, future: Future[Mapping[str, Any]], hold: int) -> None:
+        """A question left; it may cost this much."""
+        self.pending[future] = hold
+        self.held_nusd += hold
+
+    def collect(self) -> None:
+        """Wait for at least one answer and count what came."""
+        for future in wait(self.pending, return_when=FIRST_COMPLETED).done:
+            self.held_nusd -= self.pending.pop(future)
+            row = future.result()
+            cost = round((row.get("cost_usd") or 0.0) * NUSD_PER_USD)
+            self.spent_nusd += cost
+            self._new_nusd += cost
+            if is_final(row):
+                self.asked += 1
+            else:
+                self.failed += 1
+            _stop_if_lasting(row)
+
+    def mean_nusd(self) -> int | None:
+        """What an answer of this session cost so far, on average."""
+        return self._new_nusd // self.asked if self.asked else None
+
+
+def _stop_if_lasting(row: Mapping[str, Any]) -> None:
+    """A model that cannot be asked at all ends the session: every further row would be without its answer."""
+    fault = (row.get("error") or {}).get("fault")
+    if fault in FAULTS and FAULTS[fault].lasting:
+        raise TuningError(
+            f"model {row['name']!r} cannot be asked ({fault}: {FAULTS[fault].why}); mend that and run the same command "
+            "again: what was answered is kept",
+            needed=0,
+        )

@@ -1,0 +1,144 @@
+"""What a plan does on the rows of an eval run: the decisions of production, made on stored signals.
+
+Row by row through `router.core.decision`, which the flow uses too, so that what is reported here is what calls get.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from router.core.decision import gate_reason, judge
+from router.core.plan import Plan, Rung
+from router.tuning.runs import EvalRun
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+# Two-sided 90 %.
+_Z90 = 1.6448536269514722
+
+
+@dataclass(frozen=True, eq=False)
+class Realised:
+    """A plan on a run, row by row; models count in the order of the run."""
+
+    model: NDArray[np.intp]
+    """Whose answer each row gets."""
+    quality: Floats
+    cost_nusd: Floats
+    escalated: NDArray[np.bool_]
+    """Whether a rung above the first that the plan asks was asked."""
+    top_quality: Floats
+    top_cost_nusd: Floats
+
+    @property
+    def loss(self) -> float:
+        """Mean quality lost against always asking the top rung; negative where the plan is better."""
+        return float((self.top_quality - self.quality).mean())
+
+    @property
+    def loss_interval(self) -> tuple[float, float]:
+        """90 % interval of the loss, by the normal approximation."""
+        return _interval(self.top_quality - self.quality)
+
+    @property
+    def cost(self) -> float:
+        """Cost as a share of always asking the top rung."""
+        top = float(self.top_cost_nusd.sum())
+        return float(self.cost_nusd.sum()) / top if top else math.nan
+
+    @property
+    def cost_interval(self) -> tuple[float, float]:
+        """90 % interval of the cost share, by the normal approximation of the ratio."""
+        top, share = float(self.top_cost_nusd.mean()), self.cost
+        if not top:
+            return math.nan, math.nan
+        low, high = _interval((self.cost_nusd - share * self.top_cost_nusd) / top)
+        return share + low, share + high
+
+    @property
+    def escalated_share(self) -> float:
+        """Share of the rows that climbed."""
+        return float(self.escalated.mean())
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures, for machines."""
+        return {
+            "rows": len(self.model),
+            "loss": self.loss,
+            "loss_interval": self.loss_interval,
+            "cost": self.cost,
+            "cost_interval": self.cost_interval,
+            "escalated": self.escalated_share,
+        }
+
+
+def simulate(plan: Plan, run: EvalRun) -> Realised:
+    """What a plan would have done on these rows."""
+    names = {name: at for at, name in enumerate(run.models)}
+    keys = [*plan.groups, None]
+    paths = {key: _Path(plan.groups[key] if key is not None else plan.rungs, names, run) for key in keys}
+    groups = run.group if plan.group is not None and run.group is not None else None
+    taken = [paths.get(None if groups is None else groups[row], paths[None]).take(row) for row in range(run.rows)]
+    model = np.array([one for one, _, _ in taken], dtype=np.intp)
+    rows = np.arange(run.rows)
+    top = len(run.models) - 1
+    return Realised(
+        model,
+        run.quality[rows, model],
+        np.array([cost for _, cost, _ in taken]),
+        np.array([climbed for _, _, climbed in taken], dtype=bool),
+        run.quality[:, top],
+        run.cost_nusd[:, top],
+    )
+
+
+@dataclass
+class _Path:
+    """The rungs of one plan, with their columns of the run."""
+
+    rungs: tuple[Rung, ...]
+    names: Mapping[str, int]
+    run: EvalRun
+    asked: list[tuple[Rung, int]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.asked = [(rung, self.names[rung.name]) for rung in self.rungs if not rung.skip and not rung.spare]
+
+    def take(self, row: int) -> tuple[int, float, bool]:
+        """Whose answer this row gets, what the call costs, and whether it climbed."""
+        run, cost, held, earlier = self.run, 0.0, None, None
+        for position, (rung, model) in enumerate(self.asked):
+            if gate_reason(rung, _known(run.prompt_signals, row)):
+                continue
+            cost += float(run.cost_nusd[row, model])
+            signals = _known(run.signals.get(rung.name, {}), row)
+            if earlier is not None and run.answers is not None:
+                one, other = run.answers[row, model], run.answers[row, earlier]
+                signals["agreement"] = float(one is not None and one == other)
+            earlier = model
+            usable = not signals.get("invalid")
+            judged = judge(rung, signals, "" if usable else "is not usable")
+            if judged.keep and (usable or held is None):
+                return model, cost, position > 0
+            if usable:
+                held = model
+        return (model if held is None else held), cost, True
+
+
+def _known(columns: Mapping[str, Floats], row: int) -> dict[str, float]:
+    """The signals of one row; a missing one is absent, as in production."""
+    return {name: float(values[row]) for name, values in columns.items() if not math.isnan(values[row])}
+
+
+def _interval(values: Floats) -> tuple[float, float]:
+    mean = float(values.mean())
+    half = _Z90 * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.inf
+    return mean - half, mean + half

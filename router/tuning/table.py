@@ -1,0 +1,183 @@
+"""An eval run made ready for tuning: rows that count, what each model did on them, and who shares a split with whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.errors import TuningError
+from router.tuning.features import Columns
+from router.tuning.runs import EvalRun
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.intp]
+
+# A few answers may fail for good; with more of them missing, what is left says little about the traffic.
+MAX_UNKNOWN_SHARE = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """The rows of a run that tuning uses, with no gap left in quality or cost."""
+
+    run: EvalRun
+    quality: Floats
+    cost: Floats
+    check_cost: Floats
+    unit: Rows
+    """Rows of one unit (a cluster) stay on one side of every split."""
+    dropped: int
+    """Rows left out: copies of another row, or rows without any label."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return len(self.unit)
+
+    @property
+    def top(self) -> int:
+        """Column of the top rung."""
+        return len(self.run.models) - 1
+
+    def columns(self, model: int, earlier: int | None = None) -> Columns:
+        """The signals of a prompt and its draft; with an earlier draft also whether both give the same answer."""
+        own = {**self.run.prompt_signals, **self.run.signals.get(self.run.models[model], {})}
+        own.pop("agreement", None)
+        if earlier is not None and self.run.answers is not None:
+            own["agreement"] = agreement(self.run.answers[:, model], self.run.answers[:, earlier])
+        return own
+
+    def refused(self, model: int) -> NDArray[np.bool_]:
+        """Drafts that the task's check refuses; no threshold keeps them."""
+        invalid = self.run.signals.get(self.run.models[model], {}).get("invalid")
+        return np.zeros(self.rows, bool) if invalid is None else invalid >= 0.5
+
+    def take(self, rows: Rows) -> Table:
+        """The same with only these rows."""
+        return Table(
+            self.run.take(rows),
+            self.quality[rows],
+            self.cost[rows],
+            self.check_cost[rows],
+            self.unit[rows],
+            self.dropped,
+        )
+
+
+def agreement(one: NDArray[np.object_], other: NDArray[np.object_]) -> Floats:
+    """1 where both drafts hold the same answer, else 0; drafts without an answer agree with nothing."""
+    pairs = zip(one.tolist(), other.tolist(), strict=True)
+    return np.array([a is not None and a == b for a, b in pairs], dtype=float)
+
+
+def prepare(run: EvalRun, *, filled: bool = True) -> Table:
+    """The rows that count, gaps filled against the plan.
+
+    A lower rung that failed counts as wrong and a top rung that failed as right, so that gaps never help a plan.
+
+    Raises
+    ------
+    TuningError
+        Labels or prices are missing, or the labels are all the same; the message says what would do.
+    """
+    _check_models(run)
+    known = ~np.isnan(run.quality)
+    first = _first_copies(run.row_ids)
+    rows = np.flatnonzero(first & known.any(axis=1))
+    if not len(rows):
+        raise TuningError("quality: no row has a label; grade the answers first (`router eval`)", needed=1)
+    kept, known = run.take(rows), known[rows]
+    share = 1.0 - known.mean(axis=0)
+    worst = int(np.argmax(share))
+    if share[worst] > MAX_UNKNOWN_SHARE:
+        lacking = int((~known[:, worst]).sum())
+        raise TuningError(
+            f"quality: {run.models[worst]!r} has no label in {lacking} of {len(rows)} rows; ask it for all rows "
+            "(`router eval` goes on where it stopped), or tune without it",
+            needed=lacking,
+        )
+    quality = np.where(known, kept.quality, 0.0)
+    quality[~known[:, -1], -1] = 1.0
+    if filled and quality.min() == quality.max() and len(rows) > 1:
+        raise TuningError(
+            f"quality: is {quality.min():g} for every model in all {len(rows)} rows, so nothing can be told from it; "
+            "check the grader, or add rows that tell the models apart",
+            needed=len(rows) + 1,
+        )
+    check = np.zeros_like(quality) if kept.check_cost_nusd is None else np.nan_to_num(kept.check_cost_nusd)
+    units = np.arange(len(rows)) if kept.cluster is None else _codes(kept.cluster)
+    return Table(kept, quality, _costs(kept), check, units, run.rows - len(rows))
+
+
+def _check_models(run: EvalRun) -> None:
+    if len(run.models) < 2:
+        raise TuningError(
+            f"models: {run.models[0]!r} is alone; a ladder needs a cheaper model and a top one to tune", needed=2
+        )
+
+
+def _costs(run: EvalRun) -> Floats:
+    """What each answer cost; one that is unknown counts as its model's mean."""
+    known = ~np.isnan(run.cost_nusd)
+    for at, model in enumerate(run.models):
+        if known[:, at].mean() < 1.0 - MAX_UNKNOWN_SHARE:
+            raise TuningError(
+                f"cost_nusd: {model!r} has no known cost in {int((~known[:, at]).sum())} of {run.rows} rows; give the "
+                "model a `price:` in the policy, so that plans can be compared",
+                needed=0,
+            )
+    means = np.nansum(run.cost_nusd, axis=0) / known.sum(axis=0)
+    if means[-1] <= 0:
+        raise TuningError(f"cost_nusd: {run.models[-1]!r} costs nothing, so no plan can be cheaper", needed=0)
+    return np.where(known, run.cost_nusd, means)
+
+
+def _first_copies(row_ids: NDArray[np.object_]) -> NDArray[np.bool_]:
+    """Whether each row is the first of its id."""
+    if len(set(row_ids.tolist())) == len(row_ids):
+        return np.ones(len(row_ids), bool)
+    seen: dict[Any, int] = {}
+    first = [seen.setdefault(one, at) == at for at, one in enumerate(row_ids.tolist())]
+    return np.array(first, dtype=np.bool_)
+
+
+def _codes(values: NDArray[np.object_]) -> Rows:
+    number: dict[Any, int] = {}
+    return np.array([number.setdefault(value, len(number)) for value in values.tolist()], dtype=np.intp)
+
+
+def split(units: Rows, share: float, most: int, seed: int) -> tuple[Rows, Rows]:
+    """Rows of the train and of the certify split: whole units, drawn by chance.
+
+    Parameters
+    ----------
+    units
+        The unit of each row.
+    share
+        Share of the rows to train on.
+    most
+        The most rows to train on.
+    seed
+        The same seed gives the same split.
+    """
+    place = _shuffled(units, seed)
+    order = np.argsort(place, kind="stable")
+    wanted = min(round(share * len(units)), most)
+    last = place[order[max(0, wanted - 1)]]
+    inside = place <= last
+    return np.flatnonzero(inside), np.flatnonzero(~inside)
+
+
+def folds_of(units: Rows, folds: int, seed: int) -> Rows:
+    """The cross-validation fold of each row; a unit is in one fold."""
+    return _shuffled(units, seed) % folds
+
+
+def _shuffled(units: Rows, seed: int) -> Rows:
+    """The place of each row's unit in a random order."""
+    _, codes = np.unique(units, return_inverse=True)
+    count = int(codes.max()) + 1 if len(codes) else 0
+    return np.random.default_rng(seed).permutation(count)[codes].astype(np.intp)

@@ -1,0 +1,278 @@
+"""`router tune` as a library: from a task's stored run to a plan, beside the one in force, and into the artefact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from router.core.params import suggestion
+from router.core.plan import Plan, follow
+from router.core.policy import Policy, Target
+from router.core.tuned import Certificate, TunedPlan
+from router.errors import PolicyError, TuningError, UnknownTask
+from router.models.replay import Replay
+from router.resolve import bound, resolve
+from router.spec import Artefact, Loaded, adopt, load, write_artefact
+from router.tuning.loading import load_run
+from router.tuning.looks import next_look
+from router.tuning.result import Tuning
+from router.tuning.runs import EvalRun
+from router.tuning.search import choose, needed_rows
+from router.tuning.simulate import Realised, simulate
+from router.tuning.tune import Method, Tuner
+from router.world import World
+
+RUNS_FOLDER = "runs"
+VALID_DAYS = 180
+# Old and new plan are shown on at most so many certify rows, which stand in the order of digests: a fair sample.
+_SHOWN_ROWS = 50_000
+# Stricter targets that are worth telling about, as shares of the one that was asked for.
+_STRICTER = (0.5, 0.25)
+
+
+def run_path(task: str) -> Path:
+    """Where a task's eval run is when nobody says otherwise."""
+    return Path(RUNS_FOLDER) / f"{task}.jsonl"
+
+
+class Stricter(NamedTuple):
+    """What a stricter target would take."""
+
+    max_quality_loss: float
+    rows: int | None
+    """Labelled rows in all; `None` where no number of them would do with this ladder."""
+
+
+@dataclass(frozen=True)
+class TaskTuning:
+    """A task tuned: the plan in force, the plan that was found, and what stands behind it."""
+
+    task: str
+    target: Target
+    run: EvalRun
+    tuning: Tuning
+    look: int | None
+    """Which look at these rows it was; `None` for the only one."""
+    in_force: Plan
+    old: Realised
+    """The plan in force on the rows that the certificate stands on."""
+    new: Realised
+    """The plan that was found, on the same rows."""
+    stricter: tuple[Stricter, ...]
+    artefact: Artefact | None
+    """What `write` writes; `None` where nothing could be certified."""
+    folder: Path | None
+
+    @property
+    def plan(self) -> TunedPlan:
+        """The plan that was found; always the top rung where nothing could be certified."""
+        return self.tuning.plan
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """What stands behind the plan, with what it binds to."""
+        return self.artefact.certificate if self.artefact else None
+
+    def write(self) -> Path:
+        """Write `tuned/<task>.json` beside the policies; from then on `route` follows it.
+
+        Raises
+        ------
+        TuningError
+            Nothing was certified, so there is nothing to write.
+        PolicyError
+            The policy was built in Python and has no folder.
+        """
+        if self.artefact is None:
+            raise TuningError(f"nothing was written: {self.tuning.refusal}", needed=self.tuning.needed_rows or 0)
+        if self.folder is None:
+            raise PolicyError("a policy that was built in Python has no folder; write it to a file first")
+        return write_artefact(self.folder, self.artefact)
+
+
+def tune_task(
+    task: str,
+    run: str | Path | None = None,
+    *,
+    policies: str | Path | Policy | None = None,
+    environment: str | None = None,
+    checks: Mapping[str, Callable[[Any], bool]] | None = None,
+    grader: str | Callable[[str, Any], float] | None = None,
+    tolerance: float = 0.0,
+    fields: Sequence[str] = (),
+    max_quality_loss: float | None = None,
+    at_confidence: float | None = None,
+    never_worse: bool | None = None,
+    method: Method = "split",
+    each_alone: bool = False,
+    only_look: bool = False,
+    seed: int = 0,
+    valid_days: int = VALID_DAYS,
+    world: World | None = None,
+) -> TaskTuning:
+    """Tune a task on its eval run.
+
+    Parameters
+    ----------
+    task
+        Name of a task of the policies.
+    run
+        The run file; `runs/<task>.jsonl` when missing.
+    policies, environment, checks, world
+        As for `Router`.
+    grader, tolerance, fields
+        Grade every answer anew; see `build_grader`.
+    max_quality_loss, at_confidence, never_worse
+        In place of the task's `target:`.
+    method, each_alone, seed
+        See `tune`.
+    only_look
+        Spend the whole error budget of these rows on this look.
+    valid_days
+        After so many days the certificate runs out.
+
+    Raises
+    ------
+    UnknownTask, PolicyError
+        There is no such task, or it has no target.
+    RecordingError, TuningError
+        The run cannot be read, is of another policy, or cannot carry a certificate; says how many rows would do.
+    """
+    loaded = adopt(policies) if isinstance(policies, Policy) else load(policies, environment=environment)
+    target = _target(loaded, task, max_quality_loss, at_confidence, never_worse)
+    path = Path(run) if run is not None else run_path(task)
+    data = load_run(
+        path,
+        task,
+        policies=loaded,
+        checks=checks,
+        grader=grader,
+        tolerance=tolerance,
+        fields=fields,
+    )
+    _refuse_noise(data, target)
+    settings = loaded.policy.tasks[task]
+    binds_to = bound(loaded, task, own_check=task in (checks or {}))
+    question = {
+        "target": [target.max_quality_loss, target.at_confidence, target.never_worse],
+        "how": [method, each_alone, seed, settings.group, settings.cluster],
+        "answers": [data.quality.tobytes().hex(), binds_to],
+    }
+    look = next_look(path, data.data_hash, question, only=only_look)
+    tuner = Tuner(data, method=method, seed=seed)
+    found = tuner.tune(
+        target.max_quality_loss,
+        at_confidence=target.at_confidence,
+        never_worse=target.never_worse,
+        look=look.number,
+        group=settings.group,
+        each_alone=each_alone,
+    )
+    look.remember()
+    now = (world or World()).clock.time()
+    in_force = resolve(loaded, task, Replay(()), (checks or {}).get(task), now_s=now)
+    artefact = _artefact(loaded, data, found, binds_to, now, valid_days) if found.certified else None
+    rows = tuner.table.run.take(tuner.certify[:_SHOWN_ROWS])
+    return TaskTuning(
+        task=task,
+        target=target,
+        run=data,
+        tuning=found,
+        look=look.number,
+        in_force=in_force,
+        old=simulate(in_force, rows),
+        new=simulate(planned(in_force, found), rows),
+        stricter=_stricter(tuner, target, look.number) if found.certified else (),
+        artefact=artefact,
+        folder=loaded.folder,
+    )
+
+
+def planned(plan: Plan, found: Tuning) -> Plan:
+    """The plan that calls would follow if what was found were in force."""
+    ladder = tuple(
+        replace(
+            rung,
+            calibrators=found.heads[rung.name].confidence,
+            gain=found.heads[rung.name].gain,
+            prompt=found.heads[rung.name].prompt,
+            confidence_source="tuned",
+            threshold=None,
+            skip="",
+            spare=False,
+        )
+        for rung in plan.rungs
+    )
+    groups = {name: follow(ladder, rungs) for name, rungs in found.plan.groups.items()}
+    return replace(plan, rungs=follow(ladder, found.plan.rungs), group=found.plan.group, groups=groups)
+
+
+def _target(
+    loaded: Loaded, task: str, loss: float | None, at_confidence: float | None, never_worse: bool | None
+) -> Target:
+    if task not in loaded.policy.tasks:
+        known = tuple(sorted(loaded.policy.tasks))
+        raise UnknownTask(f"unknown task {task!r}; {suggestion(task, known)}", task=task, known=known)
+    own = loaded.policy.tasks[task].target
+    if own is None and loss is None:
+        raise PolicyError(
+            f"task {task!r} has no target; add `target: {{max_quality_loss: 0.02}}`, or give --max-loss",
+            where=f"tasks.{task}",
+        )
+    base = own or Target(max_quality_loss=loss or 0.0)
+    return Target(
+        max_quality_loss=base.max_quality_loss if loss is None else loss,
+        at_confidence=base.at_confidence if at_confidence is None else at_confidence,
+        never_worse=base.never_worse if never_worse is None else never_worse,
+    )
+
+
+def _refuse_noise(run: EvalRun, target: Target) -> None:
+    """Where the top model stands in for the truth, no target can be finer than the top model's own change of mind."""
+    if run.label_source != "disagreement":
+        return
+    own = run.provenance.get("self_disagreement") or {}
+    share, rows = own.get("share"), own.get("rows", 0)
+    if share is None:
+        raise TuningError(
+            "the top model was not asked twice on any row, so that its own disagreement is unknown; run `router eval "
+            "--grader disagreement`, which does that, or use labels",
+            needed=1,
+        )
+    if target.max_quality_loss < share:
+        raise TuningError(
+            f"the top model disagrees with itself on {share:.1%} of {rows} rows that it was asked twice; a target of "
+            f"{target.max_quality_loss:.1%} is below that. Loosen the target, or use labels",
+            needed=0,
+        )
+
+
+def _artefact(
+    loaded: Loaded, run: EvalRun, found: Tuning, binds_to: Mapping[str, Any], now_s: float, valid_days: int
+) -> Artefact:
+    today = datetime.fromtimestamp(now_s, tz=UTC).date()
+    artefact = found.artefact(
+        {name: loaded.policy.models[name].litellm for name in found.models},
+        binds_to=binds_to,
+        issued=today.isoformat(),
+        expires=(today + timedelta(days=valid_days)).isoformat(),
+        served={name: tuple(ids) for name, ids in run.provenance.get("served", {}).items()},
+    )
+    return replace(artefact, provenance={**run.provenance, "cascade_router": version("cascade-router")})
+
+
+def _stricter(tuner: Tuner, target: Target, look: int | None) -> tuple[Stricter, ...]:
+    """What stricter targets would take, from the rows that the plan was chosen on: the others stay unseen."""
+    certify, total = len(tuner.certify), tuner.table.rows
+    # As a further look at these rows would have it, or the only look at fresh ones.
+    budget = (1.0 - target.at_confidence) * (1.0 if look is None else 2.0 ** -(look + 1))
+    found = []
+    for share in _STRICTER:
+        stricter = target.max_quality_loss * share
+        needed = needed_rows(tuner.trained, choose(tuner.trained, stricter, budget, certify), stricter, budget)
+        found.append(Stricter(stricter, None if needed is None else max(certify, needed) * total // certify))
+    return tuple(found)

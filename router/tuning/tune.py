@@ -1,0 +1,236 @@
+"""`tune`: from one eval run to a plan that is cheaper and provably close to the top rung, or to an honest refusal."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Literal
+
+import numpy as np
+
+from router.core.tuned import Certificate, TunedPlan, TunedRung
+from router.errors import TuningError
+from router.tuning.certify import test_for
+from router.tuning.chains import Chains, Goal, Kept
+from router.tuning.fit import MAX_ROWS
+from router.tuning.plans import Heads, Scores, scores_of
+from router.tuning.result import Tuning
+from router.tuning.runs import EvalRun
+from router.tuning.search import Family, Forecast, Trained, chain_of, choose, needed_rows, side_rungs
+from router.tuning.table import Rows, prepare, split
+
+Method = Literal["split", "crossfit"]
+
+# Of the rows, the part that the plan is chosen on. The certificate gains more from a row than the fit does: a curve of
+# a dozen numbers is nearly as good from half as many rows.
+TRAIN_SHARE = 0.35
+# With fewer rows not even two settings can be told apart.
+MIN_TRAIN_ROWS = 20
+
+
+def tune(
+    run: EvalRun,
+    *,
+    target: float,
+    at_confidence: float = 0.95,
+    never_worse: bool = False,
+    method: Method = "split",
+    seed: int = 0,
+    look: int | None = None,
+    group: str | None = None,
+    each_alone: bool = False,
+    train_share: float = TRAIN_SHARE,
+) -> Tuning:
+    """Find the cheapest plan that provably loses at most `target` quality against the top rung.
+
+    Parameters
+    ----------
+    run
+        Every model of the ladder on the same rows.
+    target
+        Largest mean loss of quality, 0 to 1: `0.02` is two points of accuracy.
+    at_confidence
+        How sure the certificate must be.
+    never_worse
+        Count every row that is answered worse, with no credit for rows that are answered better.
+    method
+        `split` keeps rows apart for the certificate and is guaranteed. `crossfit` uses every row for both, and its
+        certificate says that it was only checked by simulation.
+    seed
+        Of the split.
+    look
+        `None` when the certify split is opened this once: the whole error budget. Otherwise the number of this look,
+        from 1, among as many as may follow: look k is tested at 2^-k of the budget.
+    group
+        Metadata key of `run.group`, whose values are certified one by one; unseen values get the top rung.
+    each_alone
+        With groups: each certificate holds at the confidence by itself, instead of all of them together.
+    train_share
+        Share of the rows to choose the plan on.
+
+    Raises
+    ------
+    TuningError
+        The run or an argument cannot be used; `needed` says how many rows would do where that is the reason.
+    """
+    tuner = Tuner(run, method=method, seed=seed, train_share=train_share)
+    return tuner.tune(
+        target,
+        at_confidence=at_confidence,
+        never_worse=never_worse,
+        look=look,
+        group=group,
+        each_alone=each_alone,
+    )
+
+
+class Tuner:
+    """A run that is split and fitted once, for several targets. Every target tuned opens the certify split again."""
+
+    def __init__(
+        self, run: EvalRun, *, method: Method = "split", seed: int = 0, train_share: float = TRAIN_SHARE
+    ) -> None:
+        _require_share("train_share", train_share)
+        self.run, self.method, self.seed = run, method, seed
+        self.table = prepare(run)
+        self.train, self.certify = self._split(train_share)
+        self.trained = Trained(self.table.take(self.train), seed)
+        self.data_hash = run.data_hash or self._digest()
+
+    def _split(self, train_share: float) -> tuple[Rows, Rows]:
+        """Rows to choose on and rows to certify on; all of them twice for `crossfit`."""
+        everything = np.arange(self.table.rows)
+        if self.method == "crossfit":
+            train, certify = everything, everything
+        else:
+            train, certify = split(self.table.unit, train_share, MAX_ROWS, self.seed)
+        if len(train) < MIN_TRAIN_ROWS:
+            needed = math.ceil(MIN_TRAIN_ROWS * self.table.rows / max(1, len(train)))
+            raise TuningError(
+                f"{self.table.rows} labelled rows are too few to choose a plan on; {needed} are the least that can be "
+                "used, and a few hundred the least that are useful. Add rows",
+                needed=needed,
+            )
+        return train, certify
+
+    def _digest(self) -> str:
+        whole = hashlib.sha256(repr(self.run.models).encode())
+        whole.update("\n".join(map(str, self.table.run.row_ids.tolist())).encode("utf-8", "surrogatepass"))
+        whole.update(np.ascontiguousarray(self.table.quality).tobytes())
+        return whole.hexdigest()[:16]
+
+    def tune(
+        self,
+        target: float,
+        *,
+        at_confidence: float = 0.95,
+        never_worse: bool = False,
+        look: int | None = None,
+        group: str | None = None,
+        each_alone: bool = False,
+    ) -> Tuning:
+        """The same as `router.tuning.tune`, for one target."""
+        _require_share("target", target)
+        _require_share("at_confidence", at_confidence)
+        if look is not None and look < 1:
+            raise TuningError(f"look: {look} is below 1; the first look is 1", needed=0)
+        parts = self._groups(group)
+        budget = (1.0 - at_confidence) * (1.0 if look is None else 2.0**-look)
+        goal = Goal(target, budget if each_alone else budget / len(parts), "never_worse" if never_worse else "signed")
+        self._require_rows(goal)
+        best = choose(self.trained, target, goal.budget, len(self.certify) // len(parts))
+        kept = {name: one for name, rows in parts.items() if (one := self._certified(rows, best, goal)) is not None}
+        heads = self._heads([one.family for one in kept.values() if one.family])
+        if not kept:
+            why, needed = self._refusal(best, goal)
+            plan = TunedPlan((TunedRung(self.run.models[-1]),))
+            return Tuning(self.run.task, self.run.models, plan, heads, None, why, needed, self.run.provenance)
+        certificate = Certificate(
+            max_quality_loss=target,
+            at_confidence=at_confidence,
+            loss=goal.loss,
+            test=test_for(self.table.take(self.certify), goal.loss, 0).kind,
+            method=self.method,
+            guarantee="guaranteed" if self.method == "split" else "simulation-checked",
+            label_source=self.run.label_source,
+            data_hash=self.data_hash,
+            train_rows=len(self.train),
+            dropped_rows=self.table.dropped,
+            seed=self.seed,
+            look=look or 1,
+            open_ended=look is not None,
+            statements={name: one.statement for name, one in kept.items()},
+            each_alone=each_alone,
+        )
+        plan = self._plan(kept, group)
+        return Tuning(self.run.task, self.run.models, plan, heads, certificate, provenance=self.run.provenance)
+
+    def _groups(self, group: str | None) -> dict[str, Rows]:
+        if group is None:
+            return {"all": self.certify}
+        if self.table.run.group is None:
+            raise TuningError(f"group: the run has no {group!r} for its rows; put it into their metadata", needed=0)
+        names = np.array([str(value) for value in self.table.run.group[self.certify].tolist()], dtype=object)
+        return {name: self.certify[names == name] for name in sorted(set(names.tolist()))}
+
+    def _require_rows(self, goal: Goal) -> None:
+        least = math.ceil(math.log(goal.budget) / math.log1p(-goal.target))
+        if len(self.certify) < least:
+            needed = math.ceil(least * self.table.rows / max(1, len(self.certify))) + 1
+            raise TuningError(
+                f"{self.table.rows} labelled rows cannot show a loss of at most {goal.target:g} at "
+                f"{1.0 - goal.budget:g} confidence, even if no answer were ever worse; that takes {needed} rows at "
+                "least. Add rows, or loosen the target",
+                needed=needed,
+            )
+
+    def _certified(self, rows: Rows, best: Forecast, goal: Goal) -> Kept | None:
+        """The cheapest plan that these certify rows certify, or `None`."""
+        table, family = self.table.take(rows), best.family
+        if self.method == "crossfit":  # Each row is scored by the fit that left it out.
+            fitted, scores = best.scores, Scores(*(tuple(one[rows] for one in part) for part in best.scores))
+        else:
+            heads = self.trained.heads(family)
+            fitted = scores_of(self.trained.train, family.rungs, family.by, heads)
+            scores = scores_of(table, family.rungs, family.by, heads)
+        chain = chain_of(best, fitted, len(rows))
+        alone = side_rungs(self.trained.train, chain, goal.target, table.rows)
+        order_seed = int(hashlib.sha256(self.data_hash.encode()).hexdigest()[:8], 16)
+        return Chains(table, chain, scores, alone, test_for(table, goal.loss, order_seed), goal).best()
+
+    def _plan(self, kept: dict[str, Kept], group: str | None) -> TunedPlan:
+        if group is None:
+            return TunedPlan(kept["all"].rungs)
+        top = (TunedRung(self.run.models[-1]),)
+        return TunedPlan(top, group, {name: one.rungs for name, one in kept.items()})
+
+    def _heads(self, used: list[Family]) -> dict[str, Heads]:
+        """Calibrators of every model, so that any answer has a confidence; those of the plan have all they need."""
+        names = self.run.models
+        heads = {name: Heads((self.trained.confidence(at).calibrator,)) for at, name in enumerate(names)}
+        for family in used:
+            heads |= {names[at]: own for at, own in zip(family.rungs, self.trained.heads(family), strict=False)}
+        return heads
+
+    def _refusal(self, best: Forecast, goal: Goal) -> tuple[str, int | None]:
+        """Why nothing passed, and how many rows of this kind would do."""
+        needed, total = needed_rows(self.trained, best, goal.target, goal.budget), self.table.rows
+        if needed is None:
+            return (
+                f"no plan of this ladder is predicted to lose at most {goal.target:g} and to save at the same time; "
+                "more rows of this kind would not change that. Loosen the target, add a signal, or put another model "
+                "below the top",
+                None,
+            )
+        rows = max(math.ceil(needed * total / len(self.certify)), total + 1)
+        return (
+            f"nothing that saves could be shown to lose at most {goal.target:g} with {len(self.certify)} rows to "
+            f"certify on; about {rows} labelled rows in all would do, against {total} now. Add rows, or loosen the "
+            "target",
+            rows,
+        )
+
+
+def _require_share(name: str, value: float) -> None:
+    if not 0.0 < value < 1.0:
+        raise TuningError(f"{name}: {value} is not between 0 and 1; 0.02 is two points of accuracy", needed=0)

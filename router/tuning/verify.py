@@ -1,0 +1,144 @@
+"""`router tune --check` as a library: whether what is in force for a task still meets its target on its stored run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from router.core.plan import Plan, Standing
+from router.core.policy import Policy, Target
+from router.errors import PolicyError, RecordingError, TuningError
+from router.models.replay import Replay
+from router.resolve import resolve
+from router.spec import Loaded, Tuned, adopt, load, load_tuned
+from router.tuning.loading import load_run
+from router.tuning.simulate import Realised, simulate
+from router.tuning.task import run_path
+from router.world import World
+
+Checks = Mapping[str, Callable[[Any], bool]]
+
+
+@dataclass(frozen=True)
+class Verified:
+    """One task's plan in force, on its stored run."""
+
+    task: str
+    target: Target | None
+    standing: Standing
+    run: Path | None
+    realised: Realised | None
+    """`None` where there is no run that could be read."""
+    findings: tuple[str, ...]
+    """What is wrong; nothing when the task meets its target."""
+
+
+def check_tuned(
+    task: str | None = None,
+    run: str | Path | None = None,
+    *,
+    policies: str | Path | Policy | None = None,
+    environment: str | None = None,
+    checks: Checks | None = None,
+    world: World | None = None,
+) -> list[Verified]:
+    """Check one task, or every task that has a target or a tuned plan.
+
+    Parameters
+    ----------
+    task
+        Name of a task; all of them when missing.
+    run
+        The run file, in place of the one that the task was tuned on; only with `task`.
+    policies, environment, checks, world
+        As for `Router`.
+    """
+    loaded = adopt(policies) if isinstance(policies, Policy) else load(policies, environment=environment)
+    names = [task] if task is not None else list(loaded.policy.tasks)
+    now_s = (world or World()).clock.time()
+    found = []
+    for name in names:
+        tuned = (
+            load_tuned(loaded.folder, name, loaded.policy) if loaded.folder and name in loaded.policy.tasks else None
+        )
+        if task is not None or loaded.policy.tasks[name].target or (tuned and tuned.plan):
+            found.append(_Check(loaded, name, tuned, checks or {}, now_s).result(Path(run) if run else None))
+    return found
+
+
+@dataclass
+class _Check:
+    loaded: Loaded
+    task: str
+    tuned: Tuned | None
+    checks: Checks
+    now_s: float
+
+    def result(self, run: Path | None) -> Verified:
+        target = self.loaded.policy.tasks[self.task].target
+        try:
+            plan = resolve(self.loaded, self.task, Replay(()), self.checks.get(self.task), now_s=self.now_s)
+        except PolicyError as error:  # `on_stale: refuse`.
+            return Verified(self.task, target, Standing(stale=True), None, None, (str(error),))
+        findings = [plan.standing.problem] if plan.standing.stale else []
+        findings += self._promise(target)
+        path = run or self._stored()
+        realised = None
+        try:
+            realised = self._follow(path, plan)
+        except (RecordingError, TuningError) as error:
+            findings.append(str(error))
+        if realised is not None:
+            findings += _misses(realised, target, plan)
+        return Verified(self.task, target, plan.standing, path, realised, tuple(findings))
+
+    def _stored(self) -> Path:
+        """The run that the task was tuned on, else the one where `router eval` puts it."""
+        return Path(self.tuned.run) if self.tuned and self.tuned.run else run_path(self.task)
+
+    def _follow(self, path: Path, plan: Plan) -> Realised:
+        data = load_run(path, self.task, policies=self.loaded, checks=self.checks)
+        certificate = self.tuned.certificate if self.tuned else None
+        if certificate and data.data_hash != certificate.data_hash and path == self._stored():
+            raise TuningError(f"{path}: holds other rows or labels than the task was tuned on; tune it again", needed=0)
+        return simulate(plan, data)
+
+    def _promise(self, target: Target | None) -> list[str]:
+        """Where the policy now asks for more than was certified."""
+        certificate = self.tuned.certificate if self.tuned else None
+        if target is None or certificate is None:
+            return []
+        found = []
+        if target.max_quality_loss < certificate.max_quality_loss:
+            found.append(
+                f"the policy's target is {target.max_quality_loss:g}, but the plan is certified for "
+                f"{certificate.max_quality_loss:g} only; run `router tune {self.task} --write`"
+            )
+        if target.at_confidence > certificate.at_confidence:
+            found.append(
+                f"the policy asks for {target.at_confidence:.0%} confidence, but the certificate has "
+                f"{certificate.at_confidence:.0%}; run `router tune {self.task} --write`"
+            )
+        if target.never_worse and certificate.loss != "never_worse":
+            found.append(
+                "the policy says `never_worse: true`, but the certificate gives credit for better answers; run "
+                f"`router tune {self.task} --write`"
+            )
+        return found
+
+
+def _misses(realised: Realised, target: Target | None, plan: Plan) -> list[str]:
+    found = []
+    if target is not None:
+        worse = (realised.top_quality - realised.quality).clip(min=0.0)
+        loss = float(worse.mean()) if target.never_worse else realised.loss
+        if loss > target.max_quality_loss:
+            found.append(
+                f"on its stored run it loses {100 * loss:.2f} points of quality; the target is "
+                f"{100 * target.max_quality_loss:g}"
+            )
+    if realised.cost > 1.0 and plan.standing.force != "top":
+        found.append(f"on its stored run it costs {realised.cost:.1%} of always asking the top rung")
+    return found

@@ -1,0 +1,166 @@
+"""A tuned artefact on the path: what `route` does with it on untouched rows is what tuning computed, call by call."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from router import Router, load_policy
+from router.core.binding import binding
+from router.core.tuned import TunedPlan, TunedRung
+from router.models.recording import read_recording
+from router.models.replay import Replay
+from router.spec import write_artefact
+from router.tuning import EvalRun, Tuner, load_run, simulate, tune_task
+from router.tuning.plans import Heads
+from router.tuning.rows import prompt_id
+from tests.tuning_support import DATA, recorded, write_policy, write_rows
+
+Row = dict[str, Any]
+
+
+def _split(rows: Sequence[Row], share: float) -> tuple[list[Row], list[Row]]:
+    """Whole prompts for tuning and whole prompts that it never sees."""
+    prompts = sorted({row["prompt_id"] for row in rows})
+    chosen = np.random.default_rng(7).permutation(len(prompts))[: round(share * len(prompts))]
+    inside = {prompts[at] for at in chosen}
+    return [row for row in rows if row["prompt_id"] in inside], [row for row in rows if row["prompt_id"] not in inside]
+
+
+def _in_order(rows: Sequence[Row], run: EvalRun) -> list[Row]:
+    """One row for each prompt, in the order of the run; prompts that are copies stand in the order of their ids."""
+    first = {row["prompt_id"]: row for row in reversed(rows)}
+    found = sorted(first.values(), key=lambda row: (prompt_id(row["prompt"]), f"{row['task']}/{row['prompt_id']}"))
+    assert [prompt_id(row["prompt"]) for row in found] == run.row_ids.tolist()
+    return found
+
+
+def _messages(row: Row) -> list[dict[str, str]]:
+    system = [{"role": "system", "content": row["system"]}] if row.get("system") else []
+    return [*system, {"role": "user", "content": row["prompt"]}]
+
+
+def _follow(folder: Path, tmp_path: Path, task: str, rows: list[Row], key: str | None = None) -> None:
+    """Tune on one part of the rows, route the other, and compare every call with what the tuning says of it."""
+    tuning_rows, untouched = _split(rows, 0.7)
+    tuned = tune_task(task, write_rows(tmp_path / "tuning.jsonl", tuning_rows), policies=folder)
+    assert tuned.tuning.certified, tuned.tuning.refusal
+    tuned.write()
+
+    run = load_run(write_rows(tmp_path / "untouched.jsonl", untouched), task, policies=folder)
+    expected = tuned.tuning.apply(run)
+    prompts = _in_order(untouched, run)
+    assert 0.0 < expected.escalated.mean() < 1.0, "the plan is no cascade, so that this test shows nothing"
+    with Router(folder, backend=Replay(untouched)) as router:
+        assert router.plan(task).standing.force == "tuned"
+        answers = [
+            router.route(task, _messages(row), metadata={key: row["meta"][key]} if key else None) for row in prompts
+        ]
+    names = [run.models[model] for model in expected.answered]
+    kept = [at for at, answer in enumerate(answers) if answer.steps[-1].action == "keep"]
+    same = [at for at in range(run.rows) if at not in kept]
+    assert [answers[at].model for at in same] == [names[at] for at in same]
+    assert [answer.cost_nusd for answer in answers] == [round(cost) for cost in expected.cost_nusd]
+    assert [answer.escalated for answer in answers] == expected.escalated.tolist()
+    # Where the last rung's answer is unusable the call keeps a usable draft, which tuning counts as lost: never worse.
+    quality = np.array([float(answer.response["correct"]) for answer in answers])
+    loss = run.quality[:, -1] - quality
+    assert loss[same].tolist() == expected.loss[same].tolist()
+    assert (loss <= expected.loss).all()
+    assert {answer.confidence_source for answer in answers} <= {router.plan(task).rungs[0].confidence_source}
+
+
+@pytest.mark.parametrize("models", [("small", "large"), ("tiny", "small", "large")], ids=["pair", "three"])
+def test_route_does_what_tuning_computed(tmp_path: Path, models: tuple[str, ...]) -> None:
+    """Model, cost, escalation and loss of every untouched call, on made-up data."""
+    folder = write_policy(tmp_path / "policies", models)
+    _follow(folder, tmp_path, "colours", recorded(1500, models=models))
+
+
+def test_route_follows_the_plan_of_each_group(tmp_path: Path) -> None:
+    """The same with a plan for each value of a metadata key."""
+    folder = write_policy(tmp_path / "policies", group="language", target={"max_quality_loss": 0.08})
+    _follow(folder, tmp_path, "colours", recorded(3000), key="language")
+
+
+MADE = {
+    "gain": (TunedRung("small", 0.72, by="gain"), TunedRung("large")),
+    "gate": (TunedRung("small", 0.6, gate=0.8), TunedRung("large")),
+    "comparison": (TunedRung("tiny"), TunedRung("small", 0.8), TunedRung("large")),
+    "three": (TunedRung("tiny", 0.9), TunedRung("small", 0.7), TunedRung("large")),
+    "lower_pair": (TunedRung("tiny", 0.7), TunedRung("small")),
+    "outer_pair": (TunedRung("tiny", 0.7), TunedRung("large")),
+    "middle_alone": (TunedRung("small"),),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_every_kind_of_plan_is_followed(tmp_path: Path, name: str) -> None:
+    """Flow, vectorised tuning and row-by-row simulation agree on gates, gains, comparisons and skipped rungs."""
+    models = ("tiny", "small", "large")
+    folder = write_policy(tmp_path / "policies", models)
+    rows = recorded(400, models=models)
+    run = load_run(write_rows(tmp_path / "run.jsonl", rows), "colours", policies=folder)
+    tuner = Tuner(run)
+    found = tuner.tune(0.1, at_confidence=0.8)
+    fits = tuner.trained
+    heads = {
+        model: Heads(
+            (*((fits.confidence(at, at - 1).calibrator,) if at else ()), fits.confidence(at).calibrator),
+            (fits.gain(at, 2).calibrator,),
+            (fits.prompt(at).calibrator,),
+        )
+        for at, model in enumerate(models)
+    }
+    made = replace(found, plan=TunedPlan(MADE[name]), heads=heads)
+    litellm = {model: f"x/{model}" for model in models}
+    write_artefact(folder, made.artefact(litellm, binds_to=binding(load_policy(folder), "colours")))
+    expected = made.apply(run)
+    with Router(folder, backend=Replay(rows)) as router:
+        plan = router.plan("colours")
+        answers = [router.route("colours", row["prompt"]) for row in _in_order(rows, run)]
+    simulated = simulate(plan, run)
+    assert simulated.model.tolist() == [models.index(answer.model) for answer in answers]
+    assert [round(cost) for cost in simulated.cost_nusd] == [answer.cost_nusd for answer in answers]
+    assert simulated.escalated.tolist() == [answer.escalated for answer in answers]
+    kept = np.array([answer.steps[-1].action == "keep" for answer in answers])
+    assert (expected.answered[~kept] == simulated.model[~kept]).all()
+    assert np.allclose(expected.cost_nusd, simulated.cost_nusd)
+    assert (expected.escalated == simulated.escalated).all()
+    assert len(MADE[name]) == 1 or 0.02 < expected.escalated.mean() < 0.98 or MADE[name][0].threshold is None
+
+
+PAIRS = {
+    "mz_mmlu": (("gpt-4o-mini", "gpt-4o"), {"choice": ["A", "B", "C", "D"]}, None),
+    "mz_triviaqa": (("gpt-4o-mini", "gpt-4o"), {"text": {}}, None),
+    "openqa_tokprob_dev": (("gemma-2-2b-it", "gemma-2-27b-it"), {"text": {}}, "triviaqa_direct"),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_route_does_what_tuning_computed_on_recorded_answers(tmp_path: Path, name: str) -> None:
+    """The same on answers of real models."""
+    path = DATA / name / "records.jsonl.gz"
+    if not path.exists():
+        pytest.skip(f"the recorded answers are not in {DATA}")
+    models, answer, task = PAIRS[name]
+    rows = list(read_recording(path, models=models, task=task))
+    whole = {row["prompt_id"] for row in rows if row["model"] == models[0]}
+    rows = [row for row in rows if row["prompt_id"] in whole]
+    policy = {
+        "version": 1,
+        "models": {model: {"litellm": model} for model in models},
+        "tasks": {
+            "t": {"ladder": models, "answer": answer, "target": {"max_quality_loss": 0.05, "at_confidence": 0.9}}
+        },
+    }
+    folder = tmp_path / "policies"
+    folder.mkdir()
+    (folder / "p.yml").write_text(json.dumps(policy))
+    _follow(folder, tmp_path, "t", rows)
