@@ -57,7 +57,7 @@ def test_certified_savings_runs_on_any_folder(tmp_path: Path, capsys: pytest.Cap
                 }
                 file.write(json.dumps(record) + "\n")
     pairs = tmp_path / "pairs.jsonl"
-    known = {"set": "made_up", "task": None, "cheap": "small", "top": "large", "peers": []}
+    known: dict[str, object] = {"set": "made_up", "task": None, "cheap": "small", "top": "large", "peers": []}
     pairs.write_text(json.dumps(known) + "\n" + json.dumps({**known, "set": "gone"}) + "\n")
     arguments = ["--data", str(tmp_path), "--pairs", str(pairs), "--seeds", "2", "--jobs", "1"]
     assert certified_savings.main([*arguments, "--json"]) == 0
