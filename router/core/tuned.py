@@ -96,7 +96,7 @@ class Statement:
     loss: float
     """Mean quality lost against the top rung; negative where the plan is better."""
     loss_upper: float
-    """At the confidence asked for, the loss is at most this."""
+    """The smallest target that this plan, tested alone, would have met: how much room it has."""
     cost: float
     """Mean cost as a share of always the top rung."""
     cost_interval: tuple[float, float]

@@ -27,9 +27,10 @@ def compare(tuning: Tuning, run: EvalRun, target: float) -> tuple[Choice, ...]:
     model's draft and climbs to the cheapest model that is better, where there is one.
     """
     quality, cost = run.quality, run.cost_nusd
-    top = cost[:, -1].mean()
+    top = float(cost[:, -1].mean())
     lost = quality[:, -1:] - quality
-    alone = [Choice(name, cost[:, at].mean() / top, float(lost[:, at].mean())) for at, name in enumerate(run.models)]
+    shares, losses = (cost.mean(axis=0) / top).tolist(), lost.mean(axis=0).tolist()
+    alone = [Choice(*each) for each in zip(run.models, shares, losses, strict=True)]
     applied = tuning.apply(run)
     climbs = float(applied.escalated.mean())
     by_chance = Choice("random", alone[0].cost + climbs, (1.0 - climbs) * alone[0].loss)

@@ -135,7 +135,7 @@ class Tuner:
         if look is not None and look < 1:
             raise TuningError(f"look: {look} is below 1; the first look is 1", needed=0)
         parts = self._groups(group)
-        budget = (1.0 - at_confidence) * (1.0 if look is None else 2.0**-look)
+        budget = round(1.0 - at_confidence, 12) * (1.0 if look is None else 2.0**-look)
         goal = Goal(target, budget if each_alone else budget / len(parts), "never_worse" if never_worse else "signed")
         self._require_rows(goal)
         best = choose(self.trained, target, goal.budget, len(self.certify) // len(parts))
