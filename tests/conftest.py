@@ -6,6 +6,7 @@ import asyncio
 import io
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -30,15 +31,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Runs a command in this process, in a folder of its own, with no way to a real model."""
+    """Runs a command in this process, in a folder of its own, with no way to a real model unless it is `online`."""
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
 
-    def run(*arguments: object, stdin: bytes = b"") -> Done:
+    def run(*arguments: object, stdin: bytes = b"", online: bool = False) -> Done:
         monkeypatch.setattr(sys, "argv", ["router", *map(str, arguments)])
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        with pytest.raises(SystemExit) as ended, no_network():
+        with pytest.raises(SystemExit) as ended, nullcontext() if online else no_network():
             main()
         captured = capsys.readouterr()
         code = ended.value.code

@@ -174,8 +174,8 @@ def test_a_hook_that_raises_takes_nothing_away(home: Path) -> None:
 
 def test_a_switched_off_cascade_fails_with_its_top(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing below is asked in its place: that is what was switched off."""
-    from router import Failure
     from router.core.faults import Fault
+    from router.testing import Failure
 
     monkeypatch.setenv("ROUTER_DISABLE", "top")
     models = ScriptedModels({"small": "yes", "large": Failure(Fault.SERVER_ERROR)})

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from router import Reply, Router, RouterWarning
+from router import Router, RouterWarning
 from router.core.binding import binding
 from router.core.calibration import Calibrator
-from router.core.call import Failure, Usage
+from router.core.call import Failure, Reply, Usage
 from router.core.faults import Fault
 from router.core.plan import Standing
 from router.core.policy import Policy

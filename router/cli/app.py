@@ -85,6 +85,9 @@ def main() -> None:
         error.show()
         code = 2
         _tell_programs(error, error.format_message(), code)
+    except typer.Abort:  # Ctrl-C, or "no" to a question.
+        say("nothing more was done", err=True)
+        code = 1
     except OSError as error:  # Mostly standard output, full or gone: files of ours have errors of their own.
         problem = error.filename or "the output"
         typer.echo(f"error: {problem} cannot be used ({error.strerror or error})", err=True)

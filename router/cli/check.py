@@ -14,6 +14,7 @@ from router.core.pricing import NUSD_PER_USD, exact_product
 
 if TYPE_CHECKING:
     from router.core.plan import Plan, Rung
+    from router.models.real import RealModels
     from router.spec import Loaded
 
 
@@ -41,33 +42,9 @@ def check(policies: Policies = None, environment: Environment = None, as_json: A
     notes: list[str] = []
     for name in loaded.policy.tasks:
         plan = router.plan(name)
-        rungs = [_rung(rung) for rung in plan.rungs]
-        findings += [
-            f"task {name!r}: model {rung['model']!r} has no known price, so its costs are unknown; give it a `price:`"
-            for rung in rungs
-            if not rung["priced"]
-        ]
-        findings += [
-            f"task {name!r}: nobody knows whom to ask for {rung.model.litellm!r}; begin its name with a provider, "
-            "such as `openai/`"
-            for rung in plan.rungs
-            if not models.about(rung.model).callable
-        ]
-        if plan.standing.problem:
-            findings.append(f"task {name!r}: {plan.standing.problem}")
-        findings += _unaffordable(plan)
+        findings += _findings(plan, models)
         notes += _dearer_first(plan)
-        groups = {group: [_rung(rung) for rung in own] for group, own in plan.groups.items()}
-        tasks.append(
-            {
-                "task": name,
-                "plan_hash": plan.plan_hash,
-                "in_force": plan.standing.force,
-                "rungs": rungs,
-                "group": plan.group,
-                "groups": groups,
-            }
-        )
+        tasks.append(_about(plan))
     findings += _stray_tuned(loaded)
     notes += [*_missing_keys(loaded), *_unused(loaded)]
     if top_only():
@@ -85,6 +62,39 @@ def check(policies: Policies = None, environment: Environment = None, as_json: A
         if not findings:
             typer.echo("no findings")
     raise typer.Exit(1 if findings else 0)
+
+
+def _about(plan: Plan) -> dict[str, Any]:
+    """A task as `--json` shows it."""
+    return {
+        "task": plan.task_name,
+        "plan_hash": plan.plan_hash,
+        "in_force": plan.standing.force,
+        "rungs": [_rung(rung) for rung in plan.rungs],
+        "group": plan.group,
+        "groups": {group: [_rung(rung) for rung in own] for group, own in plan.groups.items()},
+    }
+
+
+def _findings(plan: Plan, models: RealModels) -> list[str]:
+    """What is wrong with a task."""
+    from router.core.policy import Price
+
+    task = f"task {plan.task_name!r}"
+    found = [
+        f"{task}: model {rung.name!r} has no known price, so its costs are unknown; give it a `price:`"
+        for rung in plan.rungs
+        if rung.price == Price()
+    ]
+    found += [
+        f"{task}: nobody knows whom to ask for {rung.model.litellm!r}; begin its name with a provider, such as "
+        "`openai/`"
+        for rung in plan.rungs
+        if not models.about(rung.model).callable
+    ]
+    if plan.standing.problem:
+        found.append(f"{task}: {plan.standing.problem}")
+    return found + _unaffordable(plan)
 
 
 def _rung(rung: Rung) -> dict[str, Any]:

@@ -44,6 +44,8 @@ def part_path(path: Path, name: str) -> Path:
 
 def parts_of(path: Path) -> list[Path]:
     """The further files of a recording, oldest first."""
+    if not path.name:  # Some folder.
+        return []
     mark = "*"
     pattern = part_path(path, mark).name.split(mark)
     return sorted(
