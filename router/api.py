@@ -25,7 +25,7 @@ from router.ledger.fold import SEGMENTS_FOLDER
 from router.models import Backend
 from router.models.record import Recorder
 from router.models.recording import REDACTED
-from router.options import Options, Prompt, request_of, top_only, trace_of
+from router.options import Options, Prompt, allowed, request_of, top_only, trace_of
 from router.reload import Reloader
 from router.repeat import Repeats, key_of
 from router.report import Reporter
@@ -318,6 +318,7 @@ class Router:
         in_force = self._in_force
         plan = in_force.plan(task).chosen(options.get("metadata"))
         request = request_of(plan, prompt, options, route_id=self._world.new_id(), stream=stream)
+        plan = allowed(plan, request)
         if self._kept is not in_force:
             self._keep(in_force)
         prints = self._fingerprints or self._load_fingerprints()

@@ -150,8 +150,35 @@ def request_of(plan: Plan, prompt: Prompt, options: Mapping[str, Any], *, route_
         shape=_guarded(shape_of(schema)),
         keys=checked_keys(options.get("credentials"), plan.names),
         headers=checked_headers(options.get("extra_headers")),
-        top_only=top_only(),
     )
+
+
+def allowed(plan: Plan, request: Request) -> Plan:
+    """The plan that a request may follow: the top rung alone where the cascade is off, or its certificate silent.
+
+    A certificate was made from calls without tools, schema and parameters of their own, and says nothing of others.
+
+    Raises
+    ------
+    InvalidCall
+        The task says `on_stale: refuse`, and the certificate does not cover the call.
+    """
+    if top_only():
+        return plan.top_alone("ROUTER_DISABLE=top sends every call to the top rung")
+    own_params = request.params or request.max_output_tokens is not None
+    brought = [
+        name for name, given in (("tools", request.tools), ("schema", request.shape), ("params", own_params)) if given
+    ]
+    if not brought or plan.standing.force != "tuned" or plan.task.on_stale == "keep":
+        return plan
+    why = f"the tuned plan was certified without {brought[0]} of the call's own"
+    if plan.task.on_stale == "refuse":
+        raise InvalidCall(
+            f"{brought[0]}: {why}, and task {plan.task_name!r} says `on_stale: refuse`; put them into the policy and "
+            "tune again, or set `on_stale: top`",
+            argument=brought[0],
+        )
+    return plan.top_alone(f"{why}, so the top rung is asked")
 
 
 def top_only() -> bool:

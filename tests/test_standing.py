@@ -20,7 +20,7 @@ from router.core.faults import Fault
 from router.core.plan import Standing
 from router.core.policy import Policy
 from router.core.tuned import Certificate, Statement, TunedPlan, TunedRung
-from router.errors import PolicyError
+from router.errors import InvalidCall, PolicyError
 from router.models.local import classifier_path
 from router.resolve import bound, stand
 from router.spec import Artefact, ModelCalibrators, Tuned, adopt, load, load_tuned, write_artefact, write_tuned
@@ -100,6 +100,44 @@ PLANS: dict[str, tuple[TunedPlan, list[str]]] = {
     "gate_open": (TunedPlan((TunedRung("small", 0.8, gate=0.8), TunedRung("large"))), ["small"]),
     "gate_shut": (TunedPlan((TunedRung("small", 0.8, gate=0.9), TunedRung("large"))), ["large"]),
 }
+
+
+TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
+BROUGHT: dict[str, dict[str, Any]] = {
+    "tools": {"tools": [TOOL]},
+    "schema": {"schema": {"type": "object"}},
+    "params": {"params": {"temperature": 1}},
+    "max_tokens": {"params": {"max_tokens": 5}},
+}
+
+
+@pytest.mark.parametrize("brought", BROUGHT.values(), ids=BROUGHT.keys())
+@pytest.mark.parametrize("plan", [PAIR, TunedPlan((TunedRung("small"),))], ids=["pair", "direct"])
+def test_a_call_that_the_certificate_does_not_cover_asks_the_top(
+    tmp_path: Path, plan: TunedPlan, brought: dict[str, Any]
+) -> None:
+    """The eval run had no tools, schema or parameters of a call's own, so nothing is known of such drafts."""
+    assert asked(folder_of(tmp_path, plan), **brought) == ["large"]
+
+
+def test_on_stale_says_what_becomes_of_such_a_call(tmp_path: Path) -> None:
+    """`keep` follows the plan all the same, `refuse` refuses, and calls that are covered go on as before."""
+    kept = folder_of(tmp_path / "keep", now={"on_stale": "keep"})
+    assert asked(kept, tools=[TOOL]) == ["small"]
+    refusing = folder_of(tmp_path / "refuse", now={"on_stale": "refuse"})
+    assert asked(refusing) == ["small"]
+    with pytest.raises(InvalidCall, match="tools: the tuned plan was certified without tools of the call's own"):
+        asked(refusing, tools=[TOOL])
+
+
+@pytest.mark.parametrize("plan", [PAIR, TunedPlan((TunedRung("small"),))], ids=["pair", "direct"])
+def test_the_switch_to_the_top_goes_over_a_tuned_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: TunedPlan
+) -> None:
+    """`ROUTER_DISABLE=top` means the top of the ladder, not of the plan."""
+    folder = folder_of(tmp_path, plan)
+    monkeypatch.setenv("ROUTER_DISABLE", "top")
+    assert asked(folder) == ["large"]
 
 
 @pytest.mark.parametrize(("plan", "expected"), PLANS.values(), ids=PLANS.keys())

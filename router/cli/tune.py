@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from router.cli.common import AsJson, Environment, Policies, percent, print_json, print_table
+from router.cli.common import AsJson, Environment, Policies, percent, print_json, print_table, say
 from router.cli.evaluate import Fields, Grader, Tolerance, run_eval
 from router.errors import TuningError
 
@@ -118,21 +119,46 @@ def _print(tuned: TaskTuning, written: Path | None) -> None:
         lines.append(_line("found", tuned.new))
     print_table(columns, lines, numbers=columns[1:])
     typer.echo("intervals are 90 %\n")
+    _print_quality(tuned)
     if not tuned.tuning.certified:
-        typer.echo(f"not certifiable: {tuned.tuning.refusal}")
+        say(f"not certifiable: {tuned.tuning.refusal}")
         typer.echo("nothing was written. The safe plan is always the top rung: `ladder: [" + top + "]`")
         return
     typer.echo("plan")
     for line in plan_words(tuned.plan):
-        typer.echo(f"  {line}")
+        say(f"  {line}")
     typer.echo("certificate")
     if tuned.certificate is not None:
         for line in certificate_words(tuned.certificate, top):
-            typer.echo(f"  {line}")
+            say(f"  {line}")
     typer.echo("a stricter target")
     for one in tuned.stricter:
-        typer.echo(f"  {_stricter(one.max_quality_loss, one.rows, tuned.run.rows)}")
+        say(f"  {_stricter(one.max_quality_loss, one.rows, tuned.run.rows)}")
     typer.echo(f"wrote {written}" if written else f"nothing was written; --write puts it into tuned/{tuned.task}.json")
+
+
+def _print_quality(tuned: TaskTuning) -> None:
+    """What the fitted confidence is worth, model by model; the top rung's decides nothing."""
+    drafts = {name: one for name, one in tuned.quality.items() if name != tuned.run.models[-1]}
+    if not drafts:
+        return
+    figures = {
+        "Brier score": "brier",
+        "log loss": "log_loss",
+        "AUROC": "auroc",
+        "risk-coverage area": "risk_coverage_area",
+        "calibration error": "calibration_error",
+    }
+    lines = [[title, *(_figure(getattr(one, name)) for one in drafts.values())] for title, name in figures.items()]
+    columns = ["confidence in", *drafts]
+    print_table(columns, lines, numbers=columns[1:])
+    typer.echo("of drafts that it was not fitted on\n")
+
+
+def _figure(one: Any) -> str:
+    if not isfinite(one.value):
+        return "unknown"
+    return f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})" if isfinite(one.low) else f"{one.value:.3f}"
 
 
 def _line(name: str, one: Realised) -> list[str]:
@@ -170,6 +196,7 @@ def _as_plain(tuned: TaskTuning, written: Path | None) -> dict[str, Any]:
         "plan": asdict(tuned.plan),
         "certificate": asdict(tuned.certificate) if tuned.certificate else None,
         "stricter": [one._asdict() for one in tuned.stricter],
+        "quality": {name: one.as_json() for name, one in tuned.quality.items()},
         "written": str(written) if written else None,
     }
 

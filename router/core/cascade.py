@@ -128,8 +128,6 @@ class _Climb:
 
     def _unfit(self, index: int, goes_on: int | None) -> str:
         """Why a rung is not asked at all, or ""."""
-        if self.request.top_only and self.plan.rungs[index].threshold is not None:
-            return "ROUTER_DISABLE=top sends every call to the top rung"
         if goes_on is not None and index < goes_on < len(self.plan.rungs):
             return f"rung {self.plan.rungs[goes_on].name!r} made the tool calls that are answered here, so it goes on"
         rung = self.plan.rungs[index]

@@ -41,8 +41,6 @@ class Request:
     keys: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The caller's own keys, by model or provider."""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    top_only: bool = False
-    """Whether the operator has switched the cascade off, so that only the top rung is asked."""
 
 
 class Ask(NamedTuple):

@@ -109,6 +109,12 @@ class Plan:
         rungs = self.groups.get(str((metadata or {}).get(self.group)))
         return self if rungs is None else replace(self, rungs=rungs)
 
+    def top_alone(self, why: str) -> Plan:
+        """The plan that asks the top rung and no other."""
+        *below, top = self.rungs
+        top = replace(top, threshold=None, skip="", spare=False, gate=None, compare_only=False)
+        return replace(self, rungs=(*(replace(rung, skip=why) for rung in below), top))
+
 
 def follow(ladder: tuple[Rung, ...], tuned: tuple[TunedRung, ...]) -> tuple[Rung, ...]:
     """The ladder as a tuned plan uses it: its rungs with their thresholds, the others skipped or kept as a spare."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,15 @@ class Quality:
     """Mean share of wrong drafts among the surest, over every share kept; less is better."""
     calibration_error: Estimate
     """Mean distance between confidence and share right, in ten bins of equal count."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures as plain JSON, `null` for one that is not known."""
+        figures = {name: getattr(self, name) for name in FIGURES}
+        plain = {
+            name: {part: value if math.isfinite(value) else None for part, value in one._asdict().items()}
+            for name, one in figures.items()
+        }
+        return {"rows": self.rows, **plain}
 
 
 def quality_of(p: Floats, outcome: Floats) -> Quality:

@@ -19,6 +19,7 @@ from router.resolve import bound, resolve
 from router.spec import Artefact, Loaded, adopt, load, write_artefact
 from router.tuning.loading import load_run
 from router.tuning.looks import next_look
+from router.tuning.quality import Quality
 from router.tuning.result import Tuning
 from router.tuning.runs import EvalRun
 from router.tuning.search import choose, needed_rows
@@ -62,6 +63,8 @@ class TaskTuning:
     """The plan in force on the rows that the certificate stands on."""
     new: Realised
     """The plan that was found, on the same rows."""
+    quality: Mapping[str, Quality]
+    """By model, what the fitted confidence in its drafts is worth on the same rows."""
     stricter: tuple[Stricter, ...]
     artefact: Artefact | None
     """What `write` writes; `None` where nothing could be certified."""
@@ -186,6 +189,7 @@ def tune_task(
         in_force=in_force,
         old=simulate(in_force, rows),
         new=simulate(planned(in_force, found), rows),
+        quality=found.calibration(rows),
         stricter=_stricter(tuner, target, look.number) if found.certified else (),
         artefact=artefact,
         folder=loaded.folder,
