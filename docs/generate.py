@@ -617,6 +617,26 @@ def certified_savings() -> str:
     return f"{_table(head, total)}\n\n{_table(('set', 'pair', *targets), pairs)}"
 
 
+def _points(share: float) -> str:
+    return f"{100 * share:g} point" + ("" if share == 0.01 else "s")
+
+
+def savings_summary() -> str:
+    """The targets of the certified savings, for people in a hurry, with the command."""
+    rows = [
+        (
+            _points(one["target"]),
+            f"{one['cost_change']:+.1%}",
+            f"{one['missed_beyond_error']:.1%}",
+            f"{one['dearer']:.1%}",
+        )
+        for one in _result("certified_savings")["summary"]
+    ]
+    head = ("may lose at most", "mean cost", "lost more, beyond sampling error", "dearer")
+    command = "python -m evals.certified_savings --data DIR --pairs FILE"
+    return f"```console\n{command}\n```\n\n{_table(head, rows)}"
+
+
 def _changes(cost: Mapping[str, float]) -> list[str]:
     return [f"{change:+.0%}" for change in cost.values()]
 
@@ -672,6 +692,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "demo-table": demo_table,
     "local-table": local_table,
     **{name: functools.partial(eval_table, number) for number, name in enumerate(_EVALS)},
+    "savings-summary": savings_summary,
     "graders": graders,
     "binding": binding_parts,
     "tune-example": tune_example,
