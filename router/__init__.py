@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from router.core.call import Call, Failure, Reply
     from router.core.policy import Policy
     from router.errors import RouterError, RouterWarning
+    from router.pricing import price_usage
     from router.spec import load_policy
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "__version__",
     "aroute",
     "load_policy",
+    "price_usage",
     "route",
 ]
 
@@ -50,6 +52,7 @@ _HOMES = {
     "Step": "router.core.answer",
     "aroute": "router.api",
     "load_policy": "router.spec",
+    "price_usage": "router.pricing",
     "route": "router.api",
 }
 
