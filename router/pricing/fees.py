@@ -129,8 +129,21 @@ def _with_web(request: Request) -> bool:
 
 def _by_prompt(request: Request) -> bool:
     """Gemini before 3 bills a grounded prompt once, however many queries it took; later ones bill each query."""
-    generation = re.search(r"gemini-(\d+)", request.model)
-    return generation is not None and int(generation[1]) < 3
+    return 0 < _generation(request) < 3
+
+
+def _generation(request: Request) -> int:
+    found = re.search(r"gemini-(\d+)", request.model)
+    return int(found[1]) if found else 0
+
+
+def found_free(request: Request) -> bool:
+    """Whether tokens that tools brought into the prompt are free: Gemini 3 and later do not charge what a search found.
+
+    A usage does not tell them from what other tools brought, so only a request that used nothing else counts.
+    """
+    used = [name for name, number in _tools(request.usage).items() if number]
+    return used == ["web_search"] and _generation(request) >= 3
 
 
 def _search(quantity: Decimal, request: Request, card: Card) -> tuple[Decimal, Decimal | None, str]:
@@ -187,8 +200,9 @@ def _units(request: Request, card: Card) -> Iterator[Fee]:
 
 def _pages(request: Request, card: Card) -> Iterator[Fee]:
     """Pages of documents that were read; those with annotations have a price that includes the reading."""
-    info = request.usage.inner("usage_info") if request.usage.has("usage_info") else request.usage
-    pages, annotated = info.count("pages_processed", "pages"), info.count("annotated_pages", "pages_annotated")
+    places = (request.usage.inner("usage_info"), request.usage)
+    pages = max(place.count("pages_processed", "pages") for place in places)
+    annotated = max(place.count("annotated_pages", "pages_annotated") for place in places)
     if annotated:
         yield Fee("annotated page", Decimal(annotated), *_tiered(card, "annotation_cost_per_page"))
     if pages > annotated:

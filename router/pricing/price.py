@@ -8,8 +8,8 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from typing import Any, Literal
 
 from router.core.pricing import NUSD_PER_USD
-from router.pricing.cards import Card, card_for
-from router.pricing.fees import Fee, fees
+from router.pricing.cards import Card, Rate, card_for
+from router.pricing.fees import Fee, fees, found_free
 from router.pricing.fields import Fields
 from router.pricing.gpu import read_second_usd
 from router.pricing.request import Request, is_refusal, read_request
@@ -110,8 +110,7 @@ def _price(vendor: Vendor, model: str, usage: Fields, context: Fields) -> Priced
     lines: list[Line] = []
     for part in parts:
         card = _card(request, part.model or looked_up, part.prompt_tokens)
-        free = request.billed == "no" or part.refused
-        lines += _lines(part, card, free=free, prepaid=request.tier == PREPAID)
+        lines += _lines(part, card, _free(request, part))
     card = _card(request, looked_up, sum(part.prompt_tokens for part in parts))
     factors, extra = surcharges(request, card), fees(request, card)
     notes += _unknowns(request, card, lines, factors, extra)
@@ -158,18 +157,25 @@ def _card(request: Request, model: str, prompt_tokens: int) -> Card:
     return card_for(request.vendor, model, request.at, tier, prompt_tokens, request.holiday)
 
 
-def _lines(part: Part, card: Card, *, free: bool, prepaid: bool) -> list[Line]:
+def _free(request: Request, part: Part) -> Mapping[str, str]:
+    """The buckets of a part that cost nothing, each with the reason."""
+    if request.billed == "no":
+        return dict.fromkeys(BUCKETS, "not billed with this status")
+    if part.refused:
+        return dict.fromkeys(BUCKETS, "refused before any output")
+    if request.tier == PREPAID:
+        return dict.fromkeys(BUCKETS, "bought ahead")
+    return {"tool_input": "found by a search"} if found_free(request) else {}
+
+
+def _lines(part: Part, card: Card, free: Mapping[str, str]) -> list[Line]:
     lines = []
     for bucket in BUCKETS:
         tokens = part.tokens.get(bucket, 0)
         if not tokens:
             continue
         name = f"{part.label} {bucket}".strip()
-        if free or prepaid:
-            why = "not billed" if free else "bought ahead"
-            lines.append(Line(name, tokens, Decimal(0), Decimal(0), card.model, why))
-            continue
-        rate = card.rate(bucket)
+        rate = Rate(Decimal(0), free[bucket]) if bucket in free else card.rate(bucket)
         if rate is None:
             lines.append(Line(name, tokens, None, None, card.model, "no source"))
             continue
