@@ -17,6 +17,7 @@ from router import Router
 from router.core.call import Call, Failure, Reply, Usage
 from router.core.faults import Fault
 from router.core.policy import Model, Price
+from router.core.pricing import Rates, cost_nusd
 from router.models.litellm import LiteLLM
 from router.models.litellm_faults import EXCEPTIONS, classify
 from router.models.litellm_library import library
@@ -95,11 +96,40 @@ def test_exact_names_have_prices_and_similar_ones_have_none() -> None:
         assert backend.facts(Model(litellm=name)).price is None
 
 
-def test_a_price_with_tiers_ends_where_the_next_tier_begins() -> None:
-    """Above a context length the price is another one, so it is unknown here and not wrong."""
+def test_a_price_by_length_changes_for_the_whole_request() -> None:
+    """Above 200,000 tokens every token of Gemini 2.5 Pro costs what long requests cost; xAI begins at that length."""
     price = LiteLLM().facts(Model(litellm="gemini/gemini-2.5-pro")).price
     assert price is not None
-    assert price.up_to_input_tokens == 200_000
+    assert cost_nusd(Usage(200_000, output_tokens=10), price) == 200_000 * 1_250 + 10 * 10_000
+    assert cost_nusd(Usage(100_000, 100_001, output_tokens=10), price) == 100_000 * 2_500 + 100_001 * 250 + 10 * 15_000
+    grok = LiteLLM().facts(Model(litellm="xai/grok-4.7")).price
+    assert grok is not None
+    assert cost_nusd(Usage(199_999), grok) == 199_999 * 2_000
+    assert cost_nusd(Usage(200_000), grok) == 200_000 * 4_000
+
+
+def test_a_service_tier_has_the_price_of_the_map() -> None:
+    """Flex, priority and batch as listed; a tier that is not listed has no known price."""
+    price = LiteLLM().facts(Model(litellm="openai/gpt-5.5")).price
+    assert price is not None
+    rates, usage = Rates(price), Usage(8000, output_tokens=1000)
+    amounts = [rates.cost_nusd(usage, tier=tier) for tier in ("", "flex", "priority", "batch", "scale")]
+    assert amounts == [70_000_000, 35_000_000, 175_000_000, 35_000_000, None]
+    # No price is listed for priority beyond 272,000 tokens, where the usual one doubles.
+    assert rates.cost_nusd(Usage(272_001), tier="priority") is None
+    assert rates.cost_nusd(Usage(272_001), tier="flex") == 272_001 * 5_000
+
+
+def test_sound_and_images_have_prices_of_their_own() -> None:
+    """An image of a Gemini model costs ten times its text."""
+    price = LiteLLM().facts(Model(litellm="gemini/gemini-3-pro-image")).price
+    assert price is not None
+    assert cost_nusd(Usage(60, output_image_tokens=1120), price) == 134_520_000
+    spoken = LiteLLM().facts(Model(litellm="openai/gpt-audio-1.5")).price
+    assert spoken is not None
+    assert (
+        cost_nusd(Usage(500, output_tokens=200, input_audio_tokens=1000, output_audio_tokens=600), spoken) == 73_650_000
+    )
 
 
 def test_importing_through_the_door_neither_calls_home_nor_reads_env_files(tmp_path: Path) -> None:
