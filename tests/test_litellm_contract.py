@@ -21,6 +21,7 @@ from router.core.pricing import Rates, cost_nusd
 from router.models.litellm import LiteLLM
 from router.models.litellm_faults import EXCEPTIONS, classify
 from router.models.litellm_library import library
+from router.models.litellm_replies import read_usage, served_tier
 from tests.support import make_policy
 from tests.upstream import Upstream
 
@@ -118,6 +119,41 @@ def test_a_service_tier_has_the_price_of_the_map() -> None:
     # No price is listed for priority beyond 272,000 tokens, where the usual one doubles.
     assert rates.cost_nusd(Usage(272_001), tier="priority") is None
     assert rates.cost_nusd(Usage(272_001), tier="flex") == 272_001 * 5_000
+
+
+def test_the_tier_that_was_served_is_read_off_the_reply() -> None:
+    """OpenAI says it beside the usage, Anthropic within it, and a speed and a place with a price of their own too."""
+    from litellm.types.utils import ModelResponse
+    from litellm.types.utils import Usage as Reported
+
+    usage: Any = {"prompt_tokens": 10, "completion_tokens": 1, "total_tokens": 11}
+    flex = ModelResponse(usage=Reported(**usage), service_tier="flex")
+    assert served_tier(flex.usage, flex) == "flex"  # type: ignore[attr-defined]
+    assert served_tier(Reported(**usage, service_tier="standard")) == ""
+    assert served_tier(Reported(**usage, speed="fast", inference_geo="us")) == "fast-us"
+    price = LiteLLM().facts(Model(litellm="anthropic/claude-opus-5-5")).price
+    assert price is not None
+    amounts = [Rates(price).cost_nusd(Usage(1000), tier=tier) for tier in ("", "fast", "us", "fast-us")]
+    assert amounts == [4_000_000, 8_000_000, 4_400_000, 8_800_000]
+    priority = LiteLLM().facts(Model(litellm="openai/gpt-6-sol")).price
+    assert priority is not None
+    assert Rates(priority).cost_nusd(Usage(1000), tier="fast") == 4_000_000
+
+
+def test_sound_is_a_bucket_of_its_own() -> None:
+    """What litellm reports of it is taken out of the text; cached sound counts as cached."""
+    from litellm.types.utils import Usage as Reported
+
+    counted = Reported(
+        prompt_tokens=1500,
+        completion_tokens=800,
+        total_tokens=2300,
+        prompt_tokens_details={"audio_tokens": 1000, "cached_tokens": 600},
+        completion_tokens_details={"audio_tokens": 600, "reasoning_tokens": 0},
+    )
+    usage = read_usage(counted)
+    assert usage == Usage(0, 600, output_tokens=200, input_audio_tokens=900, output_audio_tokens=600)
+    assert usage.total_tokens == 2300
 
 
 def test_sound_and_images_have_prices_of_their_own() -> None:

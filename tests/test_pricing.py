@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from decimal import Decimal, localcontext
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from router.core.call import Failure, Outcome, Reply, Usage
 from router.core.faults import FAULTS, Fault
 from router.core.policy import Price, PriceTier
-from router.core.pricing import FREE, Amount, Rates, cost_nusd, merged, settle, total, upper_bound_nusd, usd, usual_or
+from router.core.pricing import FREE, Amount, Rates, cost_nusd, merged, settle, tier_name, total, upper_bound_nusd, usd
 from tests.strategies import PRICE_PARTS, failures, prices, replies, usages
 
 D = Decimal
@@ -286,7 +287,7 @@ def test_the_map_s_tiers_go_with_the_map_s_prices_only() -> None:
 @pytest.mark.parametrize(("said", "tier"), [("default", ""), (None, ""), (7, ""), ("Flex", "flex"), ("on_demand", "")])
 def test_the_usual_tier_has_many_names(said: object, tier: str) -> None:
     """Each provider calls it otherwise."""
-    assert usual_or(said) == tier
+    assert tier_name(said) == tier
 
 
 def test_a_price_by_the_second_stands_alone() -> None:

@@ -7,7 +7,7 @@ import json
 from router.core.call import TEMPLATE_TOKENS, Call, Message, byte_length, has_media
 from router.core.effects import Request
 from router.core.plan import Plan, Rung
-from router.core.pricing import usual_or
+from router.core.pricing import tier_name
 from router.core.tools import translated
 
 # Vendors put a text of their own before the tools; the longest that one documents has 804 tokens (Anthropic, 2026).
@@ -57,7 +57,7 @@ def upper_nusd(rung: Rung, call: Call, request: Request, input_bound: int | None
         if request.shape and "response_format" not in call.params:
             input_bound += byte_length(request.shape.instruction()) + TEMPLATE_TOKENS
     output = _smaller(call.max_output_tokens, rung.max_output_tokens)
-    tier = usual_or(call.params.get("service_tier"))
+    tier = tier_name(*(call.params.get(name) for name in ("service_tier", "speed", "inference_geo")))
     return rung.rates.upper_nusd(input_bound, output, request.deadline_s, tier)
 
 

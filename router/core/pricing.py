@@ -234,10 +234,11 @@ def second_usd(price: Price) -> Decimal | None:
 _USUAL = frozenset({"", "auto", "default", "standard", "standard_only", "on_demand"})
 
 
-def usual_or(tier: object) -> str:
-    """The name of a service tier; empty for the one of the list prices and for what is no name."""
+def tier_name(tier: object, speed: object = None, place: object = None) -> str:
+    """What a `PriceTier` calls a service tier with Anthropic's speed and place; empty for that of the list prices."""
     word = tier.lower() if isinstance(tier, str) else ""
-    return "" if word in _USUAL else word
+    parts = ("" if word in _USUAL else word, "fast" if speed == "fast" else "", "us" if place == "us" else "")
+    return "-".join(filter(None, parts))
 
 
 def cost_nusd(usage: Usage, price: Price, seconds: float = 0.0) -> int | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from decimal import Decimal
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -53,9 +55,10 @@ _TIER = re.compile(r"input_cost_per_token(?:_above_(\d+)k_tokens)?(?:_(flex|prio
 
 def price_of(entry: Mapping[str, Any]) -> Price | None:
     """The entry's prices; `None` when it lists none or only zeros, which stand for "unknown" there."""
-    usual = _rates(entry, "")
-    if not usual:
+    plain = _rates(entry, "")
+    if not plain:
         return None
+    usual = dict(plain)
     request = entry.get("input_cost_per_request")
     if request:
         usual["request_usd"] = Decimal(repr(request))
@@ -71,7 +74,27 @@ def price_of(entry: Mapping[str, Any]) -> Price | None:
             tiers.append(PriceTier(longer, "batch" if tier == "batches" else tier or "", **rates))
         elif not tier:
             limits.append(longer)
+    tiers += [other for one in (PriceTier(**plain), *tiers) for other in _also(entry, one)]
     return Price(**usual, up_to_input_tokens=min(limits, default=None), tiers=tuple(tiers))
+
+
+def _also(entry: Mapping[str, Any], price: PriceTier) -> Iterator[PriceTier]:
+    """The same prices under a name of the vendor's own, or with its factors for a place and a speed."""
+    if entry.get("litellm_provider") in ("openai", "azure") and price.service_tier == "priority":
+        yield replace(price, service_tier="fast")
+    factors = entry.get("provider_specific_entry") or {}
+    if entry.get("litellm_provider") == "anthropic" and not price.service_tier:
+        known = {name: Decimal(repr(factors[name])) for name in ("fast", "us") if name in factors}
+        for name, factor in known.items():
+            yield _times(price, name, factor)
+        if len(known) > 1:
+            yield _times(price, "-".join(known), math.prod(known.values(), start=Decimal(1)))
+
+
+def _times(price: PriceTier, tier: str, factor: Decimal) -> PriceTier:
+    rates = {name: getattr(price, name) for name in _FIELDS}
+    rates = {name: rate if rate is None else rate * factor for name, rate in rates.items()}
+    return PriceTier(price.above_input_tokens, tier, **rates)
 
 
 def _rates(entry: Mapping[str, Any], suffix: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from router.core.call import Failure, FinishReason, Outcome, Reply, ToolCall, Usage
 from router.core.faults import Fault
-from router.core.pricing import NUSD_PER_USD, usual_or
+from router.core.pricing import NUSD_PER_USD, tier_name
 
 _FINISH: dict[str, FinishReason] = {
     "stop": "stop",
@@ -49,7 +49,7 @@ def read_reply(response: Any) -> Outcome:
         model_served=served,
         logprobs=read_logprobs(choice),
         reported_cost_nusd=reported_cost_nusd(getattr(response, "usage", None)),
-        service_tier=served_tier(response, getattr(response, "usage", None)),
+        service_tier=served_tier(getattr(response, "usage", None), response),
         tool_calls=calls,
         extras=extras_of(choice.message) if calls else {},
         response=response,
@@ -95,10 +95,11 @@ def read_usage(reported: Any) -> Usage | None:
     return Usage(*buckets) if min(buckets) >= 0 else None
 
 
-def served_tier(*holders: Any) -> str:
-    """The service tier that was served, where it is not the usual one: the response says so, or its usage."""
-    words = (usual_or(getattr(holder, "service_tier", None)) for holder in holders)
-    return next(filter(None, words), "")
+def served_tier(usage: Any, *responses: Any) -> str:
+    """The service tier that was served, where it is not the usual one, and what else Anthropic has a price for."""
+    said = (tier_name(getattr(holder, "service_tier", None)) for holder in (*responses, usage))
+    tier = next(filter(None, said), "")
+    return tier_name(tier, getattr(usage, "speed", None), getattr(usage, "inference_geo", None))
 
 
 def _count(holder: Any, name: str) -> int:

@@ -84,7 +84,7 @@ class Gathered:
             model_served=self._served,
             logprobs=tuple(self._logprobs) or None,
             reported_cost_nusd=reported_cost_nusd(reported),
-            service_tier=served_tier(*reversed(wrapper.chunks), reported),
+            service_tier=served_tier(reported, *reversed(wrapper.chunks)),
             tool_calls=calls,
             extras=self._extras(wrapper) if calls and self._thought else {},
         )
