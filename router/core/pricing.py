@@ -5,10 +5,10 @@ An unknown price gives `None`, never 0. An amount that is not settled has a poin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from router.core.call import Failure, Outcome, Reply, Usage
 from router.core.faults import FAULTS
@@ -71,13 +71,30 @@ _INPUTS = (0, 1, 2, 3)
 _OUTPUTS = (4, 5, 7, 8)
 
 
+class Band(NamedTuple):
+    """The scaled rates for inputs longer than `above`, and the dearest ones of input and of output."""
+
+    above: int
+    buckets: Buckets
+    worst_input: int | None
+    worst_output: int | None
+
+    @classmethod
+    def of(cls, above: int, buckets: Buckets) -> Band:
+        """The band with these rates. A cache write costs more than plain input, so the dearest bounds all of them."""
+        if buckets[0] is None or buckets[4] is None:
+            return cls(above, buckets, None, None)
+        inputs, outputs = ([buckets[place] or 0 for place in places] for places in (_INPUTS, _OUTPUTS))
+        return cls(above, buckets, max(inputs), max(outputs))
+
+
 class Rates:
     """A price made ready for use: integers, so that a cost takes a microsecond and stays exact.
 
     Every rate is in nano-dollars a token times `scale`, the power of ten that makes all of them whole.
     """
 
-    __slots__ = ("_bands", "_limit", "_request", "_scale", "_second", "by_second")
+    __slots__ = ("_bands", "_flat", "_limit", "_request", "_scale", "_second", "_usual", "by_second")
 
     def __init__(self, price: Price) -> None:
         with localcontext(_EXACT):
@@ -93,10 +110,13 @@ class Rates:
         self._request = int(request * self._scale)
         self._limit = price.up_to_input_tokens
         # By service tier: the rates by length of the input, the longest first.
-        self._bands: dict[str, list[tuple[int, Buckets]]] = {}
+        self._bands: dict[str, list[Band]] = {}
         for above, tier, rates in sorted(rated, key=lambda one: -one[0]):
             scaled = tuple(None if rate is None else int(rate * self._scale) for rate in rates)
-            self._bands.setdefault(tier, []).append((above, scaled))
+            self._bands.setdefault(tier, []).append(Band.of(above, scaled))
+        self._usual = self._bands[""]
+        # Nearly every price is the same for all lengths, and then nothing has to be looked up.
+        self._flat = self._usual[0].buckets if len(self._usual) == 1 and self._limit is None else None
         second = second_usd(price)
         self.by_second = second is not None
         self._second = (second or Decimal(0)) * NUSD_PER_USD
@@ -109,7 +129,7 @@ class Rates:
         """
         if self.by_second:
             return self._of_seconds(seconds)
-        buckets = self._buckets(usage.all_input_tokens, tier)
+        buckets = self._buckets(usage.all_input_tokens, tier) if tier or not self._flat else self._flat
         if buckets is None:
             return None
         total = self._request
@@ -149,58 +169,47 @@ class Rates:
             return None if seconds is None else self._of_seconds(seconds)
         if self._limit is not None and (input_tokens is None or input_tokens > self._limit):
             return None
-        if tier and tier not in self._bands:
-            return None
-        most = 0
-        for buckets in self._reachable(input_tokens, tier):
-            total = self._most(buckets, input_tokens, output_tokens)
-            if total is None:
+        bands = self._usual
+        if tier:
+            if tier not in self._bands:
                 return None
+            bands = [*bands, *self._bands[tier]]
+        most = 0
+        for above, _, worst_input, worst_output in bands:
+            if above and input_tokens is not None and input_tokens <= above:
+                continue
+            if (input_tokens is None and worst_input != 0) or (output_tokens is None and worst_output != 0):
+                return None
+            if worst_input is None or worst_output is None:
+                return None
+            total = (input_tokens or 0) * worst_input + (output_tokens or 0) * worst_output
             most = max(most, total)
-        return -(-most // self._scale)
-
-    def _most(self, buckets: Buckets, input_tokens: int | None, output_tokens: int | None) -> int | None:
-        if buckets[0] is None or buckets[4] is None:
-            return None
-        total = self._request
-        # A cache write costs more than plain input, so the dearest known input price bounds all of them.
-        for count, kind in ((input_tokens, _INPUTS), (output_tokens, _OUTPUTS)):
-            worst = max(rate for place in kind if (rate := buckets[place]) is not None)
-            if worst:
-                if count is None:
-                    return None
-                total += count * worst
-        return total
+        return -(-(most + self._request) // self._scale)
 
     def _buckets(self, input_tokens: int, tier: str) -> Buckets | None:
         """The rates for an input of this length; `None` where only the usual tier has a price for one so long."""
         if self._limit is not None and input_tokens > self._limit:
             return None
-        usual = self._at_length("", input_tokens)
+        usual = _at_length(self._usual, input_tokens)
         if not tier:
-            return usual[1]
-        if tier not in self._bands:
+            return usual.buckets
+        bands = self._bands.get(tier)
+        if bands is None:
             return None
-        above, buckets = self._at_length(tier, input_tokens)
-        return buckets if above >= usual[0] else None
-
-    def _at_length(self, tier: str, input_tokens: int) -> tuple[int, Buckets]:
-        bands = self._bands[tier]
-        for band in bands:
-            if input_tokens > band[0]:
-                return band
-        return bands[-1]
-
-    def _reachable(self, input_tokens: int | None, tier: str) -> Iterator[Buckets]:
-        for one in {"", tier}:
-            for above, buckets in self._bands[one]:
-                if not above or input_tokens is None or input_tokens > above:
-                    yield buckets
+        band = _at_length(bands, input_tokens)
+        return band.buckets if band.above >= usual.above else None
 
     def _of_seconds(self, seconds: float) -> int:
         with localcontext(_EXACT):
             total = self._second * Decimal(repr(seconds)) + Decimal(self._request) / self._scale
             return int(total.quantize(Decimal(1)))
+
+
+def _at_length(bands: list[Band], input_tokens: int) -> Band:
+    for band in bands:
+        if input_tokens > band.above:
+            return band
+    return bands[-1]
 
 
 def _rates(price: Price | PriceTier) -> tuple[Decimal | None, ...]:
