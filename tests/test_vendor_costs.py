@@ -125,6 +125,24 @@ def test_openai(model: str, usage: dict[str, Any], context: dict[str, Any], expe
     assert usd("openai", model, usage, **context) == expected
 
 
+def test_an_attempt_that_gave_way_before_any_output_is_not_billed() -> None:
+    """A fallback on the server: each attempt at its own model's price, the refused one for nothing."""
+    attempts = [
+        {"type": "message", "model": "claude-fable-5-2", "input_tokens": 1000, "output_tokens": 1},
+        {"type": "fallback_message", "model": "claude-opus-5-5", "input_tokens": 1000, "output_tokens": 100},
+    ]
+    usage = {"input_tokens": 1000, "output_tokens": 100, "iterations": attempts}
+    assert usd("anthropic", "claude-fable-5-2", usage) == "0.006"
+    attempts[0]["output_tokens"] = 100
+    assert usd("anthropic", "claude-fable-5-2", usage) == "0.018"
+
+
+def test_an_image_model_s_output_is_images() -> None:
+    """The images endpoint does not tell its output apart."""
+    assert usd("openai", "gpt-image-2", {"input_tokens": 50, "output_tokens": 1056}) == "0.03193"
+    assert usd("openai", "gpt-image-2", {"input_tokens": 50, "output_tokens": 1056, "batch": True}) == "0.015965"
+
+
 def test_cached_sound_is_not_counted_twice() -> None:
     """A realtime usage counts cached audio as cached and as audio; it is one bucket here."""
     usage = {
@@ -260,6 +278,7 @@ def test_clouds(vendor: str, model: str, usage: dict[str, Any], context: dict[st
             "0.0021",
         ),
         ("perplexity", "sonar", {"cost": {"total_cost": 0.006}}, {}, "0.006"),
+        ("perplexity", "sonar", {**CHAT, "search_context_size": "low"}, {}, "0.016"),
         ("novita", "nobody/knows", CHAT, {}, None),
         ("together", "nobody/knows", {**CHAT, "status": 500}, {}, None),
     ],

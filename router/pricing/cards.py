@@ -118,13 +118,13 @@ class Card:
 
     def _standard(self, bucket: str) -> Rate | None:
         ours, theirs = self._mapped(bucket, STANDARD), self._stepped(bucket, STANDARD)
-        if not self._outdated:
+        if not self.outdated:
             return ours or theirs
         return theirs or self._moved(ours, "output" if bucket in OUTPUT else "input", STANDARD)
 
     def _listed_tier(self, bucket: str) -> Rate | None:
         ours, theirs = self._mapped(bucket, self.tier), self._stepped(bucket, self.tier)
-        if self._outdated:
+        if self.outdated:
             return theirs or self._moved(ours, bucket, self.tier)
         # In a longer band the map's tiers have gaps, and genai-prices says where none is published.
         return (theirs or ours or self._scaled(bucket)) if self._band else (ours or theirs)
@@ -143,17 +143,23 @@ class Card:
         return None if tier is None or old is None or new is None else _in_proportion(tier, old, new, self.tier)
 
     @property
-    def _outdated(self) -> bool:
-        """Whether the map's price is not the one in force: a dated one says something else."""
-        if self.entry is None or self.dated is None or not self.dated.dated:
-            return False
-        if "off_peak_pricing" in self.entry and self.dated.begun:
-            return False  # The map's windows know weekdays, the library's only hours.
+    def disagrees(self) -> bool:
+        """Whether both sources list the model at different prices."""
         for bucket in ("input", "output"):
             ours, theirs = self._mapped(bucket, STANDARD), self._stepped(bucket, STANDARD)
             if ours and theirs and ours.usd_per_mtok != theirs.usd_per_mtok:
                 return True
         return False
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the map's price is not the one in force: a dated one of the very same model says something else."""
+        if self.entry is None or self.dated is None or not self.dated.dated:
+            return False
+        if "off_peak_pricing" in self.entry and self.dated.begun:
+            return False  # The map's windows know weekdays, the library's only hours.
+        same = any(one in (self.dated.model, f"{self.dated.model}-0") for one in _spellings(self.vendor, self.model))
+        return same and self.disagrees
 
     @property
     def _band(self) -> str:
@@ -203,7 +209,9 @@ def card_for(vendor: Vendor, model: str, at: datetime, tier: str, prompt_tokens:
         dated = history(vendor.history, plain, at, _when(tier))
         if dated is None and "@" in plain:
             dated = history(vendor.history, plain.partition("@")[0], at, _when(tier))
-    return Card(vendor, model, at, tier, prompt_tokens, holiday, name, entry, dated)
+    card = Card(vendor, model, at, tier, prompt_tokens, holiday, name, entry, dated)
+    # Another price that is not a dated one is another model's, or of another place.
+    return replace(card, dated=None) if card.disagrees and not card.outdated else card
 
 
 def find_entry(vendor: Vendor, model: str) -> tuple[str, Mapping[str, Any] | None]:
@@ -252,6 +260,8 @@ def _chain(bucket: str, *, claude: bool) -> Iterator[tuple[str, Decimal]]:
     kind = bucket.rpartition("_")[2]
     if bucket == "reasoning":
         yield "output", one
+    elif bucket == "output":  # A model that makes images only has no price for text.
+        yield "output_image", one
     elif bucket == "cache_write_12h":
         yield "cache_write", two
         yield "input", Decimal("2.5")

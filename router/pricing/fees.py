@@ -237,8 +237,13 @@ def _storage(request: Request, _card: Card) -> Iterator[Fee]:
         yield Fee("cache storage, Mtok hour", hours, Decimal(found) if found and known else None, "vendor's fee")
 
 
-def _requests(_request: Request, card: Card) -> Iterator[Fee]:
-    """A price for the request itself, where there is one."""
+def _requests(request: Request, card: Card) -> Iterator[Fee]:
+    """A price for the request itself, where there is one; Perplexity's depends on how much its search reads."""
+    size = request.usage.text("search_context_size") or request.context.text("search_context_size")
+    if request.vendor.name == "perplexity" and size:
+        key = f"search_context_size_{size}"
+        yield Fee("searching request", Decimal(1), *_of_map(card, "search_context_cost_per_query", key))
+        return
     unit, source = _of_map(card, "input_cost_per_request")
     thousand = card.dated.standard.get("requests_kcount") if card.dated else None
     if unit is None and thousand:

@@ -12,7 +12,7 @@ from router.pricing.cards import Card, Rate, card_for
 from router.pricing.fees import Fee, fees, found_free
 from router.pricing.fields import Fields
 from router.pricing.gpu import read_second_usd
-from router.pricing.request import Request, is_refusal, read_request
+from router.pricing.request import PLACEHOLDER_TOKENS, Request, is_refusal, read_request
 from router.pricing.shapes import BUCKETS, Part
 from router.pricing.surcharges import Surcharge, located, surcharges
 from router.pricing.vendors import PREPAID, STANDARD, Vendor, read_part, vendor_of
@@ -131,21 +131,25 @@ def _price(vendor: Vendor, model: str, usage: Fields, context: Fields) -> Priced
 
 
 def _parts(request: Request) -> list[Part]:
-    """The models' shares. Anthropic's `iterations` are the bill where they are given: its top level leaves some out."""
+    """The models' shares. Anthropic's `iterations` are the bill where they are given: its top level leaves some out.
+
+    An attempt that gave way to a fallback before any output was a refusal, which is not billed.
+    """
     iterations = request.usage.items("iterations")
     if not iterations:
         part = read_part(request.vendor, request.model, request.usage)
         return [replace(part, refused=is_refusal(request.usage, request.context))]
     parts = []
-    for one in iterations:
+    for one, after in zip(iterations, [*iterations[1:], Fields({})], strict=True):
         part = read_part(request.vendor, request.model, one)
         kind, other = one.text("type"), one.value("model")
+        gave_way = after.text("type").startswith("fallback") and one.count("output_tokens") <= PLACEHOLDER_TOKENS
         parts.append(
             replace(
                 part,
                 model=other if isinstance(other, str) else None,
                 label="" if kind == "message" else kind,
-                refused=is_refusal(one, Fields({})),
+                refused=gave_way or is_refusal(one, Fields({})),
             )
         )
     return parts

@@ -13,6 +13,8 @@ from router.pricing.vendors import BATCH, DECISIONS, VENDORS, Vendor, tier_of
 
 Billed = Literal["yes", "no", "unknown"]
 
+# A stream of Claude's begins with so many output tokens that are none yet.
+PLACEHOLDER_TOKENS = 3
 CONTEXT_KEYS = frozenset(
     (
         *("at", "date", "holiday", "batch", "service_tier", "headers", "header", "speed", "endpoint"),
@@ -102,7 +104,7 @@ def is_refusal(usage: Fields, context: Fields) -> bool:
     if usage.text("stop_reason", "stopReason") != "refusal":
         return False
     empty = _optional_flag(context, "content_empty")
-    return usage.count("output_tokens", "outputTokens") <= 3 if empty is None else empty
+    return usage.count("output_tokens", "outputTokens") <= PLACEHOLDER_TOKENS if empty is None else empty
 
 
 def _tier_word(fields: Fields) -> str:
