@@ -284,6 +284,30 @@ def test_the_map_s_tiers_go_with_the_map_s_prices_only() -> None:
     assert merged(Price(tiers=BANDED.tiers[:1]), BANDED).tiers == BANDED.tiers[:1]
 
 
+@given(
+    usage=usages(2000),
+    lengths=st.lists(st.integers(1, 3000), max_size=2, unique=True),
+    bases=st.lists(prices(complete=True), min_size=6, max_size=6),
+    asked=st.sampled_from(["", "flex"]),
+    served=st.sampled_from(["", "flex"]),
+)
+def test_no_usage_of_any_length_and_tier_costs_more_than_the_bound(
+    usage: Usage, lengths: list[int], bases: list[Price], asked: str, served: str
+) -> None:
+    """A request for a tier costs at most its bound, whether the tier is granted or not."""
+    places = [(above, tier) for above in (0, *lengths) for tier in ("", "flex") if above or tier]
+    tiers = tuple(
+        PriceTier(above, tier, **{name: getattr(base, name) for name in PRICE_PARTS})
+        for (above, tier), base in zip(places, bases[1:], strict=False)
+    )
+    rates = Rates(replace(bases[0], tiers=tiers))
+    cost = rates.cost_nusd(usage, tier=served)
+    bound = rates.upper_nusd(usage.all_input_tokens, usage.all_output_tokens, None, asked)
+    assert bound is not None
+    if cost is not None and served in ("", asked):
+        assert cost <= bound
+
+
 @pytest.mark.parametrize(("said", "tier"), [("default", ""), (None, ""), (7, ""), ("Flex", "flex"), ("on_demand", "")])
 def test_the_usual_tier_has_many_names(said: object, tier: str) -> None:
     """Each provider calls it otherwise."""
