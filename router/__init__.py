@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from router.default import acompletion, aroute, completion, meter, route, routed
     from router.errors import RouterError, RouterWarning
     from router.options import attribute
+    from router.pricing import price_usage
     from router.spec import load_policy
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "completion",
     "load_policy",
     "meter",
+    "price_usage",
     "route",
     "routed",
 ]
@@ -50,6 +52,7 @@ _HOMES = {
     "completion": "router.default",
     "load_policy": "router.spec",
     "meter": "router.default",
+    "price_usage": "router.pricing",
     "route": "router.default",
     "routed": "router.default",
 }

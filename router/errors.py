@@ -4,6 +4,7 @@
     ├── PolicyError (also ValueError)
     ├── UnknownTask (also LookupError)
     ├── InvalidCall (also ValueError)
+    ├── InvalidUsage (also ValueError)
     ├── NoAnswer
     │   ├── RequestRefused
     │   ├── ContentFiltered
@@ -89,6 +90,13 @@ class InvalidCall(RouterError, ValueError):
     """An argument of `route` cannot be used; `argument` names it. Nothing was sent."""
 
     argument: str
+
+
+class InvalidUsage(RouterError, ValueError):
+    """A vendor's usage object, or what was told about it, holds what cannot be; `field` names it, `value` is it."""
+
+    field: str
+    value: str
 
 
 class NoAnswer(RouterError):

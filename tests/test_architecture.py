@@ -28,6 +28,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "pydantic": "spec/",
     "ruamel": "spec/",
     "jsonschema": "spec/",
+    "genai_prices": "models/price_history.py",
     "sklearn": "tuning/",
     "typer": "cli/",
     "rich": "cli/",

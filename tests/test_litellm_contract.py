@@ -17,9 +17,11 @@ from router import Router
 from router.core.call import Call, Failure, Reply, Usage
 from router.core.faults import Fault
 from router.core.policy import Model, Price
+from router.core.pricing import Rates, cost_nusd
 from router.models.litellm import LiteLLM
 from router.models.litellm_faults import EXCEPTIONS, classify
 from router.models.litellm_library import library
+from router.models.litellm_replies import read_usage, served_tier
 from tests.support import make_policy
 from tests.upstream import Upstream
 
@@ -98,11 +100,75 @@ def test_exact_names_have_prices_and_similar_ones_have_none() -> None:
         assert backend.facts(Model(litellm=name)).price is None
 
 
-def test_a_price_with_tiers_ends_where_the_next_tier_begins() -> None:
-    """Above a context length the price is another one, so it is unknown here and not wrong."""
+def test_a_price_by_length_changes_for_the_whole_request() -> None:
+    """Above 200,000 tokens every token of Gemini 2.5 Pro costs what long requests cost; xAI begins at that length."""
     price = LiteLLM().facts(Model(litellm="gemini/gemini-2.5-pro")).price
     assert price is not None
-    assert price.up_to_input_tokens == 200_000
+    assert cost_nusd(Usage(200_000, output_tokens=10), price) == 200_000 * 1_250 + 10 * 10_000
+    assert cost_nusd(Usage(100_000, 100_001, output_tokens=10), price) == 100_000 * 2_500 + 100_001 * 250 + 10 * 15_000
+    grok = LiteLLM().facts(Model(litellm="xai/grok-4.7")).price
+    assert grok is not None
+    assert cost_nusd(Usage(199_999), grok) == 199_999 * 2_000
+    assert cost_nusd(Usage(200_000), grok) == 200_000 * 4_000
+
+
+def test_a_service_tier_has_the_price_of_the_map() -> None:
+    """Flex, priority and batch as listed; a tier that is not listed has no known price."""
+    price = LiteLLM().facts(Model(litellm="openai/gpt-5.5")).price
+    assert price is not None
+    rates, usage = Rates(price), Usage(8000, output_tokens=1000)
+    amounts = [rates.cost_nusd(usage, tier=tier) for tier in ("", "flex", "priority", "batch", "scale")]
+    assert amounts == [70_000_000, 35_000_000, 175_000_000, 35_000_000, None]
+    # No price is listed for priority beyond 272,000 tokens, where the usual one doubles.
+    assert rates.cost_nusd(Usage(272_001), tier="priority") is None
+    assert rates.cost_nusd(Usage(272_001), tier="flex") == 272_001 * 5_000
+
+
+def test_the_tier_that_was_served_is_read_off_the_reply() -> None:
+    """OpenAI says it beside the usage, Anthropic within it, and a speed and a place with a price of their own too."""
+    from litellm.types.utils import ModelResponse
+    from litellm.types.utils import Usage as Reported
+
+    usage: Any = {"prompt_tokens": 10, "completion_tokens": 1, "total_tokens": 11}
+    flex = ModelResponse(usage=Reported(**usage), service_tier="flex")
+    assert served_tier(flex.usage, flex) == "flex"  # type: ignore[attr-defined]
+    assert served_tier(Reported(**usage, service_tier="standard")) == ""
+    assert served_tier(Reported(**usage, speed="fast", inference_geo="us")) == "fast-us"
+    price = LiteLLM().facts(Model(litellm="anthropic/claude-opus-5-5")).price
+    assert price is not None
+    amounts = [Rates(price).cost_nusd(Usage(1000), tier=tier) for tier in ("", "fast", "us", "fast-us")]
+    assert amounts == [4_000_000, 8_000_000, 4_400_000, 8_800_000]
+    priority = LiteLLM().facts(Model(litellm="openai/gpt-6-sol")).price
+    assert priority is not None
+    assert Rates(priority).cost_nusd(Usage(1000), tier="fast") == 4_000_000
+
+
+def test_sound_is_a_bucket_of_its_own() -> None:
+    """What litellm reports of it is taken out of the text; cached sound counts as cached."""
+    from litellm.types.utils import Usage as Reported
+
+    counted = Reported(
+        prompt_tokens=1500,
+        completion_tokens=800,
+        total_tokens=2300,
+        prompt_tokens_details={"audio_tokens": 1000, "cached_tokens": 600},
+        completion_tokens_details={"audio_tokens": 600, "reasoning_tokens": 0},
+    )
+    usage = read_usage(counted)
+    assert usage == Usage(0, 600, output_tokens=200, input_audio_tokens=900, output_audio_tokens=600)
+    assert usage.total_tokens == 2300
+
+
+def test_sound_and_images_have_prices_of_their_own() -> None:
+    """An image of a Gemini model costs ten times its text."""
+    price = LiteLLM().facts(Model(litellm="gemini/gemini-3-pro-image")).price
+    assert price is not None
+    assert cost_nusd(Usage(60, output_image_tokens=1120), price) == 134_520_000
+    spoken = LiteLLM().facts(Model(litellm="openai/gpt-audio-1.5")).price
+    assert spoken is not None
+    assert (
+        cost_nusd(Usage(500, output_tokens=200, input_audio_tokens=1000, output_audio_tokens=600), spoken) == 73_650_000
+    )
 
 
 def test_importing_through_the_door_neither_calls_home_nor_reads_env_files(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from router import Router
 from router.core.call import Call, Failure, Outcome, Reply, Usage
 from router.core.faults import FAULTS, Fault
-from router.core.policy import Model, Price
-from router.core.pricing import FREE, Amount, Rates, cost_nusd, merged, settle, total, upper_bound_nusd, usd
+from router.core.policy import Model, Price, PriceTier
+from router.core.pricing import FREE, Amount, Rates, cost_nusd, merged, settle, tier_name, total, upper_bound_nusd, usd
 from router.models.replay import Replay
 from router.testing import ScriptedModels, SimulatedWorld
 from tests.strategies import PRICE_PARTS, failures, prices, replies, usages
@@ -106,7 +106,8 @@ def test_plain_tokens_cost_what_a_usage_of_them_costs(
 @pytest.mark.parametrize("missing", ["input_usd_per_mtok", "output_usd_per_mtok"])
 def test_plain_tokens_at_an_unknown_price_cost_an_unknown_amount(missing: str) -> None:
     """Either price is needed."""
-    assert Rates(replace(PRICE, **{missing: None})).plain_nusd(10, 10) is None
+    without: dict[str, Any] = {missing: None}
+    assert Rates(replace(PRICE, **without)).plain_nusd(10, 10) is None
 
 
 @pytest.mark.parametrize(("tokens", "nusd"), [(200, 600_000), (201, None)])
@@ -230,6 +231,97 @@ def test_without_a_listed_price_the_policy_s_is_all_there_is() -> None:
     """What is missing stays missing."""
     own = Price(input_usd_per_mtok=D(1))
     assert merged(own, None) == own
+
+
+def test_an_hour_s_price_is_shared_by_the_requests_of_the_machine() -> None:
+    """Half idle and four at a time: each second of a request costs half of a second of the machine."""
+    price = Price(gpu_hour_usd=D("3.6"), gpu_concurrency=4.0, gpu_utilisation=0.5)
+    assert cost_nusd(Usage(10**6), price, 2.0) == 1_000_000
+    assert Rates(price).by_second
+    assert merged(price, PRICE) == price
+
+
+BANDED = replace(
+    PRICE,
+    tiers=(
+        PriceTier(above_input_tokens=1000, input_usd_per_mtok=D(6), output_usd_per_mtok=D(30)),
+        PriceTier(service_tier="flex", input_usd_per_mtok=D("1.5"), output_usd_per_mtok=D("7.5")),
+        PriceTier(above_input_tokens=1000, service_tier="flex", input_usd_per_mtok=D(3), output_usd_per_mtok=D(15)),
+        PriceTier(service_tier="priority", input_usd_per_mtok=D(12), output_usd_per_mtok=D(60)),
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("usage", "tier", "nusd"),
+    [
+        pytest.param(Usage(1000), "", 3_000_000, id="up_to_the_length"),
+        pytest.param(Usage(1001), "", 6_006_000, id="above_it"),
+        pytest.param(Usage(1, 1000), "", None, id="cached_counts_and_has_no_price_there"),
+        pytest.param(Usage(1000, output_tokens=10), "flex", 1_575_000, id="a_tier"),
+        pytest.param(Usage(1001), "flex", 3_003_000, id="a_tier_above_the_length"),
+        pytest.param(Usage(1001), "priority", None, id="a_tier_that_ends_there"),
+        pytest.param(Usage(1), "ultrafast", None, id="an_unknown_tier"),
+    ],
+)
+def test_long_inputs_and_service_tiers_have_prices_of_their_own(usage: Usage, tier: str, nusd: int | None) -> None:
+    """The tier that was served and the length of the whole input decide; what has no price there is unknown."""
+    assert Rates(BANDED).cost_nusd(usage, tier=tier) == nusd
+
+
+def test_a_reply_is_settled_at_the_tier_that_was_served() -> None:
+    """Whatever was asked for."""
+    reply = Reply("", Usage(1000), service_tier="flex")
+    amount = settle(reply, Rates(BANDED), upper_nusd=None, estimate=Usage(), seconds=0.0)
+    assert amount == Amount("settled", 1_500_000, 1_500_000)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "tier", "nusd"), [(1000, "", 6_000_000), (1001, "", 6_006_000), (1000, "priority", 12_000_000)]
+)
+def test_an_upper_bound_covers_every_length_and_tier_that_can_come(inputs: int, tier: str, nusd: int) -> None:
+    """A shorter input may cost more by its cache writes, and a tier may not be granted."""
+    assert Rates(BANDED).upper_nusd(inputs, 0, None, tier) == nusd
+    assert Rates(BANDED).upper_nusd(None, 0, None, tier) is None
+    assert Rates(BANDED).upper_nusd(inputs, 0, None, "ultrafast") is None
+
+
+def test_the_map_s_tiers_go_with_the_map_s_prices_only() -> None:
+    """Beside a price of the policy's own a long input has an unknown one, unless the policy gives that too."""
+    assert merged(Price(), BANDED) == BANDED
+    own = merged(Price(input_usd_per_mtok=D(1)), BANDED)
+    assert (own.tiers, own.up_to_input_tokens) == ((), 1000)
+    assert merged(Price(tiers=BANDED.tiers[:1]), BANDED).tiers == BANDED.tiers[:1]
+
+
+@given(
+    usage=usages(2000),
+    lengths=st.lists(st.integers(1, 3000), max_size=2, unique=True),
+    bases=st.lists(prices(complete=True), min_size=6, max_size=6),
+    asked=st.sampled_from(["", "flex"]),
+    served=st.sampled_from(["", "flex"]),
+)
+def test_no_usage_of_any_length_and_tier_costs_more_than_the_bound(
+    usage: Usage, lengths: list[int], bases: list[Price], asked: str, served: str
+) -> None:
+    """A request for a tier costs at most its bound, whether the tier is granted or not."""
+    places = [(above, tier) for above in (0, *lengths) for tier in ("", "flex") if above or tier]
+    tiers = tuple(
+        PriceTier(above, tier, **{name: getattr(base, name) for name in PRICE_PARTS})
+        for (above, tier), base in zip(places, bases[1:], strict=False)
+    )
+    rates = Rates(replace(bases[0], tiers=tiers))
+    cost = rates.cost_nusd(usage, tier=served)
+    bound = rates.upper_nusd(usage.all_input_tokens, usage.all_output_tokens, None, asked)
+    assert bound is not None
+    if cost is not None and served in ("", asked):
+        assert cost <= bound
+
+
+@pytest.mark.parametrize(("said", "tier"), [("default", ""), (None, ""), (7, ""), ("Flex", "flex"), ("on_demand", "")])
+def test_the_usual_tier_has_many_names(said: object, tier: str) -> None:
+    """Each provider calls it otherwise."""
+    assert tier_name(said) == tier
 
 
 def test_a_price_by_the_second_stands_alone() -> None:

@@ -12,7 +12,7 @@ from router.cli.common import AsJson, Environment, Policies, print_json, print_t
 
 def models(policies: Policies = None, environment: Environment = None, as_json: AsJson = False) -> None:
     """Show each model of the policies: price, context window, capabilities, key, and the tasks that use it."""
-    from router.core.pricing import merged
+    from router.core.pricing import merged, second_usd
     from router.models.real import RealModels
     from router.spec import load
 
@@ -31,7 +31,7 @@ def models(policies: Policies = None, environment: Environment = None, as_json: 
                 "litellm": model.litellm,
                 "input_usd_per_mtok": _plain(price.input_usd_per_mtok),
                 "output_usd_per_mtok": _plain(price.output_usd_per_mtok),
-                "gpu_second_usd": _plain(price.gpu_second_usd),
+                "gpu_second_usd": _plain(second_usd(price)),
                 "context_tokens": model.context_tokens or facts.context_tokens,
                 "capabilities": list(about.capabilities),
                 "key": about.key,
@@ -67,4 +67,4 @@ def _lines(row: dict[str, Any]) -> list[list[str]]:
 
 def _plain(usd: Decimal | None) -> str | None:
     """Exact, and without the zeros that only say how it was computed."""
-    return None if usd is None else f"{usd.normalize():f}"
+    return None if usd is None else f"{round(usd, 15).normalize():f}"

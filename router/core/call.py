@@ -89,23 +89,27 @@ class Usage:
     """Tokens of one request in disjoint buckets: their sum is what the provider counted."""
 
     input_tokens: int = 0
-    """Input that was neither read from nor written to a prompt cache."""
+    """Text and images that were neither read from nor written to a prompt cache."""
     cached_read_tokens: int = 0
     cache_write_tokens: int = 0
     cache_write_1h_tokens: int = 0
     output_tokens: int = 0
-    """Output without reasoning."""
+    """Output without reasoning, sound and images."""
     reasoning_tokens: int = 0
+    input_audio_tokens: int = 0
+    output_audio_tokens: int = 0
+    output_image_tokens: int = 0
 
     @property
     def all_input_tokens(self) -> int:
         """Input of every kind."""
-        return self.input_tokens + self.cached_read_tokens + self.cache_write_tokens + self.cache_write_1h_tokens
+        cached = self.cached_read_tokens + self.cache_write_tokens + self.cache_write_1h_tokens
+        return self.input_tokens + cached + self.input_audio_tokens
 
     @property
     def all_output_tokens(self) -> int:
         """Output of every kind."""
-        return self.output_tokens + self.reasoning_tokens
+        return self.output_tokens + self.reasoning_tokens + self.output_audio_tokens + self.output_image_tokens
 
     @property
     def total_tokens(self) -> int:
@@ -132,6 +136,8 @@ class Reply:
     """Natural log-probability of each output token; `None` when there are none, -inf is possible."""
     reported_cost_nusd: int | None = None
     """What the provider itself says the request cost."""
+    service_tier: str = ""
+    """The tier that the provider served it in, where that is not its usual one."""
     latency_ms: float | None = None
     """Time the request took where the backend knows better than the clock (a recording)."""
     tool_calls: tuple[ToolCall, ...] = ()

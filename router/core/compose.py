@@ -7,10 +7,13 @@ import json
 from router.core.call import TEMPLATE_TOKENS, Call, Message, byte_length, has_media
 from router.core.effects import Request
 from router.core.plan import Plan, Rung
+from router.core.pricing import tier_name
 from router.core.tools import translated
 
 # Vendors put a text of their own before the tools; the longest that one documents has 804 tokens (Anthropic, 2026).
 _TOOLS_TEMPLATE_TOKENS = 1024
+# Parameters that ask for another price than the list's.
+_TIER_PARAMS = ("service_tier", "speed", "inference_geo")
 
 
 def call(plan: Plan, index: int, request: Request) -> Call:
@@ -56,7 +59,8 @@ def upper_nusd(rung: Rung, call: Call, request: Request, input_bound: int | None
         if request.shape and "response_format" not in call.params:
             input_bound += byte_length(request.shape.instruction()) + TEMPLATE_TOKENS
     output = _smaller(call.max_output_tokens, rung.max_output_tokens)
-    return rung.rates.upper_nusd(input_bound, output, request.deadline_s)
+    tier = tier_name(*map(call.params.get, _TIER_PARAMS)) if not call.params.keys().isdisjoint(_TIER_PARAMS) else ""
+    return rung.rates.upper_nusd(input_bound, output, request.deadline_s, tier)
 
 
 def _instructed(messages: tuple[Message, ...], instruction: str) -> tuple[Message, ...]:

@@ -49,6 +49,36 @@ Text = Annotated[str, Limit(min_length=1)]
 
 
 @dataclass(frozen=True, slots=True)
+class PriceTier:
+    """Prices that hold in place of the usual ones: for a long input, in a service tier, or for both at once."""
+
+    __pydantic_config__ = STRICT
+
+    above_input_tokens: Annotated[int, Limit(ge=0)] = 0
+    """They hold for the whole request when its input is longer than this; 0 for every length."""
+    service_tier: Annotated[str, Limit(pattern=r"^[a-z0-9_-]{0,40}$")] = ""
+    """They hold when the provider says that it served this tier, such as `flex`, `priority` or `batch`."""
+    input_usd_per_mtok: Usd | None = None
+    """Per million input tokens, as in `price`; so are the others."""
+    cached_read_usd_per_mtok: Usd | None = None
+    """Per million input tokens read from the provider's prompt cache."""
+    cache_write_usd_per_mtok: Usd | None = None
+    """Per million input tokens written to the provider's prompt cache with its default lifetime."""
+    cache_write_1h_usd_per_mtok: Usd | None = None
+    """Per million input tokens written to the provider's prompt cache for one hour."""
+    output_usd_per_mtok: Usd | None = None
+    """Per million output tokens."""
+    reasoning_usd_per_mtok: Usd | None = None
+    """Per million reasoning tokens; the output price when missing."""
+    input_audio_usd_per_mtok: Usd | None = None
+    """Per million tokens of sound in the input."""
+    output_audio_usd_per_mtok: Usd | None = None
+    """Per million tokens of sound in the output."""
+    output_image_usd_per_mtok: Usd | None = None
+    """Per million tokens of images in the output."""
+
+
+@dataclass(frozen=True, slots=True)
 class Price:
     """What one model costs, in US dollars. A part that is missing is taken from the price map; `0` means free."""
 
@@ -66,12 +96,26 @@ class Price:
     """Per million output tokens."""
     reasoning_usd_per_mtok: Usd | None = None
     """Per million reasoning tokens; the output price when missing, which is how providers bill them."""
+    input_audio_usd_per_mtok: Usd | None = None
+    """Per million tokens of sound in the input."""
+    output_audio_usd_per_mtok: Usd | None = None
+    """Per million tokens of sound in the output."""
+    output_image_usd_per_mtok: Usd | None = None
+    """Per million tokens of images in the output."""
     request_usd: Usd | None = None
     """Per request, whatever its size."""
     gpu_second_usd: Usd | None = None
     """Per second that a self-hosted model works on the request; replaces the price map, tokens are then free."""
+    gpu_hour_usd: Usd | None = None
+    """Per hour of the machine of a self-hosted model, all its accelerators together; in place of `gpu_second_usd`."""
+    gpu_concurrency: Annotated[float, Limit(gt=0.0)] = 1.0
+    """Requests that the machine works on at a time; they share its price."""
+    gpu_utilisation: Annotated[float, Limit(gt=0.0, le=1.0)] = 1.0
+    """Share of its hours in which the machine works; its requests carry the idle ones too."""
     up_to_input_tokens: Count | None = None
     """Longest input that these prices hold for; a longer one has another price, so its cost is unknown."""
+    tiers: tuple[PriceTier, ...] = ()
+    """Prices for long inputs and service tiers; those of the price map hold when no price is given here at all."""
 
 
 Capability = Literal["images", "json_schema", "logprobs", "reasoning", "system", "tools"]

@@ -6,15 +6,17 @@ An unknown price gives `None`, never 0. An amount that is not settled has a poin
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from decimal import ROUND_HALF_EVEN, Context, Decimal, DivisionByZero, InvalidOperation, Overflow, localcontext
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from router.core.call import Failure, Outcome, Usage
+from router.core.call import Failure, Outcome, Reply, Usage
 from router.core.faults import FAULTS
-from router.core.policy import Price
+from router.core.policy import Price, PriceTier
 
 NUSD_PER_USD = 1_000_000_000
+_SECONDS_PER_HOUR = 3600
 _NUSD_PER_USD_PER_MTOK = Decimal(1000)  # 1e9 nano-dollars a dollar / 1e6 tokens
 # The program around us may have set a coarse decimal context for its own sums, or traps.
 _EXACT = Context(prec=60, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation, DivisionByZero, Overflow])
@@ -50,7 +52,8 @@ def settle(outcome: Outcome, rates: Rates, *, upper_nusd: int | None, estimate: 
     if isinstance(outcome, Failure) and outcome.usage is None and FAULTS[outcome.fault].billed == "no":
         return FREE
     if outcome.usage is not None or rates.by_second:
-        exact = rates.cost_nusd(outcome.usage or Usage(), seconds)
+        tier = outcome.service_tier if isinstance(outcome, Reply) else ""
+        exact = rates.cost_nusd(outcome.usage or Usage(), seconds, tier)
         return Amount("unknown", None, None) if exact is None else Amount("settled", exact, exact)
     if isinstance(outcome, Failure) and not outcome.partial:
         return Amount("maybe_billed", 0, upper_nusd)
@@ -60,51 +63,74 @@ def settle(outcome: Outcome, rates: Rates, *, upper_nusd: int | None, estimate: 
     return Amount("estimated", guess if upper_nusd is None else min(guess, upper_nusd), upper_nusd)
 
 
+Buckets = tuple[int | None, ...]
+"""Scaled rates in the order of `Usage`; `None` where a price is unknown."""
+
+# What a length that is known can hold: an input with sound has none.
+_INPUTS = (0, 1, 2, 3)
+_OUTPUTS = (4, 5, 7, 8)
+
+
+class Band(NamedTuple):
+    """The scaled rates for inputs longer than `above`, and the dearest ones of input and of output."""
+
+    above: int
+    buckets: Buckets
+    worst_input: int | None
+    worst_output: int | None
+
+    @classmethod
+    def of(cls, above: int, buckets: Buckets) -> Band:
+        """The band with these rates. A cache write costs more than plain input, so the dearest bounds all of them."""
+        if buckets[0] is None or buckets[4] is None:
+            return cls(above, buckets, None, None)
+        inputs, outputs = ([buckets[place] or 0 for place in places] for places in (_INPUTS, _OUTPUTS))
+        return cls(above, buckets, max(inputs), max(outputs))
+
+
 class Rates:
-    """A price made ready for use: integers, so that a cost takes one microsecond and stays exact.
+    """A price made ready for use: integers, so that a cost takes a microsecond and stays exact.
 
     Every rate is in nano-dollars a token times `scale`, the power of ten that makes all of them whole.
     """
 
-    __slots__ = ("_buckets", "_limit", "_request", "_scale", "_second", "_worst_input", "_worst_output", "by_second")
+    __slots__ = ("_bands", "_flat", "_limit", "_request", "_scale", "_second", "_usual", "by_second")
 
     def __init__(self, price: Price) -> None:
         with localcontext(_EXACT):
             self._make(price)
 
     def _make(self, price: Price) -> None:
-        reasoning = price.output_usd_per_mtok if price.reasoning_usd_per_mtok is None else price.reasoning_usd_per_mtok
-        inputs = (
-            price.input_usd_per_mtok,
-            price.cached_read_usd_per_mtok,
-            price.cache_write_usd_per_mtok,
-            price.cache_write_1h_usd_per_mtok,
-        )
-        rates = [
-            None if usd is None else usd * _NUSD_PER_USD_PER_MTOK
-            for usd in (*inputs, price.output_usd_per_mtok, reasoning)
-        ]
+        rated = [(one.above_input_tokens, one.service_tier, _rates(one)) for one in price.tiers]
+        rated.append((0, "", _rates(price)))
         request = (price.request_usd or Decimal(0)) * NUSD_PER_USD
-        digits = max(0, *(-_exponent(rate) for rate in (*rates, request) if rate is not None))
+        known = [rate for _, _, rates in rated for rate in rates if rate is not None]
+        digits = max(0, *(-_exponent(rate) for rate in (*known, request)))
         self._scale: int = 10**digits
-        self._buckets = tuple(None if rate is None else int(rate * self._scale) for rate in rates)
         self._request = int(request * self._scale)
         self._limit = price.up_to_input_tokens
-        self.by_second = price.gpu_second_usd is not None
-        self._second = (price.gpu_second_usd or Decimal(0)) * NUSD_PER_USD
-        # A cache write costs more than plain input, so the dearest known input price bounds all of them.
-        known = price.input_usd_per_mtok is not None and price.output_usd_per_mtok is not None
-        self._worst_input = max(rate for rate in self._buckets[:4] if rate is not None) if known else None
-        self._worst_output = max(rate for rate in self._buckets[4:] if rate is not None) if known else None
+        # By service tier: the rates by length of the input, the longest first.
+        self._bands: dict[str, list[Band]] = {}
+        for above, tier, rates in sorted(rated, key=lambda one: -one[0]):
+            scaled = tuple(None if rate is None else int(rate * self._scale) for rate in rates)
+            self._bands.setdefault(tier, []).append(Band.of(above, scaled))
+        self._usual = self._bands[""]
+        # Nearly every price is the same for all lengths, and then nothing has to be looked up.
+        self._flat = self._usual[0].buckets if len(self._usual) == 1 and self._limit is None else None
+        second = second_usd(price)
+        self.by_second = second is not None
+        self._second = (second or Decimal(0)) * NUSD_PER_USD
 
-    def cost_nusd(self, usage: Usage, seconds: float = 0.0) -> int | None:
+    def cost_nusd(self, usage: Usage, seconds: float = 0.0, tier: str = "") -> int | None:
         """The exact cost of a request in nano-dollars, or `None` when a price that it needs is unknown.
 
-        `seconds` is the time the request took; it only counts for a model that is priced by the second.
+        `seconds` is the time the request took; it only counts for a model that is priced by the second. `tier` is the
+        service tier that was served, empty for the usual one.
         """
         if self.by_second:
             return self._of_seconds(seconds)
-        if self._limit is not None and usage.all_input_tokens > self._limit:
+        buckets = self._buckets(usage.all_input_tokens, tier) if tier or not self._flat else self._flat
+        if buckets is None:
             return None
         total = self._request
         tokens = (
@@ -114,8 +140,11 @@ class Rates:
             usage.cache_write_1h_tokens,
             usage.output_tokens,
             usage.reasoning_tokens,
+            usage.input_audio_tokens,
+            usage.output_audio_tokens,
+            usage.output_image_tokens,
         )
-        for count, rate in zip(tokens, self._buckets, strict=True):
+        for count, rate in zip(tokens, buckets, strict=True):
             if count:
                 if rate is None:
                     return None
@@ -124,31 +153,101 @@ class Rates:
 
     def plain_nusd(self, input_tokens: int, output_tokens: int) -> int | None:
         """The cost of so many tokens without cache and reasoning; `None` when a price is unknown."""
-        input_rate, output_rate = self._buckets[0], self._buckets[4]
-        if input_rate is None or output_rate is None or (self._limit is not None and input_tokens > self._limit):
+        buckets = self._buckets(input_tokens, "")
+        if buckets is None or buckets[0] is None or buckets[4] is None:
             return None
-        return _half_even(self._request + input_tokens * input_rate + output_tokens * output_rate, self._scale)
+        return _half_even(self._request + input_tokens * buckets[0] + output_tokens * buckets[4], self._scale)
 
-    def upper_nusd(self, input_tokens: int | None, output_tokens: int | None, seconds: float | None) -> int | None:
-        """The most a request can cost with at most so many tokens, or `None` when nothing bounds it."""
+    def upper_nusd(
+        self, input_tokens: int | None, output_tokens: int | None, seconds: float | None, tier: str = ""
+    ) -> int | None:
+        """The most a request can cost with at most so many tokens, or `None` when nothing bounds it.
+
+        A request for a service tier may be served in the usual one, so both bound it.
+        """
         if self.by_second:
             return None if seconds is None else self._of_seconds(seconds)
-        if self._worst_input is None or self._worst_output is None:
-            return None
         if self._limit is not None and (input_tokens is None or input_tokens > self._limit):
             return None
-        total = self._request
-        for count, rate in ((input_tokens, self._worst_input), (output_tokens, self._worst_output)):
-            if rate:
-                if count is None:
-                    return None
-                total += count * rate
-        return -(-total // self._scale)
+        bands = self._usual
+        if tier:
+            if tier not in self._bands:
+                return None
+            bands = [*bands, *self._bands[tier]]
+        most = 0
+        for above, _, worst_input, worst_output in bands:
+            if above and input_tokens is not None and input_tokens <= above:
+                continue
+            if (input_tokens is None and worst_input != 0) or (output_tokens is None and worst_output != 0):
+                return None
+            if worst_input is None or worst_output is None:
+                return None
+            total = (input_tokens or 0) * worst_input + (output_tokens or 0) * worst_output
+            most = max(most, total)
+        return -(-(most + self._request) // self._scale)
+
+    def _buckets(self, input_tokens: int, tier: str) -> Buckets | None:
+        """The rates for an input of this length; `None` where only the usual tier has a price for one so long."""
+        if self._limit is not None and input_tokens > self._limit:
+            return None
+        usual = _at_length(self._usual, input_tokens)
+        if not tier:
+            return usual.buckets
+        bands = self._bands.get(tier)
+        if bands is None:
+            return None
+        band = _at_length(bands, input_tokens)
+        return band.buckets if band.above >= usual.above else None
 
     def _of_seconds(self, seconds: float) -> int:
         with localcontext(_EXACT):
             total = self._second * Decimal(repr(float(seconds))) + Decimal(self._request) / self._scale
             return int(total.quantize(Decimal(1)))
+
+
+def _at_length(bands: list[Band], input_tokens: int) -> Band:
+    for band in bands:
+        if input_tokens > band.above:
+            return band
+    return bands[-1]
+
+
+def _rates(price: Price | PriceTier) -> tuple[Decimal | None, ...]:
+    """Nano-dollars a token in the order of `Usage`.
+
+    Reasoning is billed as output where it has no price of its own; sound and images are not billed as text.
+    """
+    usd = (
+        price.input_usd_per_mtok,
+        price.cached_read_usd_per_mtok,
+        price.cache_write_usd_per_mtok,
+        price.cache_write_1h_usd_per_mtok,
+        price.output_usd_per_mtok,
+        price.output_usd_per_mtok if price.reasoning_usd_per_mtok is None else price.reasoning_usd_per_mtok,
+        price.input_audio_usd_per_mtok,
+        price.output_audio_usd_per_mtok,
+        price.output_image_usd_per_mtok,
+    )
+    return tuple(None if one is None else one * _NUSD_PER_USD_PER_MTOK for one in usd)
+
+
+def second_usd(price: Price) -> Decimal | None:
+    """What a second of one request costs on a machine that several share and that is not always busy."""
+    if price.gpu_hour_usd is None:
+        return price.gpu_second_usd
+    shared = Decimal(repr(price.gpu_concurrency)) * Decimal(repr(price.gpu_utilisation))
+    return price.gpu_hour_usd / _SECONDS_PER_HOUR / shared
+
+
+# What providers call the tier of their list prices.
+_USUAL = frozenset({"", "auto", "default", "standard", "standard_only", "on_demand"})
+
+
+def tier_name(tier: object, speed: object = None, place: object = None) -> str:
+    """What a `PriceTier` calls a service tier with Anthropic's speed and place; empty for that of the list prices."""
+    word = tier.lower() if isinstance(tier, str) else ""
+    parts = ("" if word in _USUAL else word, "fast" if speed == "fast" else "", "us" if place == "us" else "")
+    return "-".join(filter(None, parts))
 
 
 def cost_nusd(usage: Usage, price: Price, seconds: float = 0.0) -> int | None:
@@ -164,11 +263,26 @@ def upper_bound_nusd(
 
 
 def merged(own: Price, listed: Price | None) -> Price:
-    """The policy's price with its missing parts from the price map; a per-second price stands alone."""
-    if listed is None or own.gpu_second_usd is not None:
+    """The policy's price with its missing parts from the price map; a price by the second stands alone.
+
+    The map's tiers belong to the map's prices: beside one of the policy's own, an input as long as their shortest has
+    an unknown price, and so have service tiers.
+    """
+    if listed is None or own.gpu_second_usd is not None or own.gpu_hour_usd is not None:
         return own
     parts = {part.name: getattr(own, part.name) for part in fields(Price)}
-    return Price(**{name: getattr(listed, name) if value is None else value for name, value in parts.items()})
+    parts = {name: getattr(listed, name) if value is None else value for name, value in parts.items()}
+    if own == Price():
+        parts["tiers"] = listed.tiers
+    elif not own.tiers and own.up_to_input_tokens is None:
+        lengths = [one.above_input_tokens for one in listed.tiers if one.above_input_tokens]
+        parts["up_to_input_tokens"] = min(lengths, default=listed.up_to_input_tokens)
+    return Price(**parts)
+
+
+def exactly() -> AbstractContextManager[Context]:
+    """A block whose decimals keep every digit, whatever context the program has set for its own."""
+    return localcontext(_EXACT)
 
 
 def exact_product(amount: Decimal | float, times: int) -> Decimal:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import math
 import os
-import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -24,8 +23,7 @@ from router.core.call import (
     own_messages,
 )
 from router.core.faults import Fault
-from router.core.policy import Model, Price
-from router.core.pricing import exact_product
+from router.core.policy import Model
 from router.errors import NetworkForbidden
 from router.models import About, Facts
 from router.models.litellm_faults import (
@@ -37,6 +35,7 @@ from router.models.litellm_faults import (
     was_silent,
 )
 from router.models.litellm_library import as_ours, library, without_mcp
+from router.models.litellm_prices import price_of
 from router.models.litellm_replies import read_reply
 from router.models.litellm_stream import Gathered
 
@@ -82,7 +81,7 @@ class LiteLLM:
         if entry is None:
             return Facts()
         return Facts(
-            _price(entry),
+            price_of(entry),
             _tokens(entry, "max_input_tokens"),
             _tokens(entry, "max_output_tokens"),
             frozenset(name for name, flag in _CAPABILITIES.items() if entry.get(flag)),
@@ -332,22 +331,6 @@ def _entry(prices: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
     provider, _, rest = name.partition("/")
     entry = prices.get(rest)
     return entry if entry is not None and str(entry.get("litellm_provider", "")).startswith(provider) else None
-
-
-def _price(entry: Mapping[str, Any]) -> Price | None:
-    """The entry's prices; `None` when it lists none or only zeros, which stand for "unknown" there."""
-    fields = {
-        "input_usd_per_mtok": "input_cost_per_token",
-        "cached_read_usd_per_mtok": "cache_read_input_token_cost",
-        "cache_write_usd_per_mtok": "cache_creation_input_token_cost",
-        "cache_write_1h_usd_per_mtok": "cache_creation_input_token_cost_above_1hr",
-        "output_usd_per_mtok": "output_cost_per_token",
-        "reasoning_usd_per_mtok": "output_cost_per_reasoning_token",
-    }
-    found = {ours: exact_product(entry[theirs], 1_000_000) for ours, theirs in fields.items() if entry.get(theirs)}
-    tiers = (re.search(r"_above_(\d+)k_tokens$", name) for name in entry)
-    limits = [int(tier[1]) * 1000 for tier in tiers if tier]
-    return Price(**found, up_to_input_tokens=min(limits, default=None)) if found else None
 
 
 def _tokens(entry: Mapping[str, Any], name: str) -> int | None:

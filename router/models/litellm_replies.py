@@ -7,7 +7,7 @@ from typing import Any
 
 from router.core.call import Failure, FinishReason, Outcome, Reply, ToolCall, Usage
 from router.core.faults import Fault
-from router.core.pricing import NUSD_PER_USD, exact_product
+from router.core.pricing import NUSD_PER_USD, exact_product, tier_name
 
 _FINISH: dict[str, FinishReason] = {
     "stop": "stop",
@@ -54,6 +54,7 @@ def read_reply(response: Any) -> Outcome:
         model_served=served,
         logprobs=read_logprobs(choice),
         reported_cost_nusd=cost,
+        service_tier=served_tier(reported, response),
         tool_calls=calls,
         extras=extras_of(choice.message) if calls else {},
         response=response,
@@ -90,9 +91,20 @@ def read_usage(reported: Any) -> Usage | None:
     inputs = getattr(reported, "prompt_tokens_details", None)
     read, written = _count(inputs, "cached_tokens"), _count(inputs, "cache_creation_tokens")
     written_1h = _count(getattr(inputs, "cache_creation_token_details", None), "ephemeral_1h_input_tokens")
-    reasoning = _count(getattr(reported, "completion_tokens_details", None), "reasoning_tokens")
-    buckets = (prompt - read - written, read, written - written_1h, written_1h, completion - reasoning, reasoning)
+    outputs = getattr(reported, "completion_tokens_details", None)
+    reasoning, spoken, drawn = (_count(outputs, f"{kind}_tokens") for kind in ("reasoning", "audio", "image"))
+    # What of the sound came from the cache is not told; it counts as cached there.
+    heard = min(_count(inputs, "audio_tokens"), prompt - read - written)
+    plain, said = prompt - read - written - heard, completion - reasoning - spoken - drawn
+    buckets = (plain, read, written - written_1h, written_1h, said, reasoning, heard, spoken, drawn)
     return Usage(*buckets) if min(buckets) >= 0 else None
+
+
+def served_tier(usage: Any, *responses: Any) -> str:
+    """The service tier that was served, where it is not the usual one, and what else Anthropic has a price for."""
+    said = (tier_name(getattr(holder, "service_tier", None)) for holder in (*responses, usage))
+    tier = next(filter(None, said), "")
+    return tier_name(tier, getattr(usage, "speed", None), getattr(usage, "inference_geo", None))
 
 
 def _count(holder: Any, name: str) -> int:

@@ -12,7 +12,14 @@ from typing import Any
 from router.core.call import Chunk, Failure, Outcome, Reply, ToolCall
 from router.core.faults import Fault
 from router.models.litellm_library import library
-from router.models.litellm_replies import extras_of, finish_reason, read_logprobs, read_usage, reported_cost_nusd
+from router.models.litellm_replies import (
+    extras_of,
+    finish_reason,
+    read_logprobs,
+    read_usage,
+    reported_cost_nusd,
+    served_tier,
+)
 
 
 @dataclass(slots=True)
@@ -99,6 +106,7 @@ class Gathered:
             model_served=self._served,
             logprobs=tuple(self._logprobs) or None,
             reported_cost_nusd=cost,
+            service_tier=served_tier(reported, *reversed(wrapper.chunks)),
             tool_calls=calls,
             extras=self._extras(wrapper) if calls and self._thought else {},
         )

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from router.core.params import RESERVED_PARAMS, suggestion
-from router.core.policy import AnswerKind, Policy
+from router.core.policy import AnswerKind, Policy, Price
 from router.errors import PolicyError, shown
 from router.spec.document import Document, Path_, dotted, merge, read_document
 from router.spec.schema import allowed_keys, schema_problem, unbuilt_fields
@@ -269,11 +269,25 @@ def _cross_check(policy: Policy) -> Iterator[_Problem]:
         yield _Problem((*where, name), "is part of the grammar but not built yet; remove it")
     for name, model in policy.models.items():
         yield from _reserved(("models", name, "params"), model.params)
+        yield from _price_problems(("models", name, "price"), model.price)
     for name, task in policy.tasks.items():
         here: Path_ = ("tasks", name)
         yield from _reserved((*here, "params"), task.params)
         yield from _answer_problems((*here, "answer"), task.answer)
         yield from _ladder_problems((*here, "ladder"), task.ladder, policy)
+
+
+def _price_problems(here: Path_, price: Price) -> Iterator[_Problem]:
+    if price.gpu_second_usd is not None and price.gpu_hour_usd is not None:
+        yield _Problem((*here, "gpu_hour_usd"), "stands beside gpu_second_usd, and they say the same; keep one")
+    shared = (price.gpu_concurrency, price.gpu_utilisation) != (1.0, 1.0)
+    if shared and price.gpu_hour_usd is None:
+        yield _Problem(here, "gpu_concurrency and gpu_utilisation divide gpu_hour_usd, which is missing; give it")
+    places = [(one.above_input_tokens, one.service_tier) for one in price.tiers]
+    for index, place in enumerate(places):
+        if place in [(0, ""), *places[:index]]:
+            problem = "holds where other prices hold already; give it its own above_input_tokens or service_tier"
+            yield _Problem((*here, "tiers", index), problem)
 
 
 def _ladder_problems(here: Path_, ladder: tuple[Any, ...], policy: Policy) -> Iterator[_Problem]:
