@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-from router.core.call import Message, texts, to_messages
+from router.core.call import Message, has_media, texts, to_messages
 from router.core.checks import Verdict
 from router.core.effects import Request
 from router.core.params import (
@@ -156,7 +156,8 @@ def request_of(plan: Plan, prompt: Prompt, options: Mapping[str, Any], *, route_
 def allowed(plan: Plan, request: Request) -> Plan:
     """The plan that a request may follow: the top rung alone where the cascade is off, or its certificate silent.
 
-    A certificate was made from calls without tools, schema and parameters of their own, and says nothing of others.
+    A certificate was made from calls without tools, schema, parameters or a system text of their own, and says nothing
+    of others.
 
     Raises
     ------
@@ -165,20 +166,32 @@ def allowed(plan: Plan, request: Request) -> Plan:
     """
     if top_only():
         return plan.top_alone("ROUTER_DISABLE=top sends every call to the top rung")
-    own_params = request.params or request.max_output_tokens is not None
-    brought = [
-        name for name, given in (("tools", request.tools), ("schema", request.shape), ("params", own_params)) if given
-    ]
-    if not brought or plan.standing.force != "tuned" or plan.task.on_stale == "keep":
+    if plan.standing.force != "tuned" or plan.task.on_stale == "keep":
+        return plan
+    brought = [name for name, given in _brought(plan, request).items() if given]
+    if not brought:
         return plan
     why = f"the tuned plan was certified without {brought[0]} of the call's own"
     if plan.task.on_stale == "refuse":
         raise InvalidCall(
             f"{brought[0]}: {why}, and task {plan.task_name!r} says `on_stale: refuse`; put them into the policy and "
             "tune again, or set `on_stale: top`",
-            argument=brought[0],
+            argument=brought[0] if brought[0] in OPTION_NAMES else "prompt",
         )
     return plan.top_alone(f"{why}, so the top rung is asked")
+
+
+def _brought(plan: Plan, request: Request) -> dict[str, Any]:
+    """What a call may bring along that no eval run of its task had."""
+    first = request.messages[0]
+    system = plan.task.system
+    return {
+        "tools": request.tools,
+        "schema": request.shape,
+        "params": request.params or request.max_output_tokens is not None,
+        "system text": system is not None and first["role"] in ("system", "developer") and first["content"] != system,
+        "images": has_media(request.messages),
+    }
 
 
 def top_only() -> bool:

@@ -59,6 +59,9 @@ class Plans:
             unseen = self._unseen.get(task, "")
             known = resolve(self._loaded, task, self._backend, self._checks.get(task), now_s=now_s, unseen=unseen)
             self._plans[task] = known
+            if self._unseen.get(task, "") != unseen:  # Another thread has learned meanwhile what is served now.
+                self._plans.pop(task, None)
+                return self.get(task)
             problem = known.standing.problem
             if problem and (task, problem) not in self._warned:
                 self._warned.add((task, problem))

@@ -111,6 +111,24 @@ BROUGHT: dict[str, dict[str, Any]] = {
 }
 
 
+def test_images_and_another_system_text_are_not_covered_either(tmp_path: Path) -> None:
+    """They come with the prompt; the task's own system text, given again, changes nothing."""
+    own = certificate(make_policy(MODELS, threshold=0.5, system="Name the colour."))
+    folder = folder_of(tmp_path, now={"system": "Name the colour."}, certificate=own)
+    image = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+
+    def models(*messages: dict[str, Any]) -> list[str]:
+        backend = said()
+        with Router(folder, backend=backend) as router:
+            router.route("colours", list(messages))
+        return [call.name for call in backend.history]
+
+    user = {"role": "user", "content": "item 1"}
+    assert models(user) == models({"role": "system", "content": "Name the colour."}, user) == ["small"]
+    assert models({"role": "system", "content": "Guess."}, user) == ["large"]
+    assert models({"role": "user", "content": [{"type": "text", "text": "item 1"}, image]}) == ["large"]
+
+
 @pytest.mark.parametrize("brought", BROUGHT.values(), ids=BROUGHT.keys())
 @pytest.mark.parametrize("plan", [PAIR, TunedPlan((TunedRung("small"),))], ids=["pair", "direct"])
 def test_a_call_that_the_certificate_does_not_cover_asks_the_top(
@@ -128,6 +146,28 @@ def test_on_stale_says_what_becomes_of_such_a_call(tmp_path: Path) -> None:
     assert asked(refusing) == ["small"]
     with pytest.raises(InvalidCall, match="tools: the tuned plan was certified without tools of the call's own"):
         asked(refusing, tools=[TOOL])
+
+
+def test_a_tool_loop_goes_on_with_a_rung_outside_the_plan(tmp_path: Path) -> None:
+    """It made the calls while another plan, or none, was in force, or while the plan's own rung was down."""
+    folder = folder_of(tmp_path, TunedPlan((TunedRung("tiny"),)))
+    call = {"id": "c--r1", "type": "function", "function": {"name": "look_up", "arguments": "{}"}}
+    history: list[dict[str, Any]] = [
+        {"role": "user", "content": "item 1"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c--r1", "content": "red"},
+    ]
+    backend = said()
+    with Router(folder, backend=backend) as router:
+        answer = router.route("colours", history)
+    assert (answer.model, [one.name for one in backend.history]) == ("small", ["small"])
+
+
+def test_a_group_of_the_name_none_is_not_that_of_calls_without_one() -> None:
+    """Metadata that does not name the group gets the plan for unseen groups, the top rung."""
+    cheap = (TunedRung("small"),)
+    plan = TunedPlan((TunedRung("large"),), "language", {"None": cheap})
+    assert [plan.rungs_for(one) for one in (None, "None", "de")] == [plan.rungs, cheap, plan.rungs]
 
 
 @pytest.mark.parametrize("plan", [PAIR, TunedPlan((TunedRung("small"),))], ids=["pair", "direct"])

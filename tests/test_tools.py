@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from router import Answer, Router
-from router.core.call import Call, Message, Reply, ToolCall
+from router.core.call import Call, Message, Reply, ToolCall, to_messages
 from router.core.checks import Verdict
 from router.core.tools import Marks, Tools, marked, rung_of, translated
 from router.errors import CostLimitExceeded, InvalidCall
@@ -560,3 +560,19 @@ def test_whatever_a_model_calls_is_judged_and_never_crashes(calls: list[ToolCall
     answer = router.route("t", "hello", tools=[LOOK, WAIT], tool_choice=choice)
     if answer.rung == 0:
         assert all(isinstance(call.parsed, dict) and call.name in ("look", "wait") for call in answer.tool_calls)
+
+
+def test_a_schema_without_an_end_is_the_drafts_fault() -> None:
+    """The model was paid for it, so the call climbs instead of breaking."""
+    tools = tools_of([{"type": "function", "function": {"name": "f", "parameters": {"$ref": "#"}}}], None)
+    assert tools is not None
+    verdict = tools.verdict([ToolCall("c", "f", "{}")])
+    assert verdict is not None
+    assert not verdict.valid
+
+
+@pytest.mark.parametrize("calls", [5, "abc", [5], {"a": 1}])
+def test_tool_calls_that_are_none_are_refused(calls: Any) -> None:
+    """A history that a program has mangled is told where."""
+    with pytest.raises(ValueError, match="message 0 has tool_calls that are no list of calls"):
+        to_messages([{"role": "assistant", "content": "x", "tool_calls": calls}], None)

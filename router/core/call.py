@@ -204,6 +204,9 @@ def to_messages(prompt: str | Sequence[Message], system: str | None) -> tuple[Me
     for number, message in enumerate(messages):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise ValueError(f"message {number} has no role; give {{'role': 'user', 'content': ...}}")
+        calls = message.get("tool_calls") or ()
+        if not isinstance(calls, list | tuple) or not all(isinstance(call, Mapping) for call in calls):
+            raise ValueError(f"message {number} has tool_calls that are no list of calls; give those of the answer")
         if not _is_plain(message) and not is_json(dict(message)):
             raise ValueError("holds something that no provider takes, such as half of a surrogate pair; remove it")
     if not any(text.strip() for text in texts(messages)) and not has_media(messages):
@@ -218,7 +221,7 @@ def _as_message(message: Any) -> Any:
     """A message as a mapping, although it and its tool calls may be objects of the OpenAI SDK or of litellm."""
     if not isinstance(message, Mapping) and hasattr(message, "model_dump"):
         message = message.model_dump(exclude_none=True)
-    if isinstance(message, Mapping) and message.get("tool_calls"):
+    if isinstance(message, Mapping) and isinstance(message.get("tool_calls"), list | tuple):
         return {**message, "tool_calls": [_as_message(call) for call in message["tool_calls"]]}
     return message
 

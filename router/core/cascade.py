@@ -17,7 +17,7 @@ from router.core.checks import REFUSED, Verdict
 from router.core.decision import judge, skip_reason
 from router.core.effects import Ask, Asked, CountTokens, Do, Effect, Finish, Flow, ReadClock, Request
 from router.core.faults import FAULTS, Fault
-from router.core.plan import Plan
+from router.core.plan import NOT_IN_PLAN, Plan
 from router.core.pricing import total, usd
 from router.core.signals import agreement, read_signals
 from router.core.tools import marked, rung_of
@@ -131,7 +131,9 @@ class _Climb:
         if goes_on is not None and index < goes_on < len(self.plan.rungs):
             return f"rung {self.plan.rungs[goes_on].name!r} made the tool calls that are answered here, so it goes on"
         rung = self.plan.rungs[index]
-        if why := skip_reason(rung, self.request.input_chars, self.down):
+        # The rung that made the calls goes on, although a plan of today would not have asked it.
+        bound = index == goes_on and rung.skip in ("", NOT_IN_PLAN)
+        if not bound and (why := skip_reason(rung, self.request.input_chars, self.down)):
             return why
         lacking = compose.lacking(rung, self.request)
         return f"it cannot take {lacking}; if it can, say so in its `capabilities:`" if lacking else ""

@@ -106,7 +106,9 @@ class Plan:
         """The plan for a call with this metadata: that of its group, where groups have plans of their own."""
         if self.group is None:
             return self
-        rungs = self.groups.get(str((metadata or {}).get(self.group)))
+        value = (metadata or {}).get(self.group)
+        # A group may be called "None"; a call that says nothing of its group is in none.
+        rungs = None if value is None else self.groups.get(str(value))
         return self if rungs is None else replace(self, rungs=rungs)
 
     def top_alone(self, why: str) -> Plan:

@@ -66,7 +66,10 @@ class Tools:
             return f"calls {call.name!r} with arguments that are no JSON"
         if not isinstance(arguments, Mapping):
             return f"calls {call.name!r} with arguments that are no JSON object"
-        problem = known(arguments)
+        try:
+            problem = known(arguments)
+        except RecursionError:  # A schema that refers to itself without end.
+            problem = "their JSON Schema has no end"
         return f"calls {call.name!r} with arguments that do not fit: {problem}" if problem else ""
 
 

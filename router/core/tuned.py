@@ -76,7 +76,7 @@ class TunedPlan:
 
     def rungs_for(self, group: object) -> tuple[TunedRung, ...]:
         """The rungs for a call whose metadata has this value under the plan's key."""
-        return self.groups.get(str(group), self.rungs)
+        return self.rungs if group is None else self.groups.get(str(group), self.rungs)
 
 
 @dataclass(frozen=True, slots=True)
