@@ -475,3 +475,38 @@ def test_a_ladder_of_local_models_is_tuned_without_a_key(cli: Cli) -> None:
         weights.write_bytes(weights.read_bytes() + b" ")
     with pytest.raises(TuningError, match="contents changed"):
         load_run("runs/t.jsonl", name, policies=folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "says"),
+    [
+        ((), 2, "task 'colours' has no target; add `target: {max_quality_loss: 0.02}`, or give --max-loss"),
+        (("--max-loss", "3"), 4, "target: 3.0 is not between 0 and 1"),
+        (("--max-loss", "0.0001"), 4, "900 labelled rows cannot show a loss of at most 0.0001"),
+    ],
+    ids=["no_target", "no_share", "too_strict"],
+)
+def test_what_no_answer_could_mend_is_said_before_any_is_paid_for(
+    cli: Cli, options: tuple[str, ...], code: int, says: str
+) -> None:
+    """`tune --data` looks at the target first."""
+    write_policy(Path("policies"), target=None)
+    write_rows(Path("rows.jsonl"), LABELLED)
+    write_rows(Path("recording.jsonl"), ROWS)
+    done = cli("tune", "colours", "--data", "rows.jsonl", "--replay", "recording.jsonl", *options)
+    assert done.code == code
+    assert says in done.err
+    assert not Path("runs").exists()
+
+
+def test_corrected_labels_are_not_passed_over(run: Cli) -> None:
+    """The answers of a run are graded with the labels of then; others want a run of their own, which costs nothing."""
+    changed = [{**row, "label": "blue" if row["label"] != "blue" else "red"} for row in LABELLED]
+    write_rows(Path("corrected.jsonl"), changed)
+    refused = run("eval", "colours", "--data", "corrected.jsonl", "--replay", "recording.jsonl")
+    assert refused.code == 2
+    assert "has another label or other metadata than in runs/colours.jsonl" in refused.err
+    answered = run(
+        "eval", "colours", "--data", "corrected.jsonl", "--run", "new.jsonl", "--replay", "runs/colours.jsonl"
+    )
+    assert (answered.code, answered.err) == (0, "")

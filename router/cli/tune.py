@@ -58,6 +58,7 @@ def tune(
     if method not in ("split", "crossfit"):
         raise typer.BadParameter(f"{method!r} is neither split nor crossfit", param_hint="--method")
     if data is not None:
+        _require_target(task, data, policies, environment, max_loss, confidence)
         done = run_eval(
             task,
             data,
@@ -102,6 +103,32 @@ def tune(
     else:
         _print(tuned, written)
     raise typer.Exit(0 if tuned.tuning.certified else _NOT_CERTIFIABLE)
+
+
+def _require_target(
+    task: str,
+    data: Path,
+    policies: Path | None,
+    environment: str | None,
+    max_loss: float | None,
+    confidence: float | None,
+) -> None:
+    """What no answers could mend is said before any is paid for."""
+    from router.tuning import read_rows
+    from router.tuning.task import require_target
+
+    try:
+        require_target(
+            task,
+            read_rows(data),
+            policies=policies,
+            environment=environment,
+            max_quality_loss=max_loss,
+            at_confidence=confidence,
+        )
+    except TuningError as error:
+        typer.echo(f"not certifiable: {error}; nothing was asked", err=True)
+        raise typer.Exit(_NOT_CERTIFIABLE) from None
 
 
 def _print(tuned: TaskTuning, written: Path | None) -> None:

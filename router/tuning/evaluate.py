@@ -163,6 +163,7 @@ class Eval:
         self._policy = loaded.policy
         self._home = home
         self._past = Past.read(out, self._bound) if out.exists() else Past()
+        self._past.require_same(self._rows, out)
         self._jobs = self._open_jobs()
         if self._max_nusd is not None and (unpriced := self.estimate().unpriced):
             raise InvalidCall(

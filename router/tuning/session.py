@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from router.core.faults import FAULTS
 from router.core.pricing import NUSD_PER_USD
 from router.errors import RecordingError, TuningError
 from router.tuning.answers import is_final
+from router.tuning.rows import EvalRow
 from router.tuning.runfile import read_run
 
 
@@ -25,6 +27,8 @@ class Past:
     spent_nusd: int = 0
     by_model: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Answers and what they cost, by model."""
+    labels: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    """Label and metadata that the answers of a prompt were graded with."""
 
     @classmethod
     def read(cls, path: Path, bound: Mapping[str, Any]) -> Past:
@@ -32,6 +36,7 @@ class Past:
         done: set[tuple[str, str, bool]] = set()
         spent = 0
         sums: dict[str, tuple[int, int]] = {}
+        labels: dict[str, tuple[Any, Any]] = {}
         for line, row in read_run(path):
             name = str(row.get("name", ""))
             if name not in bound["models"] or not isinstance(row.get("bound"), dict):
@@ -50,11 +55,30 @@ class Past:
                 )
             nusd = round((row.get("cost_usd") or 0.0) * NUSD_PER_USD)
             spent += nusd
+            labels[row["prompt_id"]] = row.get("label"), row.get("metadata")
             if is_final(row):
                 done.add((row["prompt_id"], name, bool(row.get("repeat"))))
                 count, cost = sums.get(name, (0, 0))
                 sums[name] = (count + 1, cost + nusd)
-        return cls(frozenset(done), len(done), spent, sums)
+        return cls(frozenset(done), len(done), spent, sums, labels)
+
+    def require_same(self, rows: Sequence[EvalRow], path: Path) -> None:
+        """Refuse rows whose labels or metadata have changed since: their answers are graded with the old ones.
+
+        Raises
+        ------
+        RecordingError
+            A row differs; the answers need not be paid for again.
+        """
+        for row in rows:
+            known = self.labels.get(row.row_id)
+            if known is not None and known != (_plain(row.label), _plain(dict(row.metadata)) or None):
+                raise RecordingError(
+                    f"{row.place or 'a row'}: has another label or other metadata than in {path}; name another run "
+                    f"file, and answer it from this one for nothing: --run NEW.jsonl --replay {path}",
+                    path=str(path),
+                    line=None,
+                )
 
     def mean_nusd(self, model: str) -> int | None:
         """What an answer of this model cost so far, on average."""
@@ -107,3 +131,8 @@ def _stop_if_lasting(row: Mapping[str, Any]) -> None:
             "again: what was answered is kept",
             needed=0,
         )
+
+
+def _plain(value: Any) -> Any:
+    """A value as it comes back from JSON."""
+    return json.loads(json.dumps(value, default=str))

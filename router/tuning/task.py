@@ -21,10 +21,11 @@ from router.tuning.loading import load_run
 from router.tuning.looks import next_look
 from router.tuning.quality import Quality
 from router.tuning.result import Tuning
+from router.tuning.rows import EvalRow
 from router.tuning.runs import EvalRun
 from router.tuning.search import choose, needed_rows
 from router.tuning.simulate import Realised, simulate
-from router.tuning.tune import Method, Tuner
+from router.tuning.tune import Method, Tuner, require_rows
 from router.world import World
 
 RUNS_FOLDER = "runs"
@@ -194,6 +195,35 @@ def tune_task(
         artefact=artefact,
         folder=loaded.folder,
     )
+
+
+def require_target(
+    task: str,
+    rows: Sequence[EvalRow],
+    *,
+    policies: str | Path | Policy | None = None,
+    environment: str | None = None,
+    max_quality_loss: float | None = None,
+    at_confidence: float | None = None,
+) -> None:
+    """Refuse what no answers could mend, before any is paid for: no target, one that is none, too few rows.
+
+    Raises
+    ------
+    UnknownTask, PolicyError
+        There is no such task, or it has no target.
+    TuningError
+        The target is no share, or the rows are too few for it even if no answer were ever worse.
+    """
+    loaded = adopt(policies) if isinstance(policies, Policy) else load(policies, environment=environment)
+    target = _target(loaded, task, max_quality_loss, at_confidence, None)
+    require_rows(len({row.row_id for row in rows}), target.max_quality_loss, target.at_confidence)
+    group = loaded.policy.tasks[task].group
+    lacking = next((row for row in rows if group is not None and group not in row.metadata), None)
+    if lacking is not None:
+        raise TuningError(
+            f"{lacking.place or 'a row'}: has no metadata {group!r}, which the task's `group:` names; add it", needed=0
+        )
 
 
 def planned(plan: Plan, found: Tuning) -> Plan:

@@ -231,6 +231,27 @@ class Tuner:
         )
 
 
+def require_rows(rows: int, target: float, at_confidence: float) -> None:
+    """Refuse a target that so many rows could not show even if no answer were ever worse.
+
+    Raises
+    ------
+    TuningError
+        `needed` says how many rows are the least.
+    """
+    _require_share("target", target)
+    _require_share("at_confidence", at_confidence)
+    budget = round(1.0 - at_confidence, 12)
+    least = math.ceil(math.log(budget) / math.log1p(-target)) if budget > 0 else rows + 1
+    needed = max(math.ceil(MIN_TRAIN_ROWS / TRAIN_SHARE), math.ceil(least / (1.0 - TRAIN_SHARE)))
+    if rows < needed:
+        raise TuningError(
+            f"{rows} labelled rows cannot show a loss of at most {target:g} at {at_confidence:g} confidence, even if no "
+            f"answer were ever worse; {needed} are the least. Add rows, or loosen the target",
+            needed=needed,
+        )
+
+
 def _require_share(name: str, value: float) -> None:
     if not 0.0 < value < 1.0:
         raise TuningError(f"{name}: {value} is not between 0 and 1; 0.02 is two points of accuracy", needed=0)
