@@ -499,14 +499,15 @@ def test_what_no_answer_could_mend_is_said_before_any_is_paid_for(
     assert not Path("runs").exists()
 
 
-def test_corrected_labels_are_not_passed_over(run: Cli) -> None:
+def test_corrected_labels_are_not_passed_over(shop: Cli) -> None:
     """The answers of a run are graded with the labels of then; others want a run of their own, which costs nothing."""
     changed = [{**row, "label": "blue" if row["label"] != "blue" else "red"} for row in LABELLED]
     write_rows(Path("corrected.jsonl"), changed)
-    refused = run("eval", "colours", "--data", "corrected.jsonl", "--replay", "recording.jsonl")
+    assert shop("eval", "colours", "--data", "rows.jsonl", "--replay", "recording.jsonl").code == 0
+    refused = shop("eval", "colours", "--data", "corrected.jsonl", "--replay", "recording.jsonl")
     assert refused.code == 2
     assert "has another label or other metadata than in runs/colours.jsonl" in refused.err
-    answered = run(
+    answered = shop(
         "eval", "colours", "--data", "corrected.jsonl", "--run", "new.jsonl", "--replay", "runs/colours.jsonl"
     )
     assert (answered.code, answered.err) == (0, "")

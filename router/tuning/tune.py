@@ -246,8 +246,8 @@ def require_rows(rows: int, target: float, at_confidence: float) -> None:
     needed = max(math.ceil(MIN_TRAIN_ROWS / TRAIN_SHARE), math.ceil(least / (1.0 - TRAIN_SHARE)))
     if rows < needed:
         raise TuningError(
-            f"{rows} labelled rows cannot show a loss of at most {target:g} at {at_confidence:g} confidence, even if no "
-            f"answer were ever worse; {needed} are the least. Add rows, or loosen the target",
+            f"{rows} labelled rows cannot show a loss of at most {target:g} at {at_confidence:g} confidence, even if "
+            f"no answer were ever worse; {needed} are the least. Add rows, or loosen the target",
             needed=needed,
         )
 
