@@ -439,7 +439,7 @@ def test_a_ladder_that_failed_says_how(routing: Cli) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "r2.jsonl: cannot be read after line 0: No such file"), ("{", "r2.jsonl:1: this line is no JSON")],
+    [(None, "r2.jsonl: cannot be read: No such file"), ("{", "r2.jsonl:1: this line is no JSON")],
     ids=["missing", "broken"],
 )
 def test_a_recording_that_cannot_be_read_is_a_wrong_call(content: str | None, message: str, routing: Cli) -> None:

@@ -409,7 +409,7 @@ BAD_FILES: dict[str, tuple[str, bytes | None, int | None, str]] = {
     "json_list": ("l.jsonl", b'["a", "bug"]\n', 1, ":1: is no JSON object; mend or delete it"),
     "binary": ("l.jsonl", bytes(range(256)), 1, ":1: this line is no JSON in UTF-8; mend or delete it"),
     "long_field": ("l.csv", b"text,label\n" + b"a" * 200_000 + b",bug\n", 1, ":1: is no CSV (field larger than"),
-    "no_gzip": ("l.jsonl.gz", _GOOD.encode(), None, ": cannot be read after line 0 (Not a gzipped file"),
+    "no_gzip": ("l.jsonl.gz", _GOOD.encode(), None, ": cannot be read (Not a gzipped file"),
     "broken_recording": (
         "r.jsonl",
         recording(rows()[:1]).encode() + b"{}\n",

@@ -94,7 +94,9 @@ def _read_file(path: Path, models: Collection[str] | None, task: str | None) -> 
             return
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise RecordingError(
-            f"{path}: cannot be read after line {number}: {reason}", path=str(path), line=number or None
+            f"{path}: cannot be read{f' after line {number}' if number else ''}: {reason}",
+            path=str(path),
+            line=number or None,
         ) from error
 
 

@@ -36,8 +36,15 @@ def tools_of(tools: Sequence[Mapping[str, Any]] | None, choice: Any) -> Tools | 
         return None
     if isinstance(tools, str | Mapping) or not isinstance(tools, Sequence):
         raise InvalidCall(f"tools: is a {type(tools).__name__}; give a list of tools", argument="tools")
+    given: list[Any] = list(tools)
+    if function := next((tool for tool in given if callable(tool)), None):
+        raise InvalidCall(
+            f"tools: {getattr(function, '__name__', 'one')} is a function; describe it as {{'type': 'function', "
+            "'function': {'name': ..., 'parameters': ...}}, and run it yourself when the answer calls it",
+            argument="tools",
+        )
     try:
-        key = json.dumps(list(tools), allow_nan=False)
+        key = json.dumps(given, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
         raise InvalidCall("tools: hold something that is no JSON; give plain values", argument="tools") from None
     problems = _problems(key)

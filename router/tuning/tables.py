@@ -80,7 +80,9 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Row]]:
     except (OSError, EOFError, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise RecordingError(
-            f"{path}: cannot be read after line {number} ({reason})", path=str(path), line=number or None
+            f"{path}: cannot be read{f' after line {number}' if number else ''} ({reason})",
+            path=str(path),
+            line=number or None,
         ) from error
 
 
