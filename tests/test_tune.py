@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from evals.worlds import WORLDS, World
 from router.core.calibration import Calibrator
-from router.core.tuned import TunedPlan, TunedRung
+from router.core.tuned import Certificate, TunedPlan, TunedRung
 from router.errors import TuningError
 from router.tuning.certify import Test as LossTest
 from router.tuning.certify import Tried, saves, walk
@@ -23,6 +23,7 @@ from router.tuning.runs import EvalRun
 from router.tuning.search import MAX_SETTINGS, between, chain_of, choose, needed_rows
 from router.tuning.table import folds_of, prepare, split
 from router.tuning.tune import Tuner, tune
+from router.tuning.words import certificate_words
 
 PAIR, GRADED, CLUSTERED, GROUPED, THREE = (WORLDS[at] for at in (0, 8, 9, 10, 6))
 
@@ -270,6 +271,25 @@ def test_the_test_fits_the_rows(world: World, kind: str) -> None:
     found = tune(draw(world, 3000), target=0.08, at_confidence=0.9)
     assert found.certificate is not None
     assert found.certificate.test == kind
+
+
+def test_a_certificate_of_clusters_counts_each_once() -> None:
+    """It says so, with how many there are, and so do its words."""
+    found = tune(draw(CLUSTERED, 3000), target=0.08, at_confidence=0.9)
+    assert found.certificate is not None
+    one = found.certificate.statements["all"]
+    assert one.clusters is not None
+    assert one.clusters < one.rows
+    said = " ".join(certificate_words(found.certificate, "m1"))
+    assert f"rows in {one.clusters:,} clusters" in said
+    assert "Each cluster counts once" in said
+    assert "luster" not in " ".join(certificate_words(plain(found.certificate), "m1"))
+
+
+def plain(certificate: Certificate) -> Certificate:
+    """The same as of rows that were drawn one by one."""
+    alone = {name: replace(one, clusters=None) for name, one in certificate.statements.items()}
+    return replace(certificate, statements=alone)
 
 
 def test_never_worse_is_stricter_than_the_signed_loss() -> None:
