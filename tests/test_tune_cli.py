@@ -305,6 +305,23 @@ def test_groups_are_tuned_shown_and_checked(run: Cli) -> None:
     assert "Groups: each of them holds by itself." in alone.out
 
 
+def test_check_holds_each_group_to_the_target(run: Cli) -> None:
+    """A group that loses is found, though all rows together keep the target."""
+    write_policy(Path("policies"), group="language", target={"max_quality_loss": 0.1, "at_confidence": 0.8})
+    tuned_shop(run)
+    spoiled = [
+        {**row, "correct": 0} if (row["model"], row["meta"]["language"]) == ("x/small", "de") else row for row in ROWS
+    ]
+    better = [
+        {**row, "correct": 0} if (row["model"], row["meta"]["language"]) == ("x/large", "en") else row
+        for row in spoiled
+    ]
+    done = run("tune", "--check", "colours", "--run", str(write_rows(Path("runs/other.jsonl"), better)))
+    assert done.code == 1
+    assert done.out.count("points of quality") == 1
+    assert "points of quality where language is de; the target is 10" in done.out
+
+
 def test_money_is_asked_for_first(shop: Cli) -> None:
     """With an estimate; where nobody can be asked, only `--yes` spends."""
     done = shop("eval", "colours", "--data", "rows.jsonl", "--max-usd", "3")
