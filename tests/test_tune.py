@@ -155,6 +155,9 @@ def test_a_model_without_prices_is_refused() -> None:
         ({"target": 0.05, "at_confidence": 1.0}, "at_confidence: 1.0 is not between 0 and 1"),
         ({"target": 0.05, "look": 0}, "look: 0 is below 1"),
         ({"target": 0.05, "group": "tier"}, "group: the run has no 'tier' for its rows"),
+        ({"target": 0.05, "at_confidence": 1 - 1e-15}, "at_confidence: .* is above 0.999999"),
+        ({"target": 0.05, "method": "magic"}, "method: 'magic' is neither split nor crossfit"),
+        ({"target": 0.05, "seed": -1}, "seed: -1 is below 0"),
         ({"target": 0.05, "train_share": 1.0}, "train_share: 1.0 is not between 0 and 1"),
     ],
 )
@@ -162,6 +165,14 @@ def test_arguments_that_cannot_be_are_refused(arguments: dict[str, Any], says: s
     """The message names the argument."""
     with pytest.raises(TuningError, match=says):
         tune(draw(), **arguments)
+
+
+@pytest.mark.parametrize("missing", [None, math.nan])
+def test_a_row_without_a_cluster_is_refused(missing: Any) -> None:
+    """It would be one with the others that have none, or a cluster of its own."""
+    cluster = np.array([*range(799), missing], dtype=object)
+    with pytest.raises(TuningError, match="cluster: is missing in row 799"):
+        tune(replace(draw(), cluster=cluster), target=0.05)
 
 
 def test_a_ladder_of_one_cannot_be_tuned() -> None:

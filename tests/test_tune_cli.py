@@ -136,6 +136,9 @@ REFUSED: dict[str, tuple[list[dict[str, Any]], list[str], int, str]] = {
     "no_label": ([{**row, "correct": None, "reference": None} for row in ROWS], [], 2, "has neither a mark"),
     "target_1": (ROWS, ["--max-loss", "1.0"], 4, "target: 1.0 is not between 0 and 1"),
     "method": (ROWS, ["--method", "magic"], 2, "'magic' is neither split nor crossfit"),
+    "seed": (ROWS, ["--seed", "-1"], 2, "--seed"),
+    "too_sure": (ROWS, ["--confidence", "0.9999999999999999"], 2, "--confidence"),
+    "valid_days": (ROWS, ["--valid-days", "99999999"], 2, "--valid-days"),
     "grader": (ROWS, ["--grader", "magic"], 2, "unknown grader 'magic'"),
 }
 
@@ -181,6 +184,14 @@ def test_looks_are_counted(run: Cli) -> None:
     assert "these rows were looked at 2 times already" in refused.err
 
 
+def test_a_copy_of_a_run_is_no_fresh_one(run: Cli) -> None:
+    """Looks go by what the rows say, not by the name of their file."""
+    assert run("tune", "colours", "--json").json["look"] == 1
+    copy = write_rows(Path("runs/copy.jsonl"), ROWS)
+    assert run("tune", "colours", "--json", "--run", str(copy), "--max-loss", "0.06").json["look"] == 2
+    assert run("tune", "colours", "--json", "--run", str(copy)).json["look"] == 1
+
+
 def test_the_only_look_has_the_whole_budget_and_is_the_last(run: Cli) -> None:
     """Asked again it gives the same; another question is refused."""
     first = run("tune", "colours", "--json", "--only-look").json
@@ -198,7 +209,7 @@ def test_a_broken_file_of_looks_is_told(run: Cli, content: str) -> None:
     looks_path(Path("runs/colours.jsonl")).write_text(content)
     done = run("tune", "colours")
     assert done.code == 2
-    assert "colours.jsonl.looks.json: " in done.err
+    assert "runs/looks.json: " in done.err
 
 
 def tuned_shop(cli: Cli, *options: str) -> None:
