@@ -181,18 +181,54 @@ def test_a_run_that_is_cut_anywhere_keeps_its_whole_rows(place: Path, data: st.D
     path.unlink(missing_ok=True)
     with RunFile(path) as file:
         for row in rows:
-            file.append({**row, "model": "m"})
+            file.append({"model": "m", **row})
     whole = path.read_bytes()
     cut = data.draw(st.integers(0, len(whole)))
     path.write_bytes(whole[:cut])
     complete = whole[:cut].count(b"\n")
     read = [row for _, row in read_run(path)]
-    assert read[:complete] == [{**row, "model": "m"} for row in rows[:complete]]
+    assert read[:complete] == [{"model": "m", **row} for row in rows[:complete]]
     assert len(read) - complete in (0, 1)  # A last row that lacks nothing but its line end is whole.
     with RunFile(path) as file:
-        assert file.torn == (cut > 0 and whole[cut - 1 : cut] != b"\n")
+        assert file.torn == (len(read) == complete and cut > 0 and whole[cut - 1 : cut] != b"\n")
         file.append({"model": "n"})
-    assert [row["model"] for _, row in read_run(path)] == ["m"] * complete + ["n"]
+    assert [row["model"] for _, row in read_run(path)] == ["m"] * len(read) + ["n"]
+
+
+@pytest.mark.parametrize("content", [b"my notes", b'{"prompt": "a", "label": "b"}', b"[1, 2]", b'{"prompt": "a'])
+def test_a_file_that_is_no_run_is_never_cut(tmp_path: Path, content: bytes) -> None:
+    """Its only line lacks a line end as a torn one does, but is no row of ours."""
+    path = tmp_path / "run.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(RecordingError, match=r"run\.jsonl"):
+        evaluated(tmp_path).run()
+    assert path.read_bytes() == content
+
+
+def failing(text: str, label: Any) -> float:
+    """A grader with a fault."""
+    raise KeyError(label)
+
+
+@pytest.mark.parametrize(
+    ("grader", "says"),
+    [(failing, "your own grader failed (KeyError"), (lambda *_: None, "TypeError"), (lambda *_: 7, "gave 7.0")],
+)
+def test_a_grader_that_fails_loses_no_answer(tmp_path: Path, grader: Any, says: str) -> None:
+    """The answer is in the file without a grade; it is not asked again, and graded anew once the grader is mended."""
+    with pytest.raises(TuningError) as caught:
+        evaluated(tmp_path, grader=grader).run()
+    assert says in str(caught.value)
+    path = tmp_path / "run.jsonl"
+    paid = len(rows_of(path))
+    assert paid >= 1
+    assert all(row["quality"] is None for row in rows_of(path))
+    done = evaluated(tmp_path, grader=lambda text, label: float(text == label)).run()
+    assert (done.kept, done.asked) == (paid, 20 - paid)
+    with pytest.raises(RecordingError, match="has no grade, because your own grader failed"):
+        load_run(path, "colours", policies=make_policy())
+    run = load_run(path, "colours", policies=make_policy(), grader=lambda text, label: float(text == label))
+    assert run.quality[:, 0].mean() == 0.5
 
 
 def test_answers_come_through_real_http_with_retries(tmp_path: Path, upstream: Upstream) -> None:

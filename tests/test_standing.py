@@ -57,7 +57,8 @@ def certificate(policy: Policy, **changes: Any) -> Certificate:
 def artefact(policy: Policy, plan: TunedPlan, **changes: Any) -> Artefact:
     """An artefact with this plan, whose calibrators are sure of every draft."""
     models = tuple(ModelCalibrators(name, f"x/{name}", (SURE,), (SURE,), (SURE,)) for name in MODELS)
-    made = Artefact(1, "colours", models, plan, certificate(policy))
+    statements = dict.fromkeys(plan.groups or ["all"], STATEMENT)
+    made = Artefact(1, "colours", models, plan, certificate(policy, statements=statements))
     return replace(made, **changes)
 
 
@@ -238,6 +239,37 @@ GROUPS = TunedPlan(
 def test_each_group_has_its_plan(tmp_path: Path, metadata: Any, expected: list[str]) -> None:
     """By the call's metadata; what was never certified asks the top rung."""
     assert asked(folder_of(tmp_path, GROUPS), metadata=metadata) == expected
+
+
+OTHER_HAND: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "no_certificate": (lambda data: data.pop("certificate"), "plan: has no certificate behind it; restore the file"),
+    "group_added": (
+        lambda data: data["plan"]["groups"].update(fr=[{"model": "tiny"}]),
+        "plan: plan and certificate are not of the same groups: only one of them has 'fr'",
+    ),
+    "group_removed": (lambda data: data["plan"]["groups"].pop("en"), "only one of them has 'en'"),
+    "default": (
+        lambda data: data["plan"].update(rungs=[{"model": "small"}]),
+        "plan: calls of a group without a certificate must ask 'large' alone",
+    ),
+    "model": (
+        lambda data: data["models"][0].update(litellm="x/other"),
+        "models.0: was fitted on 'x/other', but the certificate is of 'x/tiny'",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "says"), OTHER_HAND.values(), ids=OTHER_HAND.keys())
+def test_a_plan_that_was_changed_by_hand_is_refused(tmp_path: Path, change: Callable[[Any], Any], says: str) -> None:
+    """Only what the certificate speaks of is followed; the message says how to make it anew."""
+    path = folder_of(tmp_path, GROUPS, now={"group": "language"}) / "tuned" / "colours.json"
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+    with pytest.raises(PolicyError) as caught:
+        load_tuned(path.parents[1], "colours", make_policy(MODELS, group="language"))
+    assert says in str(caught.value)
+    assert "router tune" in str(caught.value)
 
 
 HARMLESS: dict[str, dict[str, Any]] = {

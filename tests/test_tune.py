@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from evals.worlds import WORLDS, World
 from router.core.calibration import Calibrator
-from router.core.tuned import TunedPlan, TunedRung
+from router.core.tuned import Certificate, TunedPlan, TunedRung
 from router.errors import TuningError
 from router.tuning.certify import Test as LossTest
 from router.tuning.certify import Tried, saves, walk
@@ -23,6 +23,7 @@ from router.tuning.runs import EvalRun
 from router.tuning.search import MAX_SETTINGS, between, chain_of, choose, needed_rows
 from router.tuning.table import folds_of, prepare, split
 from router.tuning.tune import Tuner, tune
+from router.tuning.words import certificate_words
 
 PAIR, GRADED, CLUSTERED, GROUPED, THREE = (WORLDS[at] for at in (0, 8, 9, 10, 6))
 
@@ -154,6 +155,9 @@ def test_a_model_without_prices_is_refused() -> None:
         ({"target": 0.05, "at_confidence": 1.0}, "at_confidence: 1.0 is not between 0 and 1"),
         ({"target": 0.05, "look": 0}, "look: 0 is below 1"),
         ({"target": 0.05, "group": "tier"}, "group: the run has no 'tier' for its rows"),
+        ({"target": 0.05, "at_confidence": 1 - 1e-15}, "at_confidence: .* is above 0.999999"),
+        ({"target": 0.05, "method": "magic"}, "method: 'magic' is neither split nor crossfit"),
+        ({"target": 0.05, "seed": -1}, "seed: -1 is below 0"),
         ({"target": 0.05, "train_share": 1.0}, "train_share: 1.0 is not between 0 and 1"),
     ],
 )
@@ -161,6 +165,14 @@ def test_arguments_that_cannot_be_are_refused(arguments: dict[str, Any], says: s
     """The message names the argument."""
     with pytest.raises(TuningError, match=says):
         tune(draw(), **arguments)
+
+
+@pytest.mark.parametrize("missing", [None, math.nan])
+def test_a_row_without_a_cluster_is_refused(missing: Any) -> None:
+    """It would be one with the others that have none, or a cluster of its own."""
+    cluster = np.array([*range(799), missing], dtype=object)
+    with pytest.raises(TuningError, match="cluster: is missing in row 799"):
+        tune(replace(draw(), cluster=cluster), target=0.05)
 
 
 def test_a_ladder_of_one_cannot_be_tuned() -> None:
@@ -270,6 +282,25 @@ def test_the_test_fits_the_rows(world: World, kind: str) -> None:
     found = tune(draw(world, 3000), target=0.08, at_confidence=0.9)
     assert found.certificate is not None
     assert found.certificate.test == kind
+
+
+def test_a_certificate_of_clusters_counts_each_once() -> None:
+    """It says so, with how many there are, and so do its words."""
+    found = tune(draw(CLUSTERED, 3000), target=0.08, at_confidence=0.9)
+    assert found.certificate is not None
+    one = found.certificate.statements["all"]
+    assert one.clusters is not None
+    assert one.clusters < one.rows
+    said = " ".join(certificate_words(found.certificate, "m1"))
+    assert f"rows in {one.clusters:,} clusters" in said
+    assert "Each cluster counts once" in said
+    assert "luster" not in " ".join(certificate_words(plain(found.certificate), "m1"))
+
+
+def plain(certificate: Certificate) -> Certificate:
+    """The same as of rows that were drawn one by one."""
+    alone = {name: replace(one, clusters=None) for name, one in certificate.statements.items()}
+    return replace(certificate, statements=alone)
 
 
 def test_never_worse_is_stricter_than_the_signed_loss() -> None:

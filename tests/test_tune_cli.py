@@ -136,6 +136,9 @@ REFUSED: dict[str, tuple[list[dict[str, Any]], list[str], int, str]] = {
     "no_label": ([{**row, "correct": None, "reference": None} for row in ROWS], [], 2, "has neither a mark"),
     "target_1": (ROWS, ["--max-loss", "1.0"], 4, "target: 1.0 is not between 0 and 1"),
     "method": (ROWS, ["--method", "magic"], 2, "'magic' is neither split nor crossfit"),
+    "seed": (ROWS, ["--seed", "-1"], 2, "--seed"),
+    "too_sure": (ROWS, ["--confidence", "0.9999999999999999"], 2, "--confidence"),
+    "valid_days": (ROWS, ["--valid-days", "99999999"], 2, "--valid-days"),
     "grader": (ROWS, ["--grader", "magic"], 2, "unknown grader 'magic'"),
 }
 
@@ -181,6 +184,14 @@ def test_looks_are_counted(run: Cli) -> None:
     assert "these rows were looked at 2 times already" in refused.err
 
 
+def test_a_copy_of_a_run_is_no_fresh_one(run: Cli) -> None:
+    """Looks go by what the rows say, not by the name of their file."""
+    assert run("tune", "colours", "--json").json["look"] == 1
+    copy = write_rows(Path("runs/copy.jsonl"), ROWS)
+    assert run("tune", "colours", "--json", "--run", str(copy), "--max-loss", "0.06").json["look"] == 2
+    assert run("tune", "colours", "--json", "--run", str(copy)).json["look"] == 1
+
+
 def test_the_only_look_has_the_whole_budget_and_is_the_last(run: Cli) -> None:
     """Asked again it gives the same; another question is refused."""
     first = run("tune", "colours", "--json", "--only-look").json
@@ -198,7 +209,7 @@ def test_a_broken_file_of_looks_is_told(run: Cli, content: str) -> None:
     looks_path(Path("runs/colours.jsonl")).write_text(content)
     done = run("tune", "colours")
     assert done.code == 2
-    assert "colours.jsonl.looks.json: " in done.err
+    assert "runs/looks.json: " in done.err
 
 
 def tuned_shop(cli: Cli, *options: str) -> None:
@@ -303,6 +314,23 @@ def test_groups_are_tuned_shown_and_checked(run: Cli) -> None:
     assert "language en" in run("check").out
     alone = run("tune", "colours", "--each-alone")
     assert "Groups: each of them holds by itself." in alone.out
+
+
+def test_check_holds_each_group_to_the_target(run: Cli) -> None:
+    """A group that loses is found, though all rows together keep the target."""
+    write_policy(Path("policies"), group="language", target={"max_quality_loss": 0.1, "at_confidence": 0.8})
+    tuned_shop(run)
+    spoiled = [
+        {**row, "correct": 0} if (row["model"], row["meta"]["language"]) == ("x/small", "de") else row for row in ROWS
+    ]
+    better = [
+        {**row, "correct": 0} if (row["model"], row["meta"]["language"]) == ("x/large", "en") else row
+        for row in spoiled
+    ]
+    done = run("tune", "--check", "colours", "--run", str(write_rows(Path("runs/other.jsonl"), better)))
+    assert done.code == 1
+    assert done.out.count("points of quality") == 1
+    assert "points of quality where language is de; the target is 10" in done.out
 
 
 def test_money_is_asked_for_first(shop: Cli) -> None:

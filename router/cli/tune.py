@@ -26,13 +26,15 @@ def tune(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="With --data: do not ask before spending.")] = False,
     replay: Annotated[Path | None, typer.Option(help="With --data: answer from this recording.")] = None,
     max_loss: Annotated[float | None, typer.Option(help="Largest loss, 0.02 is 2 points; else `target:`.")] = None,
-    confidence: Annotated[float | None, typer.Option(help="How sure to be, 0.95; else `target:`.")] = None,
+    confidence: Annotated[
+        float | None, typer.Option(max=0.999_999, help="How sure to be, 0.95; else `target:`.")
+    ] = None,
     never_worse: Annotated[bool | None, typer.Option(help="No credit for answers that are better.")] = None,
     method: Annotated[str, typer.Option(help="split (guaranteed) or crossfit (simulation-checked).")] = "split",
     each_alone: Annotated[bool, typer.Option(help="With `group:`: each certificate by itself.")] = False,
     only_look: Annotated[bool, typer.Option(help="Spend the rows' whole error budget on this look.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
-    valid_days: Annotated[int, typer.Option(min=1, help="Days until the certificate runs out.")] = 180,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split.")] = 0,
+    valid_days: Annotated[int, typer.Option(min=1, max=36_500, help="Days until the certificate runs out.")] = 180,
     grader: Grader = None,
     tolerance: Tolerance = 0.0,
     fields: Fields = "",

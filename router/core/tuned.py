@@ -94,7 +94,7 @@ class Statement:
     p_value: float
     """Of the plan that was kept."""
     loss: float
-    """Mean quality lost against the top rung; negative where the plan is better."""
+    """Mean quality lost against the top rung; negative where the plan is better. With `clusters` the mean over them."""
     loss_upper: float
     """The smallest target that this plan, tested alone, would have met: how much room it has."""
     cost: float
@@ -103,6 +103,8 @@ class Statement:
     """90 % interval of it."""
     escalated: float
     """Share of the rows that asked more than the plan's first rung, or skipped it."""
+    clusters: Count | None = None
+    """Clusters that the rows are of: each counts once, by the mean loss of its rows. `null` for rows one by one."""
 
 
 @dataclass(frozen=True, slots=True)

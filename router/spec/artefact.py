@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -211,13 +211,44 @@ def _check(artefact: Artefact, path: Path, task: str, policy: Policy) -> None:
             date.fromisoformat(artefact.certificate.expires or "2000-01-01")
         except ValueError:
             raise refuse("is no date; write it like 2026-11-20", "certificate.expires") from None
+    if problem := _unproven(artefact):
+        raise refuse(f"{problem}; restore the file, or run `router tune {task} --write`", "plan")
     for index, entry in enumerate(artefact.models):
         if problem := _signal_problem(entry):
             raise refuse(problem, f"models.{index}")
-        if artefact.certificate:
-            continue  # Whether its models are still those of the policy is a question of staleness.
-        if problem := _model_problem(entry, policy):
+        # Whether the models of a certificate are still those of the policy is a question of staleness.
+        certificate = artefact.certificate
+        if problem := _other_model(entry, certificate) if certificate else _model_problem(entry, policy):
             raise refuse(problem, f"models.{index}")
+
+
+def _unproven(artefact: Artefact) -> str:
+    """Where the plan is not the one that the certificate speaks of."""
+    plan, certificate = artefact.plan, artefact.certificate
+    if plan is None:
+        return ""
+    if certificate is None:
+        return "has no certificate behind it"
+    if other := sorted(set(certificate.statements) ^ (set(plan.groups) if plan.group else {"all"})):
+        return f"plan and certificate are not of the same groups: only one of them has {other[0]!r}"
+    if plan.group is None:
+        return ""
+    ladder = certificate.binds_to.get("ladder")
+    top = ladder[-1] if isinstance(ladder, Sequence) and ladder else plan.rungs[-1].model
+    if len(plan.rungs) > 1 or plan.rungs[0].model != top:
+        return f"calls of a group without a certificate must ask {top!r} alone"
+    return ""
+
+
+def _other_model(entry: ModelCalibrators, certificate: Certificate) -> str:
+    models = certificate.binds_to.get("models")
+    told = models.get(entry.model) if isinstance(models, Mapping) else None
+    if not isinstance(told, Mapping) or told.get("litellm") == entry.litellm:
+        return ""
+    return (
+        f"was fitted on {entry.litellm!r}, but the certificate is of {told.get('litellm')!r}; restore the file, or run "
+        "`router tune --write`"
+    )
 
 
 def _model_problem(entry: ModelCalibrators, policy: Policy) -> str:

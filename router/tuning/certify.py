@@ -39,9 +39,13 @@ class Test(NamedTuple):
             return binomial(len(loss), int((loss > 0).sum()), target)
         if self.kind == "exact":
             return trinomial(len(loss), int((loss > 0).sum()), int((loss < 0).sum()), target)
-        by_unit = unit_losses(self.counted(loss), self.unit, target)
+        by_unit = self.by_unit(loss)
         order = np.random.default_rng(self.order_seed).permutation(len(by_unit))
         return betting(by_unit[order], target, share)
+
+    def by_unit(self, loss: Floats) -> Floats:
+        """What counts of each unit: the mean of its rows."""
+        return unit_losses(self.counted(loss), self.unit)
 
     def counted(self, loss: Floats) -> Floats:
         """The part of each row's loss that counts."""
@@ -49,9 +53,9 @@ class Test(NamedTuple):
 
     def upper(self, loss: Floats, share: float) -> float:
         """The smallest target that this plan alone would have met."""
-        counted = self.counted(loss)
+        counted = self.by_unit(loss)
         low = min(max(float(counted.mean()), 0.0 if self.loss == "never_worse" else -1.0), 0.999)
-        high = min(1.0, low + _REACH * (float(counted.std()) + 1.0 / math.sqrt(len(loss))) / math.sqrt(len(loss)))
+        high = min(1.0, low + _REACH * (float(counted.std()) + 1.0 / math.sqrt(len(counted))) / math.sqrt(len(counted)))
         if self.p_value(loss, high, share) > share:
             high = 1.0
         for _ in range(_STEPS):
@@ -68,16 +72,16 @@ def test_for(table: Table, loss: LossKind, data_seed: int) -> Test:
     return Test(loss, "exact" if exact else "betting", table.unit, data_seed)
 
 
-def unit_losses(loss: Floats, unit: NDArray[np.intp], target: float) -> Floats:
-    """One loss for each unit, whose mean is above the target exactly where that of the rows is.
+def unit_losses(loss: Floats, unit: NDArray[np.intp]) -> Floats:
+    """One loss for each unit, the mean of its rows: each unit counts once, however many rows it has.
 
-    A unit of many rows counts by its rows: its excess over the target, as a share of the largest unit, on the target.
+    So its bounds, -1 and 1, are known beforehand. Weights by rows would need a bound on the size of units to come,
+    which the largest one seen is not.
     """
     if len(np.unique(unit)) == len(unit):
         return loss
     _, codes, sizes = np.unique(unit, return_inverse=True, return_counts=True)
-    excess = np.bincount(codes, weights=loss - target)
-    return np.asarray(target + excess / sizes.max())
+    return np.asarray(np.bincount(codes, weights=loss) / sizes)
 
 
 class Tried(NamedTuple):
@@ -126,12 +130,14 @@ def statement(tried: Tried, top_cost: Floats, test: Test, share: float, tested: 
     ratio = tried.cost.mean() / top_cost.mean()
     # The delta method for a ratio of two means of the same rows.
     spread = float((tried.cost - ratio * top_cost).std() / top_cost.mean() / math.sqrt(len(top_cost)))
+    units = len(np.unique(test.unit))
     return Statement(
         rows=len(top_cost),
+        clusters=units if units < len(top_cost) else None,
         share=share,
         tested=tested,
         p_value=p_value,
-        loss=float(test.counted(tried.loss).mean()),
+        loss=float(test.by_unit(tried.loss).mean()),
         loss_upper=test.upper(tried.loss, share),
         cost=float(ratio),
         cost_interval=(float(ratio - _Z90 * spread), float(ratio + _Z90 * spread)),

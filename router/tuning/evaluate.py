@@ -268,11 +268,12 @@ class Eval:
     def _ask(self, job: Job, router: Router, file: RunFile, limit_usd: float | None) -> Mapping[str, Any]:
         """One question, and its row in the file."""
         outcomes: list[Outcome]
+        text: str | None = None
         with self._tap.listening() as outcomes:
             try:
                 answer = router.route(self.task, job.row.prompt, feature=FEATURE, max_cost_usd=limit_usd)
                 row = answer_row(answer, outcomes)
-                row["quality"] = None if self.grader.without_labels else self.grader.grade(answer.text, job.row.label)
+                row["quality"], text = None, answer.text
             except NoAnswer as error:
                 row = failed_row(error)
             except InvalidCall as error:
@@ -280,7 +281,11 @@ class Eval:
                     raise
                 row = {"error": {"fault": "context_too_long"}, "refused": str(error), "cost_usd": 0.0}
         row = {**self._head(job), **row}
-        file.append(row)
+        try:
+            if text is not None and not self.grader.without_labels:
+                row["quality"] = self.grader.grade(text, job.row.label)
+        finally:
+            file.append(row)  # An answer that no grade was found for is paid for too.
         return row
 
     def _head(self, job: Job) -> dict[str, Any]:

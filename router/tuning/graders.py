@@ -12,12 +12,12 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Never
 
 from router.core.checks import Check
 from router.core.params import suggestion
 from router.core.policy import AnswerKind
-from router.errors import InvalidCall, TuningError
+from router.errors import InvalidCall, TuningError, isolated
 
 Grade = Callable[[str, Any], float]
 """From an answer's text and its label to 0 (wrong) .. 1 (right)."""
@@ -114,12 +114,20 @@ def _built_in(name: str, kind: AnswerKind, check: Check, tolerance: float, field
 
 def _own(function: Callable[[str, Any], float]) -> Grade:
     def grade(text: str, label: Any) -> float:
-        value = float(function(text, label))
+        value: float = isolated(lambda: float(function(text, label)), _ungraded)
         if not 0.0 <= value <= 1.0:
             raise TuningError(f"grader: gave {value}; a grade is a number from 0 (wrong) to 1 (right)", needed=0)
         return value
 
     return grade
+
+
+def _ungraded(error: Exception) -> Never:
+    raise TuningError(
+        f"grader: your own grader failed ({type(error).__name__}: {error!s:.200}); mend it, then grade anew with "
+        "`grader=` of `tune_task`: answers are kept",
+        needed=0,
+    ) from error
 
 
 def _plain(value: Any) -> str:

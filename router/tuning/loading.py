@@ -246,6 +246,8 @@ class _Reader:
             if isinstance(mark, str) or not 0.0 <= mark <= 1.0:
                 raise self._fault(line, f"has the mark {mark!r}; a mark is a number from 0 (wrong) to 1 (right)")
             return float(mark)
+        if row.get("grader") == "own" and not self.regrade:
+            raise self._fault(line, "has no grade, because your own grader failed on it; grade anew with `grader=`")
         if label is None or row.get("response") is None:
             raise self._fault(
                 line,

@@ -1,6 +1,7 @@
 """How often the certify rows of a data set were looked at: each look has half of what is left of the error budget.
 
-Kept in a small file beside the run. The same question asked again gives the same answer and is no new look.
+Kept by digest of the data in one small file for all runs of a folder, so that a copy of a run is no fresh one. The same
+question asked again gives the same answer and is no new look.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ _ONLY = "only:"
 
 
 def looks_path(run: Path) -> Path:
-    """Where the looks at a run are kept."""
-    return run.with_name(f"{run.name}.looks.json")
+    """Where the looks at the runs of a folder are kept."""
+    return run.with_name("looks.json")
 
 
 class Look(NamedTuple):
@@ -32,7 +33,9 @@ class Look(NamedTuple):
     mark: str
 
     def remember(self) -> None:
-        """Note that it was taken; a look that was there already is not noted again.
+        """Note it, before it is taken; one that was there already is not noted again.
+
+        Hold the folder from `next_look` to here, so that no other process takes the same number.
 
         Raises
         ------

@@ -1,7 +1,7 @@
 """The file of an eval run: JSON lines in the columns of a recording, one for each answer; a killed process loses none.
 
 A row is written with one system call when its answer is there. A torn last line, which only a killed process leaves, is
-cut off when the run goes on.
+cut off when the run goes on; what is no row of ours is never cut.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from typing import Any, Self
 from router.errors import RecordingError
 
 Row = dict[str, Any]
+
+# How every row that an eval writes begins.
+_START = b'{"model": "'
 
 
 class RunFile:
@@ -46,10 +49,14 @@ class RunFile:
                 path=str(path),
                 line=None,
             ) from None
-        self._mend()
+        try:
+            self._mend()
+        except RecordingError:
+            os.close(self._fd)
+            raise
 
     def _mend(self) -> None:
-        """Cut off what a killed process left behind its last whole line."""
+        """End a whole last row that lacks only its line end, and cut off half of one."""
         size = end = os.fstat(self._fd).st_size
         while end:
             start = max(0, end - 65536)
@@ -58,9 +65,20 @@ class RunFile:
                 end = start + at + 1
                 break
             end = start
-        if end != size:
+        if end == size:
+            return
+        tail = os.pread(self._fd, size - end, end)
+        if _whole(tail):
+            os.write(self._fd, b"\n")
+        elif tail.startswith(_START[: len(tail)]) and not _is_json(tail):
             self.torn = True
             os.ftruncate(self._fd, end)
+        else:
+            raise RecordingError(
+                f"{self.path}: its last line is no row of an eval run; name another file",
+                path=str(self.path),
+                line=None,
+            )
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Write one row, whole or not at all."""
@@ -81,6 +99,20 @@ class RunFile:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _whole(line: bytes) -> bool:
+    """Whether a line is a row, from its first to its last character."""
+    row = json.loads(line) if _is_json(line) else None
+    return isinstance(row, dict) and isinstance(row.get("model"), str)
 
 
 def read_run(path: Path) -> Iterator[tuple[int, Row]]:

@@ -86,7 +86,7 @@ def simulate(plan: Plan, run: EvalRun) -> Realised:
     keys = [*plan.groups, None]
     paths = {key: _Path(plan.groups[key] if key is not None else plan.rungs, names, run) for key in keys}
     groups = run.group if plan.group is not None and run.group is not None else None
-    taken = [paths.get(None if groups is None else groups[row], paths[None]).take(row) for row in range(run.rows)]
+    taken = [paths.get(None if groups is None else str(groups[row]), paths[None]).take(row) for row in range(run.rows)]
     model = np.array([one for one, _, _ in taken], dtype=np.intp)
     rows = np.arange(run.rows)
     top = len(run.models) - 1

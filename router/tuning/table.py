@@ -108,8 +108,18 @@ def prepare(run: EvalRun, *, filled: bool = True) -> Table:
             needed=len(rows) + 1,
         )
     check = np.zeros_like(quality) if kept.check_cost_nusd is None else np.nan_to_num(kept.check_cost_nusd)
+    if kept.cluster is not None:
+        _require_clusters(kept.cluster)
     units = np.arange(len(rows)) if kept.cluster is None else _codes(kept.cluster)
     return Table(kept, quality, _costs(kept), check, units, run.rows - len(rows))
+
+
+def _require_clusters(cluster: NDArray[np.object_]) -> None:
+    for at, value in enumerate(cluster.tolist()):
+        if value is None or value != value:  # NaN is not itself.
+            raise TuningError(
+                f"cluster: is missing in row {at} of those with a label; name a cluster for each", needed=0
+            )
 
 
 def _check_models(run: EvalRun) -> None:

@@ -16,7 +16,7 @@ from router.core.tuned import Certificate, TunedPlan
 from router.errors import PolicyError, TuningError, UnknownTask
 from router.models.replay import Replay
 from router.resolve import bound, resolve
-from router.spec import Artefact, Loaded, adopt, load, write_artefact
+from router.spec import Artefact, Loaded, adopt, exclusive, load, write_artefact
 from router.tuning.loading import load_run
 from router.tuning.looks import next_look
 from router.tuning.quality import Quality
@@ -30,6 +30,7 @@ from router.world import World
 
 RUNS_FOLDER = "runs"
 VALID_DAYS = 180
+MAX_VALID_DAYS = 36_500
 # Old and new plan are shown on at most so many certify rows, which stand in the order of digests: a fair sample.
 _SHOWN_ROWS = 50_000
 # Stricter targets that are worth telling about, as shares of the one that was asked for.
@@ -146,6 +147,8 @@ def tune_task(
     RecordingError, TuningError
         The run cannot be read, is of another policy, or cannot carry a certificate; says how many rows would do.
     """
+    if not 1 <= valid_days <= MAX_VALID_DAYS:
+        raise TuningError(f"valid_days: {valid_days} is not within 1 to {MAX_VALID_DAYS}", needed=0)
     loaded = adopt(policies) if isinstance(policies, Policy) else load(policies, environment=environment)
     target = _target(loaded, task, max_quality_loss, at_confidence, never_worse)
     path = Path(run) if run is not None else run_path(task)
@@ -166,17 +169,20 @@ def tune_task(
         "how": [method, each_alone, seed, settings.group, settings.cluster],
         "answers": [data.quality.tobytes().hex(), binds_to],
     }
-    look = next_look(path, data.data_hash, question, only=only_look)
     tuner = Tuner(data, method=method, seed=seed)
-    found = tuner.tune(
-        target.max_quality_loss,
-        at_confidence=target.at_confidence,
-        never_worse=target.never_worse,
-        look=look.number,
-        group=settings.group,
-        each_alone=each_alone,
-    )
-    look.remember()
+    asked: dict[str, Any] = {
+        "target": target.max_quality_loss,
+        "at_confidence": target.at_confidence,
+        "never_worse": target.never_worse,
+        "group": settings.group,
+        "each_alone": each_alone,
+    }
+    # Of two processes one is first, and what is looked at is noted before it is seen.
+    with exclusive(path.parent):
+        look = next_look(path, data.data_hash, question, only=only_look)
+        tuner.goal(**asked, look=look.number)
+        look.remember()
+    found = tuner.tune(**asked, look=look.number)
     now = (world or World()).clock.time()
     in_force = resolve(loaded, task, Replay(()), (checks or {}).get(task), now_s=now)
     artefact = _artefact(loaded, data, found, binds_to, now, valid_days) if found.certified else None

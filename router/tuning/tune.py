@@ -26,6 +26,8 @@ Method = Literal["split", "crossfit"]
 TRAIN_SHARE = 0.35
 # With fewer rows not even two settings can be told apart.
 MIN_TRAIN_ROWS = 20
+# Beyond it the error budget is lost in rounding.
+MAX_CONFIDENCE = 0.999_999
 
 
 def tune(
@@ -91,6 +93,10 @@ class Tuner:
         self, run: EvalRun, *, method: Method = "split", seed: int = 0, train_share: float = TRAIN_SHARE
     ) -> None:
         _require_share("train_share", train_share)
+        if method not in ("split", "crossfit"):
+            raise TuningError(f"method: {method!r} is neither split nor crossfit", needed=0)
+        if seed < 0:
+            raise TuningError(f"seed: {seed} is below 0", needed=0)
         self.run, self.method, self.seed = run, method, seed
         self.table = prepare(run)
         self.train, self.certify = self._split(train_share)
@@ -130,14 +136,14 @@ class Tuner:
         each_alone: bool = False,
     ) -> Tuning:
         """The same as `router.tuning.tune`, for one target."""
-        _require_share("target", target)
-        _require_share("at_confidence", at_confidence)
-        if look is not None and look < 1:
-            raise TuningError(f"look: {look} is below 1; the first look is 1", needed=0)
-        parts = self._groups(group)
-        budget = round(1.0 - at_confidence, 12) * (1.0 if look is None else 2.0**-look)
-        goal = Goal(target, budget if each_alone else budget / len(parts), "never_worse" if never_worse else "signed")
-        self._require_rows(goal)
+        parts, goal = self.goal(
+            target,
+            at_confidence=at_confidence,
+            never_worse=never_worse,
+            look=look,
+            group=group,
+            each_alone=each_alone,
+        )
         best = choose(self.trained, target, goal.budget, len(self.certify) // len(parts))
         kept = {name: one for name, rows in parts.items() if (one := self._certified(rows, best, goal)) is not None}
         heads = self._heads([one.family for one in kept.values() if one.family])
@@ -164,6 +170,29 @@ class Tuner:
         )
         plan = self._plan(kept, group)
         return Tuning(self.run.task, self.run.models, plan, heads, certificate, provenance=self.run.provenance)
+
+    def goal(
+        self,
+        target: float,
+        *,
+        at_confidence: float = 0.95,
+        never_worse: bool = False,
+        look: int | None = None,
+        group: str | None = None,
+        each_alone: bool = False,
+    ) -> tuple[dict[str, Rows], Goal]:
+        """What is to be shown of which rows; refuses what can be refused without a look at them."""
+        _require_share("target", target)
+        _require_share("at_confidence", at_confidence)
+        if at_confidence > MAX_CONFIDENCE:
+            raise TuningError(f"at_confidence: {at_confidence} is above {MAX_CONFIDENCE}; 0.95 is usual", needed=0)
+        if look is not None and look < 1:
+            raise TuningError(f"look: {look} is below 1; the first look is 1", needed=0)
+        parts = self._groups(group)
+        budget = round(1.0 - at_confidence, 12) * (1.0 if look is None else 2.0**-look)
+        goal = Goal(target, budget if each_alone else budget / len(parts), "never_worse" if never_worse else "signed")
+        self._require_rows(goal)
+        return parts, goal
 
     def _groups(self, group: str | None) -> dict[str, Rows]:
         if group is None:

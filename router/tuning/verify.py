@@ -7,14 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from router.core.plan import Plan, Standing
 from router.core.policy import Policy, Target
 from router.errors import PolicyError, RecordingError, TuningError
 from router.models.replay import Replay
 from router.resolve import resolve
 from router.spec import Loaded, Tuned, adopt, load, load_tuned
+from router.tuning.certify import unit_losses
 from router.tuning.loading import load_run
+from router.tuning.runs import EvalRun
 from router.tuning.simulate import Realised, simulate
+from router.tuning.table import Rows
 from router.tuning.task import run_path
 from router.world import World
 
@@ -87,23 +92,23 @@ class _Check:
         path = run or self._stored()
         realised = None
         try:
-            realised = self._follow(path, plan)
+            data = self._rows(path)
+            realised = simulate(plan, data)
+            findings += _misses(realised, data, target, plan)
         except (RecordingError, TuningError) as error:
             findings.append(str(error))
-        if realised is not None:
-            findings += _misses(realised, target, plan)
         return Verified(self.task, target, plan.standing, path, realised, tuple(findings))
 
     def _stored(self) -> Path:
         """The run that the task was tuned on, else the one where `router eval` puts it."""
         return Path(self.tuned.run) if self.tuned and self.tuned.run else run_path(self.task)
 
-    def _follow(self, path: Path, plan: Plan) -> Realised:
+    def _rows(self, path: Path) -> EvalRun:
         data = load_run(path, self.task, policies=self.loaded, checks=self.checks)
         certificate = self.tuned.certificate if self.tuned else None
         if certificate and data.data_hash != certificate.data_hash and path == self._stored():
             raise TuningError(f"{path}: holds other rows or labels than the task was tuned on; tune it again", needed=0)
-        return simulate(plan, data)
+        return data
 
     def _promise(self, target: Target | None) -> list[str]:
         """Where the policy now asks for more than was certified."""
@@ -129,16 +134,36 @@ class _Check:
         return found
 
 
-def _misses(realised: Realised, target: Target | None, plan: Plan) -> list[str]:
+def _misses(realised: Realised, data: EvalRun, target: Target | None, plan: Plan) -> list[str]:
     found = []
-    if target is not None:
-        worse = (realised.top_quality - realised.quality).clip(min=0.0)
-        loss = float(worse.mean()) if target.never_worse else realised.loss
+    for where, rows in _parts(data, plan).items():
+        if target is None:
+            break
+        loss = _loss(realised, data, rows, never_worse=target.never_worse)
         if loss > target.max_quality_loss:
             found.append(
-                f"on its stored run it loses {100 * loss:.2f} points of quality; the target is "
+                f"on its stored run it loses {100 * loss:.2f} points of quality{where}; the target is "
                 f"{100 * target.max_quality_loss:g}"
             )
     if realised.cost > 1.0 and plan.standing.force != "top":
         found.append(f"on its stored run it costs {realised.cost:.1%} of always asking the top rung")
     return found
+
+
+def _parts(data: EvalRun, plan: Plan) -> dict[str, Rows]:
+    """All rows, and those of each certified group, which has a promise of its own."""
+    parts = {"": np.arange(data.rows)}
+    if data.group is not None:
+        names = np.array([str(value) for value in data.group.tolist()], dtype=object)
+        parts |= {f" where {plan.group} is {name}": np.flatnonzero(names == name) for name in plan.groups}
+    return {where: rows for where, rows in parts.items() if len(rows)}
+
+
+def _loss(realised: Realised, data: EvalRun, rows: Rows, *, never_worse: bool) -> float:
+    """The mean loss of these rows as a certificate counts it: by row, or by cluster."""
+    lost = (realised.top_quality - realised.quality)[rows]
+    lost = (lost > 0).astype(float) if never_worse else lost
+    if data.cluster is None:
+        return float(lost.mean())
+    units = np.unique([str(value) for value in data.cluster[rows].tolist()], return_inverse=True)[1]
+    return float(unit_losses(lost, units).mean())

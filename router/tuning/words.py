@@ -45,6 +45,8 @@ def certificate_words(certificate: Certificate, top: str) -> list[str]:
         lines.append("The label is the top model's own answer: this says how often answers differ, not which is right.")
     for name, one in certificate.statements.items():
         lines.append(("" if name == "all" else f"{name}: ") + _statement_words(one))
+    if any(one.clusters for one in certificate.statements.values()):
+        lines.append("Each cluster counts once, by the mean of its rows: the loss is that of a cluster, not of a call.")
     if len(certificate.statements) > 1:
         alone = "each of them holds by itself" if certificate.each_alone else "all of them hold together"
         lines.append(f"Groups: {alone}.")
@@ -71,8 +73,9 @@ def _means(certificate: Certificate) -> str:
 
 def _statement_words(one: Statement) -> str:
     low, high = one.cost_interval
+    of = f" in {one.clusters:,} clusters" if one.clusters else ""
     return (
-        f"On {one.rows:,} rows that did not choose the plan it lost {_points(one.loss)} points (at most "
+        f"On {one.rows:,} rows{of} that did not choose the plan it lost {_points(one.loss)} points (at most "
         f"{_points(one.loss_upper)}), cost {one.cost:.1%} of the top rung alone ({low:.1%} to {high:.1%}) and climbed "
         f"in {one.escalated:.1%} of the calls."
     )
