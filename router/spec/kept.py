@@ -58,7 +58,8 @@ def restore(home: Path, wanted: str, *, source: str | Path | None, environment: 
     Raises
     ------
     PolicyError
-        There is no copy, it is another policy in this environment, or a file cannot be written.
+        There is no copy, it is another policy in this environment or has other files than the one that is given, or a
+        file cannot be written.
     """
     place = home / FOLDER / wanted
     if not place.is_dir():
@@ -69,12 +70,18 @@ def restore(home: Path, wanted: str, *, source: str | Path | None, environment: 
             f"the copy of {wanted} is policy {found} in this environment; give --env as it was when that was in force"
         )
     root = policy_source(source)
-    folder = root if root.is_dir() else root.parent
+    copies = policy_files(place)
+    is_file = root.is_file() or (root.suffix in (".yml", ".yaml") and not root.is_dir())
+    if is_file and [copy.name for copy in copies] != [root.name]:  # Beside it may be files of other policies.
+        names = ", ".join(copy.name for copy in copies)
+        raise PolicyError(
+            f"the copy of {wanted} holds {names}; give the folder or the file that is to be", path=str(root)
+        )
+    folder = root.parent if is_file else root
     saved = home / FOLDER / f"before-{draft}"
     try:
         present = policy_files(root) if root.exists() else []
         _copy(present, saved, f"{draft}-saved")
-        copies = policy_files(place)
         folder.mkdir(parents=True, exist_ok=True)
         written = tuple(_replace(copy, folder / copy.name, draft) for copy in copies)
         removed = tuple(path for path in present if path.name not in {copy.name for copy in copies})
