@@ -271,6 +271,23 @@ def test_a_rollback_to_nothing_changes_nothing(router: Router, policies: Path, h
     assert {path.name: path.read_bytes() for path in policies.glob("*.yml")} == before
 
 
+@pytest.mark.parametrize("now", [_tasks("large"), "half a fi"], ids=["another policy", "no policy"])
+def test_no_copy_has_a_hash_that_is_not_its_own(now: str, policies: Path, home: Path) -> None:
+    """Files that changed between the load and the first call are not kept as what was loaded."""
+    with Router(policies, home=home, backend=ScriptedModels({"small": "yes"})) as router:
+        (policies / "tasks.yml").write_text(now)
+        router.route("t", "p")
+    assert list((home / "policies").iterdir()) == []
+
+
+def test_a_copy_of_an_environment_is_kept(policies: Path, home: Path) -> None:
+    """By its hash with the overlay."""
+    (policies / "prod.yml").write_text("environment: prod\ntasks: {t: {ladder: [large]}}\n")
+    with Router(policies, environment="prod", home=home, backend=ScriptedModels({"large": "yes"})) as router:
+        router.route("t", "p")
+    assert kept(home) == {load(policies, environment="prod").policy_hash}
+
+
 def test_a_copy_is_written_once_and_whole(policies: Path, home: Path) -> None:
     """By whichever of the processes was first; a home that cannot be written is no reason to refuse a call."""
     for _ in range(2):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -26,12 +27,19 @@ class Restored(NamedTuple):
 
 
 def keep(loaded: Loaded, home: Path, draft: str) -> None:
-    """Copy the files of a policy, unless there is one or the disk refuses it; `draft` is a name of its own."""
+    """Copy the files of a policy, unless there is one, the disk refuses it, or the files are another policy by now.
+
+    `draft` is a name of its own.
+    """
+
+    def is_this_policy(copied: Path) -> bool:
+        return load(copied, environment=loaded.environment).policy_hash == loaded.policy_hash
+
     if loaded.source is not None:
         with suppress(OSError, PolicyError):
             place = home / FOLDER / loaded.policy_hash
             if not place.exists():
-                _copy(policy_files(loaded.source), place, draft)
+                _copy(policy_files(loaded.source), place, draft, is_this_policy)
 
 
 def kept(home: Path) -> set[str]:
@@ -94,19 +102,21 @@ def restore(home: Path, wanted: str, *, source: str | Path | None, environment: 
     return Restored(wanted, written, removed, saved)
 
 
-def _copy(files: list[Path], place: Path, draft: str) -> None:
-    """Copy files to a new folder, which gets its name when it is whole."""
+def _copy(files: list[Path], place: Path, draft: str, is_good: Callable[[Path], bool] = Path.is_dir) -> None:
+    """Copy files to a new folder, which gets its name when it is whole and good."""
     unfinished = place.with_name(f".{draft}")
     for folder in (place.parent.parent, place.parent, unfinished):  # `mode` is only for the last that is made.
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for path in files:
-        shutil.copyfile(path, unfinished / path.name)
     try:
-        unfinished.rename(place)
-    except OSError:  # Another process was first.
-        shutil.rmtree(unfinished)
-        if not place.is_dir():
+        for path in files:
+            shutil.copyfile(path, unfinished / path.name)
+        if is_good(unfinished):
+            unfinished.rename(place)
+    except OSError:
+        if not place.is_dir():  # Otherwise another process was first.
             raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _replace(copy: Path, path: Path, draft: str) -> Path:
