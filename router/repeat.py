@@ -59,7 +59,7 @@ def key_of(
         dict(request.shape.schema) if request.shape else None,
     ]
     binding = prints.name("asked", json.dumps(asked, sort_keys=True, default=str))
-    name = prints.name("idempotency", f"{tenant or ''}\0{given}")
+    name = prints.name("idempotency", json.dumps([tenant, given]))
     return Key(name or "", binding or "")
 
 
@@ -76,7 +76,7 @@ class Repeats:
         Raises
         ------
         InvalidCall
-            The key was used for something else.
+            The key was used for something else, or this very thread or task has a stream with it open.
         StateError
             Nothing can be kept, so that "once" cannot be promised; nothing was asked.
         """
@@ -118,6 +118,8 @@ class Repeats:
                 claims.append(claim)
                 continue
             _refuse_other(claim or key.binding, key)
+            if self._store.is_mine(key.name):
+                raise _waits_for_itself()
             if request.deadline_s is not None and elapsed_s >= request.deadline_s:
                 raise _late(plan, request)
             yield Wait(pause_s)
@@ -140,6 +142,14 @@ def _refuse_other(binding: str, key: Key) -> None:
             "key of its own, and the same key only to the same call",
             argument="idempotency_key",
         )
+
+
+def _waits_for_itself() -> InvalidCall:
+    return InvalidCall(
+        "idempotency_key: this thread or task has a stream with this key open, and would wait for itself; read it to "
+        "its end or close it first",
+        argument="idempotency_key",
+    )
 
 
 def _again(first: Answer, route_id: str, elapsed_s: float) -> Answer:

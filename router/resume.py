@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import threading
 from pathlib import Path
 from typing import Any, Self
@@ -13,6 +14,9 @@ from router.core.answer import Answer
 from router.core.checks import Check
 from router.core.stored import plain, restored
 from router.errors import InvalidCall, warn
+
+# Every row begins like this, with its own number.
+_BEGINNING = b'{"index":0,"asked":"'
 
 
 class ResumeFile:
@@ -86,6 +90,8 @@ class ResumeFile:
         with os.fdopen(os.dup(self._file), "rb") as file:
             for number, line in enumerate(file, 1):
                 if not line.endswith(b"\n"):
+                    if not self._rows and not _begins_a_row(line):  # A file of the user's: nothing of it is cut off.
+                        raise self._no_row(number)
                     break
                 self._rows[self._index(line, number)] = (end, len(line))
                 end += len(line)
@@ -97,8 +103,17 @@ class ResumeFile:
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict) or not {"index", "asked", "answer"} <= row.keys():
-            raise self._refused(f"line {number} is no row of an earlier run; choose another path")
+            raise self._no_row(number)
         return int(row["index"])
+
+    def _no_row(self, number: int) -> InvalidCall:
+        return self._refused(f"line {number} is no row of an earlier run; choose another path")
 
     def _refused(self, problem: str) -> InvalidCall:
         return InvalidCall(f"resume: {self._path}: {problem}", argument="resume")
+
+
+def _begins_a_row(torn: bytes) -> bool:
+    """Whether it can be what was left of a first row."""
+    beginning = re.sub(rb"\d+", b"0", torn[: 2 * len(_BEGINNING)], count=1)
+    return beginning.startswith(_BEGINNING) or _BEGINNING.startswith(beginning)

@@ -137,6 +137,16 @@ def test_tenants_have_keys_of_their_own(home: Path) -> None:
     assert len(models.history) == 2
 
 
+def test_no_tenant_and_key_are_taken_for_others(home: Path) -> None:
+    """Whatever characters they have."""
+    router, models = _router(home, iter_of("1", "2", "3"))
+    with router:
+        assert _route(router, idempotency_key="b\0c", tenant="a").text == "1"
+        assert _route(router, idempotency_key="c", tenant="a\0b").text == "2"
+        assert _route(router, idempotency_key="a\0b\0c").text == "3"
+    assert len(models.history) == 3
+
+
 @pytest.mark.parametrize("key", ["", "  ", 7, b"k"])
 def test_a_key_is_some_text(key: Any, home: Path) -> None:
     """Anything else is refused before anything is sent."""
@@ -265,6 +275,36 @@ def test_waiting_does_not_block_the_loop(home: Path) -> None:
     with Router(make_policy({"ladder": ["large"]}), home=home, backend=models) as router:
         answers = asyncio.run(both(router))
     assert sorted(answer.repeat_of is None for answer in answers) == [False, True]
+    assert len(models.history) == 1
+
+
+def test_a_stream_is_not_waited_for_by_its_own_thread(home: Path) -> None:
+    """It would be for ever; once the stream has been read, its answer is given."""
+    router, models = _router(home)
+    with router, router.route("t", "p", stream=True, idempotency_key="k") as parts:
+        for way in (_route, _streamed):
+            with pytest.raises(InvalidCall, match="would wait for itself; read it to its end or close it first"):
+                way(router, idempotency_key="k")
+        assert "".join(map(str, parts)) == "yes"
+        assert _route(router, idempotency_key="k").repeat_of == parts.route_id
+    assert len(models.history) == 1
+
+
+def test_a_stream_is_not_waited_for_by_its_own_task(home: Path) -> None:
+    """Another task of the same loop waits, and is given its answer."""
+
+    async def ask(router: Router) -> None:
+        parts = await router.aroute("t", "p", stream=True, idempotency_key="k")
+        with pytest.raises(InvalidCall, match="would wait for itself"):
+            await router.aroute("t", "p", idempotency_key="k")
+        other = asyncio.create_task(router.aroute("t", "p", idempotency_key="k"))
+        await asyncio.sleep(0)
+        assert [str(part) async for part in parts] == ["yes"]
+        assert (await other).repeat_of == parts.route_id
+
+    router, models = _router(home)
+    with router:
+        asyncio.run(ask(router))
     assert len(models.history) == 1
 
 

@@ -272,6 +272,27 @@ def test_a_torn_row_is_asked_again(home: Path, tmp_path: Path, run: Run) -> None
     assert [json.loads(line)["index"] for line in path.read_text().splitlines()] == [0, 1]
 
 
+@pytest.mark.parametrize("kept", [0, 1, 9, 10, 30])
+def test_a_torn_first_row_is_asked_again(kept: int, home: Path, tmp_path: Path, run: Run) -> None:
+    """Wherever it ends."""
+    path = tmp_path / "answers.jsonl"
+    with _router(home) as router:
+        run(router, ["a"], resume=path)
+        path.write_bytes(path.read_bytes()[:kept])
+        assert _texts(run(router, ["a"], resume=path)) == ["to a"]
+    assert [json.loads(line)["index"] for line in path.read_text().splitlines()] == [0]
+
+
+@pytest.mark.parametrize("content", ['{"my": "data"}', '{"index": 7}', '{"index":7}', "[]", "notes"])
+def test_a_file_without_a_newline_is_not_cut_off(content: str, home: Path, tmp_path: Path, run: Run) -> None:
+    """Only what begins like a row of ours is the rest of one."""
+    path = tmp_path / "mine.json"
+    path.write_text(content)
+    with _router(home) as router, pytest.raises(InvalidCall, match="line 1 is no row of an earlier run"):
+        run(router, ["a"], resume=path)
+    assert path.read_text() == content
+
+
 def test_a_full_disk_takes_no_answer_away(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:

@@ -232,6 +232,27 @@ def test_a_rollback_mends_a_broken_policy(router: Router, policies: Path, home: 
     assert (done.saved / "tasks.yml").read_text() == "half a fi"
 
 
+def test_a_rollback_writes_over_no_file_of_another_policy(tmp_path: Path, home: Path) -> None:
+    """A copy of a folder, or of a file with another name, is refused where a single file is given."""
+    folder = tmp_path / "pol"
+    folder.mkdir()
+    (folder / "a.yml").write_text(MODELS + _tasks("small").removeprefix("version: 1\n"))
+    with Router(folder, home=home, backend=ScriptedModels({"small": "yes"})) as router:
+        router.route("t", "p")
+    (name,) = kept(home)
+    (folder / "a.yml").write_text("# mine\n")
+    (folder / "b.yml").write_text("# mine, too\n")
+    for source in (folder / "b.yml", folder / "missing.yml"):
+        with pytest.raises(PolicyError, match=rf"the copy of {name} holds a\.yml; give the folder or the file"):
+            restore(home, name, source=source, environment=None, draft="d")
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {
+        "a.yml": "# mine\n",
+        "b.yml": "# mine, too\n",
+    }
+    assert restore(home, name, source=folder / "a.yml", environment=None, draft="d").written == (folder / "a.yml",)
+    assert load(folder / "a.yml").policy_hash == name
+
+
 def test_a_rollback_to_nothing_changes_nothing(router: Router, policies: Path, home: Path) -> None:
     """An unknown hash, a hash of several, and another environment are refused."""
     before = {path.name: path.read_bytes() for path in policies.glob("*.yml")}
@@ -248,6 +269,23 @@ def test_a_rollback_to_nothing_changes_nothing(router: Router, policies: Path, h
         restore(home, name, source=policies, environment="prod", draft="d")
     (policies / "tasks.yml").write_bytes(before["tasks.yml"])
     assert {path.name: path.read_bytes() for path in policies.glob("*.yml")} == before
+
+
+@pytest.mark.parametrize("now", [_tasks("large"), "half a fi"], ids=["another policy", "no policy"])
+def test_no_copy_has_a_hash_that_is_not_its_own(now: str, policies: Path, home: Path) -> None:
+    """Files that changed between the load and the first call are not kept as what was loaded."""
+    with Router(policies, home=home, backend=ScriptedModels({"small": "yes"})) as router:
+        (policies / "tasks.yml").write_text(now)
+        router.route("t", "p")
+    assert list((home / "policies").iterdir()) == []
+
+
+def test_a_copy_of_an_environment_is_kept(policies: Path, home: Path) -> None:
+    """By its hash with the overlay."""
+    (policies / "prod.yml").write_text("environment: prod\ntasks: {t: {ladder: [large]}}\n")
+    with Router(policies, environment="prod", home=home, backend=ScriptedModels({"large": "yes"})) as router:
+        router.route("t", "p")
+    assert kept(home) == {load(policies, environment="prod").policy_hash}
 
 
 def test_a_copy_is_written_once_and_whole(policies: Path, home: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -26,12 +27,19 @@ class Restored(NamedTuple):
 
 
 def keep(loaded: Loaded, home: Path, draft: str) -> None:
-    """Copy the files of a policy, unless there is one or the disk refuses it; `draft` is a name of its own."""
+    """Copy the files of a policy, unless there is one, the disk refuses it, or the files are another policy by now.
+
+    `draft` is a name of its own.
+    """
+
+    def is_this_policy(copied: Path) -> bool:
+        return load(copied, environment=loaded.environment).policy_hash == loaded.policy_hash
+
     if loaded.source is not None:
         with suppress(OSError, PolicyError):
             place = home / FOLDER / loaded.policy_hash
             if not place.exists():
-                _copy(policy_files(loaded.source), place, draft)
+                _copy(policy_files(loaded.source), place, draft, is_this_policy)
 
 
 def kept(home: Path) -> set[str]:
@@ -58,7 +66,8 @@ def restore(home: Path, wanted: str, *, source: str | Path | None, environment: 
     Raises
     ------
     PolicyError
-        There is no copy, it is another policy in this environment, or a file cannot be written.
+        There is no copy, it is another policy in this environment or has other files than the one that is given, or a
+        file cannot be written.
     """
     place = home / FOLDER / wanted
     if not place.is_dir():
@@ -69,12 +78,18 @@ def restore(home: Path, wanted: str, *, source: str | Path | None, environment: 
             f"the copy of {wanted} is policy {found} in this environment; give --env as it was when that was in force"
         )
     root = policy_source(source)
-    folder = root if root.is_dir() else root.parent
+    copies = policy_files(place)
+    is_file = root.is_file() or (root.suffix in (".yml", ".yaml") and not root.is_dir())
+    if is_file and [copy.name for copy in copies] != [root.name]:  # Beside it may be files of other policies.
+        names = ", ".join(copy.name for copy in copies)
+        raise PolicyError(
+            f"the copy of {wanted} holds {names}; give the folder or the file that is to be", path=str(root)
+        )
+    folder = root.parent if is_file else root
     saved = home / FOLDER / f"before-{draft}"
     try:
         present = policy_files(root) if root.exists() else []
         _copy(present, saved, f"{draft}-saved")
-        copies = policy_files(place)
         folder.mkdir(parents=True, exist_ok=True)
         written = tuple(_replace(copy, folder / copy.name, draft) for copy in copies)
         removed = tuple(path for path in present if path.name not in {copy.name for copy in copies})
@@ -87,19 +102,21 @@ def restore(home: Path, wanted: str, *, source: str | Path | None, environment: 
     return Restored(wanted, written, removed, saved)
 
 
-def _copy(files: list[Path], place: Path, draft: str) -> None:
-    """Copy files to a new folder, which gets its name when it is whole."""
+def _copy(files: list[Path], place: Path, draft: str, is_good: Callable[[Path], bool] = Path.is_dir) -> None:
+    """Copy files to a new folder, which gets its name when it is whole and good."""
     unfinished = place.with_name(f".{draft}")
     for folder in (place.parent.parent, place.parent, unfinished):  # `mode` is only for the last that is made.
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for path in files:
-        shutil.copyfile(path, unfinished / path.name)
     try:
-        unfinished.rename(place)
-    except OSError:  # Another process was first.
-        shutil.rmtree(unfinished)
-        if not place.is_dir():
+        for path in files:
+            shutil.copyfile(path, unfinished / path.name)
+        if is_good(unfinished):
+            unfinished.rename(place)
+    except OSError:
+        if not place.is_dir():  # Otherwise another process was first.
             raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _replace(copy: Path, path: Path, draft: str) -> Path:

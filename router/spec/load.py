@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ class Loaded:
     document: Document
     source: Path | None = None
     """The file or folder that was read."""
+    environment: str | None = None
+    """The overlay that was applied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,8 @@ def load(source: str | Path | None = None, *, environment: str | None = None) ->
     root = policy_source(source)
     environment = environment or os.environ.get(ENVIRONMENT_VARIABLE) or None
     document, used = _merge_files(policy_files(root), environment)
-    return _loaded(document, used, root if root.is_dir() else root.parent, root)
+    loaded = _loaded(document, used, root if root.is_dir() else root.parent, root)
+    return replace(loaded, environment=environment)
 
 
 def policy_source(source: str | Path | None) -> Path:

@@ -6,9 +6,12 @@ process dies, however it dies, so that nobody waits for the dead.
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import sqlite3
+import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -85,6 +88,11 @@ class AnswerStore:
             os.pwrite(file, binding.encode(), 0)
             return Claim(file, path)
 
+    def is_mine(self, name: str) -> bool:
+        """Whether the claim is held by the thread or task that asks, so that waiting for it would never end."""
+        path, caller = self._folder / CLAIMS_FOLDER / name, _caller()
+        return any(claim.is_held_by(caller, path) for claim in tuple(_held))
+
     @contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:
         path = self._folder / DATABASE
@@ -115,6 +123,14 @@ class AnswerStore:
             ) from error
 
 
+def _caller() -> object:
+    """The task that runs, or the thread where there is none."""
+    try:
+        return asyncio.current_task() or threading.current_thread()
+    except RuntimeError:  # No loop runs in this thread.
+        return threading.current_thread()
+
+
 def _make(*folders: Path) -> None:
     for folder in folders:  # One by one: `mode` is only for the last that is made.
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -133,7 +149,13 @@ class Claim:
     def __init__(self, file: int, path: Path) -> None:
         self._file: int | None = file
         self._path = path
+        # Weakly: a task that ended with an error holds its frames, and they may hold the stream that holds this.
+        self._holder = weakref.ref(_caller())
         _held.add(self)
+
+    def is_held_by(self, caller: object, path: Path) -> bool:
+        """Whether this thread or task made the claim of this file."""
+        return self._path == path and self._holder() is caller
 
     def release(self) -> None:
         """Let the next one have it."""
