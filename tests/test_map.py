@@ -353,7 +353,9 @@ def test_blocking_threads_leave_nothing_open(upstream: Upstream, home: Path) -> 
         before = len(list(Path("/proc/self/fd").iterdir()))
         for _ in range(6):
             _run(router, ["say=yes"] * 16, concurrency=8)
-        assert len(list(Path("/proc/self/fd").iterdir())) <= before + 4
+        # Between runs of different luck the pool keeps up to eight connections more; a leak would keep one for each of
+        # 96 calls, or of 48 threads.
+        assert len(list(Path("/proc/self/fd").iterdir())) <= before + 16
 
 
 _INTERRUPTED = """
