@@ -406,7 +406,7 @@ BAD_ROWS = {
     "latin_1": ("r.jsonl", b'{"prompt": "caf\xe9"}\n', ":1: this line is no JSON in UTF-8"),
     "latin_1_csv": ("r.csv", b"prompt,label\ncaf\xe9,a\n", ": is not UTF-8 after line"),
     "many_cells": ("r.csv", b"prompt,label\na,b,c\n", ":2: has more cells than the first line has names"),
-    "no_gzip": ("r.jsonl.gz", b"prompt", ": cannot be read: "),
+    "no_gzip": ("r.jsonl.gz", b"prompt", ": cannot be read"),
     "no_object": ("r.jsonl", b"[1]\n", ":1: is no JSON object; mend or delete it"),
 }
 
