@@ -17,14 +17,15 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 from router import events
 from router.core.answer import Answer
+from router.core.params import CALL_PARAMS, suggestion
 from router.core.plan import Plan
-from router.errors import InvalidCall, RouterError
+from router.errors import InvalidCall
 from router.ledger import Fingerprints
-from router.options import Options, Prompt
+from router.options import OPTION_NAMES, Options, Prompt
 from router.resume import ResumeFile
 
 # Prompts that may be begun ahead of the one that is given next, for each one at work: a slow one holds nobody up.
@@ -52,7 +53,8 @@ class Mapped:
     index: int
     """Position of the prompt, from 0."""
     answer: Answer | None = None
-    error: RouterError | None = None
+    error: Exception | None = None
+    """A `RouterError`, or what a backend of your own raised."""
 
 
 class Progress(NamedTuple):
@@ -127,7 +129,12 @@ class Job:
         if self._ordered:
             self._waiting.append(None)
         if self._resume is not None:
-            known = self._resume.find(index, self._binding(prompt), self._check())
+            try:
+                asked = self._binding(prompt)
+            except (TypeError, ValueError, RecursionError) as error:
+                self.end(Mapped(index, error=_odd(error)))
+                return None
+            known = self._resume.find(index, asked, self._check())
             if known is not None:
                 self.end(Mapped(index, known))
                 return None
@@ -138,6 +145,11 @@ class Job:
         if self._resume is not None:
             self._resume.write(index, self._binding(prompt), answer)
         return Mapped(index, answer)
+
+    def settle(self, index: int, asked: Future[Mapped] | asyncio.Task[Mapped]) -> None:
+        """Take what became of a call: whatever was raised is one prompt's, and ends no other."""
+        error = asked.exception()
+        self.end(Mapped(index, error=error) if isinstance(error, Exception) else asked.result())
 
     def end(self, mapped: Mapped) -> None:
         """Take a result."""
@@ -176,24 +188,32 @@ def _check(prompts: Any, options: Mapping[str, Any], concurrency: Any, on_progre
         raise InvalidCall(f"concurrency: is {concurrency!r:.40}; give a whole number from 1 on", argument="concurrency")
     if on_progress is not None and not callable(on_progress):
         raise InvalidCall("on_progress: is no function; give one of the progress", argument="on_progress")
+    for name in options.keys() - OPTION_NAMES - {"stream"}:
+        remedy = f"give params={{{name!r}: ...}}" if name in CALL_PARAMS else suggestion(name, OPTION_NAMES)
+        raise TypeError(f"map() got an unexpected keyword argument {name!r}; {remedy}")
     for name in ("idempotency_key", "stream"):
         if options.get(name):
             raise InvalidCall(f"{name}: is for a single call; use route() or aroute() with it", argument=name)
+
+
+def _odd(error: Exception) -> InvalidCall:
+    # The class only: the text may hold the prompt.
+    return InvalidCall(
+        f"prompt: cannot be written as JSON ({type(error).__name__}); give text, or messages of plain values",
+        argument="prompt",
+    )
 
 
 def run(job: Job) -> Generator[Mapped, None, None]:
     """Every prompt in a thread. Leaving it early begins nothing more and waits for the requests under way."""
     if isinstance(job.prompts, AsyncIterable):
         raise InvalidCall("prompts: come asynchronously; use amap() for them", argument="prompts")
-    prompts = iter(job.prompts)
-    done: SimpleQueue[Future[Mapped]] = SimpleQueue()
+    fault = _Fault()
+    prompts = _each(job.prompts, fault)
+    done: SimpleQueue[tuple[int, Future[Mapped]]] = SimpleQueue()
 
     def ask(index: int, prompt: Prompt) -> Mapped:
-        try:
-            answer = job.router.route(job.task, prompt, **job.options)
-        except RouterError as error:
-            return Mapped(index, error=error)
-        return job.answered(index, prompt, answer)
+        return job.answered(index, prompt, job.router.route(job.task, prompt, **job.options))
 
     with ExitStack() as stack:
         job.open(stack)
@@ -206,28 +226,27 @@ def run(job: Job) -> Generator[Mapped, None, None]:
                 more = prompt is not _END
                 if more and (index := job.begin(prompt)) is not None:
                     # With the caller's context, so that `attribute` reaches the threads.
-                    pool.submit(copy_context().run, ask, index, prompt).add_done_callback(done.put)
+                    asked = pool.submit(copy_context().run, ask, index, prompt)
+                    asked.add_done_callback(lambda ended, index=index: done.put((index, ended)))  # type: ignore[misc]
             yield from job.ready()
             if job.is_over and not more:
+                fault.tell()
                 return
             if not job.is_over:
-                job.end(done.get().result())
+                job.settle(*done.get())
 
 
 async def arun(job: Job) -> AsyncGenerator[Mapped, None]:
     """Every prompt in a task. Leaving it early cancels the requests under way."""
-    prompts = _one_by_one(job.prompts)
+    fault = _Fault()
+    prompts = _aeach(job.prompts, fault)
     at_once = asyncio.Semaphore(job.concurrency)
-    running: set[asyncio.Task[Mapped]] = set()
+    running: dict[asyncio.Task[Mapped], int] = {}
     done: asyncio.Queue[asyncio.Task[Mapped]] = asyncio.Queue()
 
     async def ask(index: int, prompt: Prompt) -> Mapped:
         async with at_once:
-            try:
-                answer = await job.router.aroute(job.task, prompt, **job.options)
-            except RouterError as error:
-                return Mapped(index, error=error)
-            return job.answered(index, prompt, answer)
+            return job.answered(index, prompt, await job.router.aroute(job.task, prompt, **job.options))
 
     with ExitStack() as stack:
         job.open(stack)
@@ -239,16 +258,16 @@ async def arun(job: Job) -> AsyncGenerator[Mapped, None]:
                     more = prompt is not _END
                     if more and (index := job.begin(prompt)) is not None:
                         task = asyncio.create_task(ask(index, prompt))
-                        running.add(task)
+                        running[task] = index
                         task.add_done_callback(done.put_nowait)
                 for mapped in job.ready():
                     yield mapped
                 if job.is_over and not more:
+                    fault.tell()
                     return
                 if not job.is_over:
                     ended = await done.get()
-                    running.discard(ended)
-                    job.end(ended.result())
+                    job.settle(running.pop(ended), ended)
         finally:
             for task in running:
                 task.cancel()
@@ -256,10 +275,37 @@ async def arun(job: Job) -> AsyncGenerator[Mapped, None]:
             await prompts.aclose()
 
 
-async def _one_by_one(prompts: Iterable[Prompt] | AsyncIterable[Prompt]) -> AsyncGenerator[Prompt, None]:
-    if isinstance(prompts, AsyncIterable):
-        async for prompt in prompts:
-            yield prompt
-    else:
-        for prompt in prompts:
-            yield prompt
+class _Fault:
+    """What the prompts themselves raised: it waits until the answers under way, which are paid for, were given."""
+
+    _error: BaseException | None = None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        self._error = error
+        return isinstance(error, Exception)
+
+    def tell(self) -> None:
+        """Raise it, if there is one."""
+        if self._error is not None:
+            raise self._error
+
+
+def _each(prompts: Iterable[Prompt], fault: _Fault) -> Generator[Prompt, None, None]:
+    with fault:
+        left = iter(prompts)
+        # Without `yield from`, which would close the caller's own generator.
+        while (prompt := next(left, _END)) is not _END:
+            yield cast("Prompt", prompt)
+
+
+async def _aeach(prompts: Iterable[Prompt] | AsyncIterable[Prompt], fault: _Fault) -> AsyncGenerator[Prompt, None]:
+    with fault:
+        if isinstance(prompts, AsyncIterable):
+            async for prompt in prompts:
+                yield prompt
+        else:
+            for prompt in prompts:
+                yield prompt

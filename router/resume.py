@@ -72,18 +72,20 @@ class ResumeFile:
 
     def write(self, index: int, binding: str, answer: Answer) -> None:
         """Put an answer down; it survives kill -9 from here on. A disk that refuses it is told of once."""
-        row = {"index": index, "asked": binding, "answer": plain(answer)}
-        data = json.dumps(row, separators=(",", ":"), default=str).encode() + b"\n"
         try:
+            row = {"index": index, "asked": binding, "answer": plain(answer)}
+            data = json.dumps(row, separators=(",", ":"), default=str).encode() + b"\n"
             with self._lock:
                 written = os.write(self._file, data)
                 if written < len(data):  # Half a row must not stand before the next one.
                     os.ftruncate(self._file, os.fstat(self._file).st_size - written)
                     raise OSError("the disk took only a part of the row")
-        except OSError as error:  # The answer is there and paid for: nothing may take it away.
+        except (OSError, TypeError, ValueError, RecursionError) as error:  # It is paid for: nothing may take it away.
             if not self._warned:
                 self._warned = True
-                warn(f"{self._path}: answers are not kept for a later run ({error.strerror or error})")
+                warn(
+                    f"{self._path}: answers are not kept for a later run ({getattr(error, 'strerror', None) or error})"
+                )
 
     def _read(self) -> None:
         end = 0

@@ -91,6 +91,66 @@ def test_one_failure_does_not_end_the_rest(home: Path, run: Run) -> None:
     assert [type(one.error) for one in results[1:4]] == [LadderExhausted, InvalidCall, InvalidCall]
 
 
+def test_an_exception_of_a_backend_is_one_prompts(home: Path, run: Run) -> None:
+    """Whatever its class."""
+
+    def script(call: Call) -> Reply:
+        if "odd" in call.messages[-1]["content"]:
+            raise LookupError("odd")
+        return reply("x", call)
+
+    with _router(home, script) as router:
+        results = run(router, ["a", "odd", "c"])
+    assert [type(one.error) for one in results] == [type(None), LookupError, type(None)]
+    assert _texts(results) == ["x", None, "x"]
+
+
+def _circular() -> list[Any]:
+    message: dict[str, Any] = {"role": "user", "content": "p"}
+    message["content"] = [message]
+    return [message]
+
+
+def _deep() -> list[Any]:
+    content: Any = "p"
+    for _ in range(100_000):
+        content = [content]
+    return [{"role": "user", "content": content}]
+
+
+@pytest.mark.parametrize("odd", [[{1: "p", "role": "user"}], _circular(), _deep()], ids=["key", "circular", "deep"])
+def test_a_prompt_that_cannot_be_written_is_one_error(odd: Any, home: Path, tmp_path: Path, run: Run) -> None:
+    """The others are answered, and kept in the file."""
+    path = tmp_path / "answers.jsonl"
+    with _router(home) as router:
+        results = run(router, ["a", odd, "c"], resume=path)
+    assert _texts(results) == ["to a", None, "to c"]
+    assert isinstance(results[1].error, InvalidCall)
+    assert sorted(json.loads(line)["index"] for line in path.read_text().splitlines()) == [0, 2]
+
+
+def test_prompts_that_end_with_an_error_give_what_was_begun_first(home: Path) -> None:
+    """Its answers are paid for; the error comes after them."""
+
+    def prompts() -> Iterator[str]:
+        yield from ("a", "b")
+        raise LookupError("no more")
+
+    async def gather(router: Router, given: list[Mapped]) -> None:
+        async for one in router.amap("t", prompts()):
+            given += [one]
+
+    with _router(home) as router:
+        given: list[Mapped] = []
+        with pytest.raises(LookupError, match="no more"):
+            given.extend(router.map("t", prompts()))
+        assert _texts(given) == ["to a", "to b"]
+        given.clear()
+        with pytest.raises(LookupError, match="no more"):
+            asyncio.run(gather(router, given))
+        assert _texts(given) == ["to a", "to b"]
+
+
 class _Gate:
     """Models that answer only when they are let, and that count who waits."""
 
