@@ -93,7 +93,7 @@ class Job:
         own: dict[str, Any] = {**_DEFAULTS, **{name: value for name, value in options.items() if name in _DEFAULTS}}
         concurrency, on_progress = own["concurrency"], own["on_progress"]
         self.options: Any = {name: value for name, value in options.items() if name not in _DEFAULTS}
-        _check(prompts, self.options, concurrency, on_progress)
+        _check(prompts, self.options, concurrency, on_progress, own["resume"])
         self.router, self.task, self.prompts = router, task, prompts
         self.concurrency: int = concurrency
         self.plan = router.plan(task)
@@ -181,13 +181,15 @@ class Job:
         return shape.check if shape else self.plan.check
 
 
-def _check(prompts: Any, options: Mapping[str, Any], concurrency: Any, on_progress: Any) -> None:
+def _check(prompts: Any, options: Mapping[str, Any], concurrency: Any, on_progress: Any, resume: Any) -> None:
     if isinstance(prompts, str | Mapping) or not isinstance(prompts, Iterable | AsyncIterable):
         raise InvalidCall(f"prompts: is a {type(prompts).__name__}; give a list of prompts", argument="prompts")
     if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
         raise InvalidCall(f"concurrency: is {concurrency!r:.40}; give a whole number from 1 on", argument="concurrency")
     if on_progress is not None and not callable(on_progress):
         raise InvalidCall("on_progress: is no function; give one of the progress", argument="on_progress")
+    if not isinstance(resume, str | Path | None):
+        raise InvalidCall(f"resume: is a {type(resume).__name__}; give the path of a file", argument="resume")
     for name in options.keys() - OPTION_NAMES - {"stream"}:
         remedy = f"give params={{{name!r}: ...}}" if name in CALL_PARAMS else suggestion(name, OPTION_NAMES)
         raise TypeError(f"map() got an unexpected keyword argument {name!r}; {remedy}")

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 from router import events
 from router.core.answer import Answer, Step
+from router.core.checks import Check
 from router.core.effects import Do, Effect, Finish, Flow, ReadClock, Request, Wait
 from router.core.plan import Plan
-from router.core.stored import plain, restored
+from router.core.stored import Damaged, plain, restored
 from router.errors import DeadlineExceeded, InvalidCall, RouterError, StateError, warn
 from router.ledger import Fingerprints
 from router.state import AnswerStore, Claim, Kept
@@ -108,7 +109,7 @@ class Repeats:
             if found is not None:
                 _refuse_other(found.binding, key)
                 check = request.shape.check if request.shape else plan.check
-                first = restored(json.loads(found.answer), check)
+                first = self._restored(found.answer, check)
                 if first is not None:
                     return _again(first, request.route_id, elapsed_s)
             if claims:
@@ -124,6 +125,12 @@ class Repeats:
                 raise _late(plan, request)
             yield Wait(pause_s)
             pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
+
+    def _restored(self, answer: str, check: Check) -> Answer | None:
+        try:
+            return restored(json.loads(answer), check)
+        except (Damaged, json.JSONDecodeError, TypeError, RecursionError) as error:
+            raise self._store.damaged() from error
 
     def _keep(self, key: Key, answer: Answer) -> None:
         now_s = self._world.clock.time()

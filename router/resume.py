@@ -8,15 +8,21 @@ import os
 import re
 import threading
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from router.core.answer import Answer
 from router.core.checks import Check
-from router.core.stored import plain, restored
+from router.core.stored import Damaged, plain, restored
 from router.errors import InvalidCall, warn
 
 # Every row begins like this, with its own number.
 _BEGINNING = b'{"index":0,"asked":"'
+
+
+class _Place(NamedTuple):
+    start: int
+    length: int
+    line: int
 
 
 class ResumeFile:
@@ -31,7 +37,7 @@ class ResumeFile:
         self._lock = threading.Lock()
         self._warned = False
         # Where each row is; the answers stay on the disk.
-        self._rows: dict[int, tuple[int, int]] = {}
+        self._rows: dict[int, _Place] = {}
 
     def __enter__(self) -> Self:
         try:
@@ -57,18 +63,21 @@ class ResumeFile:
         Raises
         ------
         InvalidCall
-            The earlier run asked something else at this position.
+            The earlier run asked something else at this position, or its answer is damaged.
         """
         place = self._rows.get(index)
         if place is None:
             return None
-        row = json.loads(os.pread(self._file, place[1], place[0]))
+        row = json.loads(os.pread(self._file, place.length, place.start))
         if row["asked"] != binding:
             raise self._refused(
                 f"has the answer to another prompt at position {index}; give the prompts, the task and the parameters "
                 "of the run that is resumed, or choose another path"
             )
-        return restored(row["answer"], check)
+        try:
+            return restored(row["answer"], check)
+        except Damaged:
+            raise self._no_row(place.line) from None
 
     def write(self, index: int, binding: str, answer: Answer) -> None:
         """Put an answer down; it survives kill -9 from here on. A disk that refuses it is told of once."""
@@ -95,7 +104,7 @@ class ResumeFile:
                     if not self._rows and not _begins_a_row(line):  # A file of the user's: nothing of it is cut off.
                         raise self._no_row(number)
                     break
-                self._rows[self._index(line, number)] = (end, len(line))
+                self._rows[self._index(line, number)] = _Place(end, len(line), number)
                 end += len(line)
         os.ftruncate(self._file, end)
 
@@ -104,9 +113,10 @@ class ResumeFile:
             row: Any = json.loads(line)
         except (ValueError, RecursionError):
             row = None
-        if not isinstance(row, dict) or not {"index", "asked", "answer"} <= row.keys():
+        if not isinstance(row, dict) or type(row.get("index")) is not int or not {"asked", "answer"} <= row.keys():
             raise self._no_row(number)
-        return int(row["index"])
+        index: int = row["index"]
+        return index
 
     def _no_row(self, number: int) -> InvalidCall:
         return self._refused(f"line {number} is no row of an earlier run; choose another path")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -338,6 +340,19 @@ def test_a_store_that_cannot_be_used_refuses_before_asking(home: Path) -> None:
             _route(router, idempotency_key="k")
         assert models.history == []
         assert _route(router).text == "yes"
+
+
+@pytest.mark.parametrize("damage", ["no JSON", "5", "{}", '{"v": 1, "text": 5}'])
+def test_a_damaged_answer_is_an_error_with_its_file(damage: str, home: Path) -> None:
+    """Nothing is asked."""
+    router, models = _router(home)
+    with router:
+        _route(router, idempotency_key="k")
+        with closing(sqlite3.connect(home / "state" / "answers.db")) as database, database:
+            database.execute("UPDATE answers SET answer = ?", (damage,))
+        with pytest.raises(StateError, match=r"answers\.db: holds an answer that is damaged"):
+            _route(router, idempotency_key="k")
+    assert len(models.history) == 1
 
 
 def test_a_store_that_breaks_takes_no_answer_away(home: Path) -> None:

@@ -262,6 +262,7 @@ def test_progress_counts_and_its_faults_are_its_own(home: Path, run: Run) -> Non
         ([], {"on_progress": "print"}, "on_progress"),
         ([], {"idempotency_key": "k"}, "idempotency_key"),
         ([], {"stream": True}, "stream"),
+        ([], {"resume": 5}, "resume"),
     ],
 )
 def test_what_cannot_be_used_is_refused_at_once(prompts: Any, options: Any, argument: str, home: Path) -> None:
@@ -351,6 +352,46 @@ def test_a_file_without_a_newline_is_not_cut_off(content: str, home: Path, tmp_p
     with _router(home) as router, pytest.raises(InvalidCall, match="line 1 is no row of an earlier run"):
         run(router, ["a"], resume=path)
     assert path.read_text() == content
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"index": "x"},
+        {"index": None},
+        {"index": 1e999},
+        {"index": True},
+        {"answer": 5},
+        {"answer": {}},
+        {"answer": {"v": 1}},
+        {"answer": {"v": 1, "text": 5}},
+    ],
+    ids=str,
+)
+def test_a_damaged_row_is_named(damage: Any, home: Path, tmp_path: Path, run: Run) -> None:
+    """By file and line; the file stays as it is."""
+    path = tmp_path / "answers.jsonl"
+    with _router(home) as router:
+        run(router, ["a", "b"], resume=path, concurrency=1)
+        first, second = path.read_text().splitlines()
+        path.write_text(f"{first}\n{json.dumps(json.loads(second) | damage)}\n")
+        before = path.read_bytes()
+        with pytest.raises(InvalidCall, match=r"answers\.jsonl: line 2 is no row of an earlier run"):
+            run(router, ["a", "b"], resume=path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("part", ["steps", "attempts", "usage", "tool_calls"])
+def test_a_damaged_answer_is_named(part: str, home: Path, tmp_path: Path, run: Run) -> None:
+    """Whichever part of it is missing, or something else."""
+    path = tmp_path / "answers.jsonl"
+    with _router(home) as router:
+        run(router, ["a"], resume=path)
+        row = json.loads(path.read_text())
+        for answer in ({k: v for k, v in row["answer"].items() if k != part}, row["answer"] | {part: 5}):
+            path.write_text(json.dumps(row | {"answer": answer}) + "\n")
+            with pytest.raises(InvalidCall, match="line 1 is no row of an earlier run"):
+                run(router, ["a"], resume=path)
 
 
 def test_a_full_disk_takes_no_answer_away(

@@ -18,6 +18,11 @@ from router.core.pricing import Amount
 # Raised when an older version could not read what this one writes, or the other way round.
 VERSION = 1
 
+
+class Damaged(ValueError):
+    """What was kept is no whole answer."""
+
+
 _Made = TypeVar("_Made")
 
 
@@ -29,20 +34,35 @@ def plain(answer: Answer) -> dict[str, Any]:
 
 
 def restored(values: Mapping[str, Any], check: Check) -> Answer | None:
-    """The answer again; `None` where another version wrote it."""
-    if values.get("v") != VERSION:
-        return None
-    calls = tuple(_made(ToolCall, call) for call in values["tool_calls"])
-    verdict = None if calls else check(values["text"])
+    """The answer again; `None` where another version wrote it.
+
+    Raises
+    ------
+    Damaged
+        It cannot be made of these values.
+    """
+    try:
+        if values["v"] != VERSION:
+            return None
+        unread = _answer(values)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise Damaged("is no whole answer") from error
+    verdict = None if unread.tool_calls else check(unread.text)
+    return replace(unread, parsed=verdict.value) if verdict and verdict.valid else unread
+
+
+def _answer(values: Mapping[str, Any]) -> Answer:
+    if not isinstance(values["text"], str):
+        raise TypeError
     return _made(
         Answer,
         {
             **values,
-            "parsed": verdict.value if verdict and verdict.valid else None,
+            "parsed": None,
             "steps": tuple(_made(Step, step) for step in values["steps"]),
             "attempts": tuple(map(_attempt, values["attempts"])),
             "usage": _usage(values["usage"]),
-            "tool_calls": calls,
+            "tool_calls": tuple(_made(ToolCall, call) for call in values["tool_calls"]),
         },
     )
 

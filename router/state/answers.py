@@ -88,6 +88,11 @@ class AnswerStore:
             os.pwrite(file, binding.encode(), 0)
             return Claim(file, path)
 
+    def damaged(self) -> StateError:
+        """What is said of an answer that cannot be read."""
+        path = str(self._folder / DATABASE)
+        return StateError(f"{path}: holds an answer that is damaged; restore the file, or delete it", path=path)
+
     def is_mine(self, name: str) -> bool:
         """Whether the claim is held by the thread or task that asks, so that waiting for it would never end."""
         path, caller = self._folder / CLAIMS_FOLDER / name, _caller()
