@@ -21,11 +21,10 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from router import events
 from router.core.answer import Answer
-from router.core.params import CALL_PARAMS, suggestion
 from router.core.plan import Plan
 from router.errors import InvalidCall
 from router.ledger import Fingerprints
-from router.options import OPTION_NAMES, Options, Prompt
+from router.options import Options, Prompt, require_known
 from router.resume import ResumeFile
 
 # Prompts that may be begun ahead of the one that is given next, for each one at work: a slow one holds nobody up.
@@ -190,9 +189,7 @@ def _check(prompts: Any, options: Mapping[str, Any], concurrency: Any, on_progre
         raise InvalidCall("on_progress: is no function; give one of the progress", argument="on_progress")
     if not isinstance(resume, str | Path | None):
         raise InvalidCall(f"resume: is a {type(resume).__name__}; give the path of a file", argument="resume")
-    for name in options.keys() - OPTION_NAMES - {"stream"}:
-        remedy = f"give params={{{name!r}: ...}}" if name in CALL_PARAMS else suggestion(name, OPTION_NAMES)
-        raise TypeError(f"map() got an unexpected keyword argument {name!r}; {remedy}")
+    require_known("map", options.keys() - {"stream"})
     for name in ("idempotency_key", "stream"):
         if options.get(name):
             raise InvalidCall(f"{name}: is for a single call; use route() or aroute() with it", argument=name)

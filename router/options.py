@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -103,6 +103,20 @@ def checked_attribution(given: Mapping[str, Any]) -> Attribution:
     return cast(Attribution, dict(given))
 
 
+def require_known(function: str, options: Iterable[str]) -> None:
+    """Refuse an option that there is none of, as Python refuses a keyword.
+
+    Raises
+    ------
+    TypeError
+        Names the nearest one, or where it belongs.
+    """
+    for name in options:
+        if name not in OPTION_NAMES:
+            remedy = f"give params={{{name!r}: ...}}" if name in CALL_PARAMS else suggestion(name, OPTION_NAMES)
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}; {remedy}")
+
+
 def request_of(plan: Plan, prompt: Prompt, options: Mapping[str, Any], *, route_id: str, stream: bool) -> Request:
     """One call's request.
 
@@ -113,10 +127,7 @@ def request_of(plan: Plan, prompt: Prompt, options: Mapping[str, Any], *, route_
     TypeError
         There is no such argument.
     """
-    for name in options:
-        if name not in OPTION_NAMES:
-            remedy = f"give params={{{name!r}: ...}}" if name in CALL_PARAMS else suggestion(name, OPTION_NAMES)
-            raise TypeError(f"route() got an unexpected keyword argument {name!r}; {remedy}")
+    require_known("route", options)
     for name in _MAPPINGS:
         if not isinstance(options.get(name) or {}, Mapping):
             raise InvalidCall(f"{name}: is a {type(options[name]).__name__}; give a mapping", argument=name)

@@ -12,7 +12,26 @@ from router.errors import InvalidCall
 _UNREAD = "answer: the stream has not been read to its end; iterate it first"
 
 
-class AnswerStream:
+class _Ending:
+    """What both kinds of stream have when they have been read."""
+
+    _answer: Answer | None = None
+
+    @property
+    def answer(self) -> Answer:
+        """The whole answer with its confidence, reasons and cost, once the stream has been read to its end.
+
+        Raises
+        ------
+        InvalidCall
+            The stream has not ended yet.
+        """
+        if self._answer is None:
+            raise InvalidCall(_UNREAD, argument="answer")
+        return self._answer
+
+
+class AnswerStream(_Ending):
     """The parts of one answer as they come; `str(chunk)` is a part's text.
 
     A context manager: leaving it, `close`, or dropping the stream ends the request and settles its row.
@@ -21,7 +40,6 @@ class AnswerStream:
     def __init__(self, parts: Generator[Chunk | Answer, None, None], route_id: str = "") -> None:
         self._parts = parts
         self.route_id = route_id
-        self._answer: Answer | None = None
         # Drafts are judged, and what is wrong is raised, here and not in the caller's loop.
         self._first: Chunk | Answer | None = next(parts)
 
@@ -37,19 +55,6 @@ class AnswerStream:
             raise StopIteration
         return part
 
-    @property
-    def answer(self) -> Answer:
-        """The whole answer with its confidence, reasons and cost, once the stream has been read to its end.
-
-        Raises
-        ------
-        InvalidCall
-            The stream has not ended yet.
-        """
-        if self._answer is None:
-            raise InvalidCall(_UNREAD, argument="answer")
-        return self._answer
-
     def close(self) -> None:
         """End the request where it is; what came is on record with about what it cost."""
         self._parts.close()
@@ -61,13 +66,12 @@ class AnswerStream:
         self.close()
 
 
-class AsyncAnswerStream:
+class AsyncAnswerStream(_Ending):
     """The parts of one answer as they come, for `async for`; otherwise like `AnswerStream`."""
 
     def __init__(self, parts: AsyncGenerator[Chunk | Answer, None], first: Chunk | Answer, route_id: str = "") -> None:
         self._parts = parts
         self.route_id = route_id
-        self._answer: Answer | None = None
         self._first: Chunk | Answer | None = first
 
     @classmethod
@@ -86,19 +90,6 @@ class AsyncAnswerStream:
             await self._parts.aclose()
             raise StopAsyncIteration
         return part
-
-    @property
-    def answer(self) -> Answer:
-        """The whole answer with its confidence, reasons and cost, once the stream has been read to its end.
-
-        Raises
-        ------
-        InvalidCall
-            The stream has not ended yet.
-        """
-        if self._answer is None:
-            raise InvalidCall(_UNREAD, argument="answer")
-        return self._answer
 
     async def aclose(self) -> None:
         """End the request where it is; what came is on record with about what it cost."""

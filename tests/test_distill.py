@@ -354,7 +354,7 @@ _TWO_MODELS = recording(rows()[:2], "a/one") + recording(rows()[:2], "a/two")
 _GOOD = '{"text": "a", "label": "bug"}\n'
 
 BAD_FILES: dict[str, tuple[str, bytes | None, int | None, str]] = {
-    "missing": ("l.csv", None, None, ": cannot be read (No such file or directory)"),
+    "missing": ("l.csv", None, None, ": cannot be read: No such file or directory"),
     "unknown_label_csv": (
         "l.csv",
         b"text,label\na,bug\nb,refund\n",
@@ -409,7 +409,7 @@ BAD_FILES: dict[str, tuple[str, bytes | None, int | None, str]] = {
     "json_list": ("l.jsonl", b'["a", "bug"]\n', 1, ":1: is no JSON object; mend or delete it"),
     "binary": ("l.jsonl", bytes(range(256)), 1, ":1: this line is no JSON in UTF-8; mend or delete it"),
     "long_field": ("l.csv", b"text,label\n" + b"a" * 200_000 + b",bug\n", 1, ":1: is no CSV (field larger than"),
-    "no_gzip": ("l.jsonl.gz", _GOOD.encode(), None, ": cannot be read (Not a gzipped file"),
+    "no_gzip": ("l.jsonl.gz", _GOOD.encode(), None, ": cannot be read: Not a gzipped file"),
     "broken_recording": (
         "r.jsonl",
         recording(rows()[:1]).encode() + b"{}\n",
@@ -460,7 +460,7 @@ def test_an_answer_of_another_model_is_no_label(tmp_path: Path) -> None:
 def test_a_folder_is_no_label_file(name: str, tmp_path: Path) -> None:
     """The error says so instead of a traceback."""
     (tmp_path / name).mkdir()
-    with pytest.raises(RecordingError, match=r"cannot be read .*Is a directory"):
+    with pytest.raises(RecordingError, match=r"cannot be read: Is a directory"):
         read_labels(tmp_path / name, check=CHECK)
 
 
@@ -691,7 +691,7 @@ FAULTS: dict[str, tuple[Callable[[], object], tuple[str, ...], int, str]] = {
     ),
     "unknown_task": (lambda: None, ("clasify",), 2, "error: unknown task 'clasify'; did you mean 'classify'?\n"),
     "unknown_size": (lambda: None, ("classify", "--size", "huge"), 2, "'huge' is neither of small, large"),
-    "no_source": (lambda: Path("labels.csv").unlink(), ("classify",), 2, "labels.csv: cannot be read (No such file"),
+    "no_source": (lambda: Path("labels.csv").unlink(), ("classify",), 2, "labels.csv: cannot be read: No such file"),
     "name_with_a_path": (lambda: None, ("classify", "--name", "../x"), 2, "a local model has a plain name"),
     "unknown_label": (_labels("text,label\na,x\n"), ("classify",), 2, "error: labels.csv:2: the label 'x' names none"),
     "five_rows": (_labels(csv_text(rows()[:5])), ("classify",), 1, "error: 5 labelled texts are too few; at least 40"),

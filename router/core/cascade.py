@@ -58,9 +58,9 @@ def cascade(plan: Plan, request: Request) -> Flow:
     try:
         answer = yield from climb.run()
     except RouterError as error:
-        yield Do(Finish(None, error, tuple(climb.steps), tuple(climb.attempts), plan.first))
+        yield Do(Finish(None, error, tuple(climb.steps), tuple(climb.attempts), climb.first))
         raise
-    yield Do(Finish(answer, None, answer.steps, answer.attempts, plan.first))
+    yield Do(Finish(answer, None, answer.steps, answer.attempts, climb.first))
     return answer
 
 
@@ -70,6 +70,7 @@ class _Climb:
     def __init__(self, plan: Plan, request: Request) -> None:
         self.plan = plan
         self.request = request
+        self.first = plan.first
         self.steps: list[Step] = []
         self.attempts: list[Attempt] = []
         self.elapsed_s = 0.0
@@ -80,16 +81,18 @@ class _Climb:
         self.input_bound = input_tokens_bound(request.messages)
 
     def run(self) -> Flow:
-        yield from self._check_input(self.plan.task.max_input_tokens)
+        if not self._surely_fits(self.plan.task.max_input_tokens):
+            yield from self._check_input(self.plan.task.max_input_tokens)
         goes_on = rung_of(self.request.messages)
         for index, rung in enumerate(self.plan.rungs):
-            call = compose.call(self.plan, index, self.request)
-            unfit = self._unfit(index, goes_on) or (yield from self._too_long(call, rung.context_tokens))
-            if unfit:
+            if unfit := self._unfit(index, goes_on):
                 self._step(index, "skip", unfit)
                 continue
-            if self.request.deadline_s is not None and self.attempts:  # A check of the caller's own may be slow.
-                self.elapsed_s = yield Do(ReadClock())
+            call = compose.call(self.plan, index, self.request)
+            if not self._surely_fits(rung.context_tokens) and (yield from self._too_long(call, rung.context_tokens)):
+                self._step(index, "skip", f"the prompt is longer than its {rung.context_tokens} tokens of context")
+                continue
+            yield from self._read_clock()
             if self._out_of_time():
                 return self._kept(index, "the deadline passed") or self._raise_deadline()
             upper = compose.upper_nusd(rung, call, self.request, self.input_bound)
@@ -142,13 +145,13 @@ class _Climb:
         """Whether the prompt is within a limit without counting: counting is slow, and rarely needed."""
         return limit is None or (self.input_bound is not None and self.input_bound <= limit)
 
-    def _too_long(self, call: Call, limit: int | None) -> Generator[Effect, Any, str]:
-        """Why the prompt is too long for a limit, or ""."""
-        if self._surely_fits(limit):
-            return ""
+    def _too_long(self, call: Call, limit: int | None) -> Generator[Effect, Any, bool]:
         counted: int = yield Do(CountTokens(call))
-        too_long = limit is not None and counted > limit
-        return f"the prompt is longer than its {limit} tokens of context" if too_long else ""
+        return limit is not None and counted > limit
+
+    def _read_clock(self) -> Generator[Effect, Any, None]:
+        if self.request.deadline_s is not None and self.attempts:  # A check of the caller's own may have been slow.
+            self.elapsed_s = yield Do(ReadClock())
 
     def _out_of_time(self) -> bool:
         return self.request.deadline_s is not None and self.elapsed_s >= self.request.deadline_s
@@ -244,7 +247,7 @@ class _Climb:
             rung=draft.rung,
             confidence=draft.step.confidence or 0.0,
             confidence_source=draft.step.confidence_source or "prior",
-            escalated=climbed(self.attempts, self.plan.first),
+            escalated=climbed(self.attempts, self.first),
             task=self.plan.task_name,
             route_id=self.request.route_id,
             steps=tuple(self.steps),

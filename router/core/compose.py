@@ -28,14 +28,14 @@ def call(plan: Plan, index: int, request: Request) -> Call:
             params["response_format"] = request.shape.response_format()
         else:
             messages = _instructed(messages, request.shape.instruction())
-    provider = rung.model.litellm.partition("/")[0]
+    keys = request.keys
     return Call(
         rung.name,
         rung.model,
         messages,
         params,
         _smaller(task.max_output_tokens, request.max_output_tokens),
-        request.keys.get(rung.name) or request.keys.get(provider),
+        (keys.get(rung.name) or keys.get(rung.model.litellm.partition("/")[0])) if keys else None,
         request.headers,
     )
 

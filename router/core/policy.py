@@ -324,7 +324,7 @@ class Task:
     group: Text | None = None
     """Metadata key whose values are certified and routed one by one; a value that was not certified asks the top."""
     on_stale: Literal["top", "keep", "refuse"] = "top"
-    """When a certificate no longer matches the policy: ask the top rung, keep the tuned plan, or refuse calls."""
+    """When a certificate does not cover the policy or a call: ask the top rung, keep the tuned plan, or refuse."""
     on_expired: Literal["keep", "top"] = "keep"
     """When a certificate is past its date: keep the tuned plan, or ask the top rung. Both warn, from 14 days before."""
 

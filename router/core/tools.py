@@ -98,8 +98,13 @@ class Marks:
 
 def marked(calls: Sequence[ToolCall], rung: int, route_id: str) -> tuple[ToolCall, ...]:
     """Whole tool calls with their marked ids."""
+    if not calls:
+        return ()
     marks = Marks(rung, route_id)
     return tuple(replace(call, id=marks.id(index, call.id)) for index, call in enumerate(calls))
+
+
+_SPOKEN_TO = ("user", "system", "developer")
 
 
 def rung_of(messages: Sequence[Message]) -> int | None:
@@ -123,7 +128,10 @@ def translated(messages: Sequence[Message], rung: int) -> tuple[Message, ...]:
     """A conversation as one rung takes it: its own turns as it gave them, those of other models stripped to text
     and tool calls, ids without our marks, in characters that every vendor takes and each used once.
     """
-    if all(message.get("role") not in ("assistant", "tool") for message in messages):
+    for message in messages:
+        if message.get("role") not in _SPOKEN_TO:
+            break
+    else:  # Nobody has answered yet, as in most calls.
         return tuple(messages)
     ids = _Ids(messages, rung)
     told = []

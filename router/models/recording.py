@@ -92,12 +92,14 @@ def _read_file(path: Path, models: Collection[str] | None, task: str | None) -> 
         if number and _last_member_is_cut(path):
             _warn_cut(path)
             return
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise RecordingError(
-            f"{path}: cannot be read{f' after line {number}' if number else ''}: {reason}",
-            path=str(path),
-            line=number or None,
-        ) from error
+        raise unreadable(path, number, error) from error
+
+
+def unreadable(path: Path, number: int, error: Exception) -> RecordingError:
+    """What to raise where a file of lines cannot be opened, or not be read on after so many of them."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    after = f" after line {number}" if number else ""
+    return RecordingError(f"{path}: cannot be read{after}: {reason}", path=str(path), line=number or None)
 
 
 def _is_cut(line: bytes) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from router.errors import RecordingError
+from router.models.recording import unreadable
 
 Row = dict[str, Any]
 
@@ -135,12 +136,7 @@ def read_run(path: Path) -> Iterator[tuple[int, Row]]:
                         return
                     yield number, row
     except (OSError, EOFError, zlib.error) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise RecordingError(
-            f"{path}: cannot be read{f' after line {number}' if number else ''}: {reason}",
-            path=str(path),
-            line=number or None,
-        ) from error
+        raise unreadable(path, number, error) from error
 
 
 def _row(line: bytes, path: Path, number: int) -> Row | None:

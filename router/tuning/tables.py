@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from router.errors import RecordingError
+from router.models.recording import unreadable
 
 # Enough for a million tickets; a larger file is more than tuning has use for.
 MAX_BYTES = 500_000_000
@@ -30,7 +31,7 @@ def read_table(path: Path, columns: Collection[str]) -> Iterator[tuple[int, Row]
     try:
         size = path.stat().st_size
     except OSError as error:
-        raise RecordingError(f"{path}: cannot be read ({error.strerror})", path=str(path), line=None) from error
+        raise unreadable(path, 0, error) from error
     if size > MAX_BYTES:
         raise RecordingError(
             f"{path}: has {size:,} bytes, more than {MAX_BYTES:,}; take a sample of it", path=str(path), line=None
@@ -65,7 +66,7 @@ def _csv_rows(path: Path, columns: Collection[str]) -> Iterator[tuple[int, Row]]
             f"{path}: is not UTF-8 after line {line}; save it as UTF-8", path=str(path), line=line
         ) from error
     except OSError as error:
-        raise RecordingError(f"{path}: cannot be read ({error.strerror})", path=str(path), line=None) from error
+        raise unreadable(path, 0, error) from error
     except csv.Error as error:
         raise RecordingError(f"{path}:{line}: is no CSV ({error})", path=str(path), line=line) from error
 
@@ -78,12 +79,7 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Row]]:
                 if line.strip():
                     yield number, _parsed(line, path, number)
     except (OSError, EOFError, zlib.error) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise RecordingError(
-            f"{path}: cannot be read{f' after line {number}' if number else ''} ({reason})",
-            path=str(path),
-            line=number or None,
-        ) from error
+        raise unreadable(path, number, error) from error
 
 
 def _parsed(line: bytes, path: Path, number: int) -> Row:
