@@ -297,6 +297,23 @@ def test_a_certificate_of_clusters_counts_each_once() -> None:
     assert "luster" not in " ".join(certificate_words(plain(found.certificate), "m1"))
 
 
+def test_a_split_counts_clusters_not_rows() -> None:
+    """Whatever the sizes, each cluster is as likely as any other to certify: else the largest would rarely do."""
+    units = np.repeat(np.arange(101), [1] * 100 + [900])
+    held = [np.isin(100, units[split(units, 0.35, 10_000, seed)[1]]) for seed in range(400)]
+    assert 0.58 < np.mean(held) < 0.72
+    train, certify = split(units, 0.35, 10_000, 0)
+    assert len(np.unique(units[train])) == 35
+    assert not set(units[train]) & set(units[certify])
+
+
+def test_with_clusters_it_is_clusters_that_must_do() -> None:
+    """Ten thousand rows of ten customers are ten: refused, with the number that counts."""
+    run = replace(draw(PAIR, 1000), cluster=(np.arange(1000) % 10).astype(object))
+    with pytest.raises(TuningError, match=r"1000 labelled rows \(in 10 clusters, each of which counts once\)"):
+        tune(run, target=0.05, at_confidence=0.9)
+
+
 def plain(certificate: Certificate) -> Certificate:
     """The same as of rows that were drawn one by one."""
     alone = {name: replace(one, clusters=None) for name, one in certificate.statements.items()}

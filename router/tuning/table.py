@@ -160,24 +160,26 @@ def _codes(values: NDArray[np.object_]) -> Rows:
 
 
 def split(units: Rows, share: float, most: int, seed: int) -> tuple[Rows, Rows]:
-    """Rows of the train and of the certify split: whole units, drawn by chance.
+    """Rows of the train and of the certify split: whole units, drawn by chance, whatever their sizes.
+
+    Units are counted, not their rows: a share of the rows would put large units on one side more often than on the
+    other, and those that certify would no longer be like those to come.
 
     Parameters
     ----------
     units
         The unit of each row.
     share
-        Share of the rows to train on.
+        Share of the units to train on.
     most
-        The most rows to train on.
+        The most rows to train on, but for one unit that is larger.
     seed
         The same seed gives the same split.
     """
     place = _shuffled(units, seed)
-    order = np.argsort(place, kind="stable")
-    wanted = min(round(share * len(units)), most)
-    last = place[order[max(0, wanted - 1)]]
-    inside = place <= last
+    rows_to = np.cumsum(np.bincount(place))
+    fitting = int(np.searchsorted(rows_to, most, side="right"))
+    inside = place < max(1, min(round(share * len(rows_to)), fitting))
     return np.flatnonzero(inside), np.flatnonzero(~inside)
 
 

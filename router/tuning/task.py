@@ -307,7 +307,7 @@ def _artefact(
 
 def _stricter(tuner: Tuner, target: Target, look: int | None) -> tuple[Stricter, ...]:
     """What stricter targets would take, from the rows that the plan was chosen on: the others stay unseen."""
-    certify, total = len(tuner.certify), tuner.table.rows
+    certify, total = tuner.certify_units, tuner.table.rows
     # As a further look at these rows would have it, or the only look at fresh ones.
     budget = (1.0 - target.at_confidence) * (1.0 if look is None else 2.0 ** -(look + 1))
     found = []
