@@ -2,8 +2,8 @@
 
     python -m evals.validity [--pipelines N] [--worlds TEXT ...] [--jobs N] [--out FILE] [--json]
 
-A pipeline draws rows, tunes, and measures the plan's true loss on 40,000 fresh rows or more, by row or by cluster as the
-certificate counts it. A certificate is false when that is above its target; with groups or looks, when any of its
+A pipeline draws rows, tunes, and measures the plan's true loss on 40,000 fresh rows or more, by row or by cluster as
+the certificate counts it. A certificate is false when that is above its target; with groups or looks, when any of its
 statements is. With `--out` the counts so far are kept, and a run that was stopped goes on there.
 """
 

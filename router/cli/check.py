@@ -46,7 +46,7 @@ def check(policies: Policies = None, environment: Environment = None, as_json: A
         notes += _dearer_first(plan)
         tasks.append(_about(plan))
     findings += _stray_tuned(loaded)
-    notes += [*_missing_keys(loaded), *_unused(loaded)]
+    notes += [*_missing_keys(loaded), *_unused(loaded), *_undigested(loaded)]
     if top_only():
         findings.append("ROUTER_DISABLE=top is set: every call goes to the top rung; unset it to have the cascade back")
     if as_json:
@@ -175,6 +175,18 @@ def _missing_keys(loaded: Loaded) -> list[str]:
         f"{key.removeprefix('missing: ')} before {', '.join(names)} can be asked"
         for key, names in waiting.items()
         if key.startswith("missing: ")
+    ]
+
+
+def _undigested(loaded: Loaded) -> list[str]:
+    """Tuned files that cannot tell whether they were edited."""
+    from router.spec import load_tuned
+
+    return [
+        f"{tuned.path}: was written before tuned files carried a digest, so an edit would not be noticed; "
+        f"`router tune {name} --write` gives it one"
+        for name in loaded.policy.tasks
+        if loaded.folder and (tuned := load_tuned(loaded.folder, name, loaded.policy)) and not tuned.digest
     ]
 
 

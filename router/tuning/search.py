@@ -325,7 +325,7 @@ def side_rungs(trained: Trained, chain: Chain, target: float, certify_units: int
 
 
 def needed_rows(trained: Trained, found: Forecast, target: float, share: float) -> int | None:
-    """Certify rows, or clusters of them, with which some setting that saves passes in four runs of five; `None` where none ever would."""
+    """Certify rows, or clusters, with which one that saves passes in four runs of five; `None` where none would."""
     table, family = trained.train, found.family
     least = math.log(share) / math.log1p(-target)
     spread = _normal(share) + _normal(0.2)

@@ -184,7 +184,7 @@ def tune_task(
         look.remember()
     found = tuner.tune(**asked, look=look.number)
     now = (world or World()).clock.time()
-    in_force = resolve(loaded, task, Replay(()), (checks or {}).get(task), now_s=now)
+    in_force = resolve(_answering(loaded, task), task, Replay(()), (checks or {}).get(task), now_s=now)
     artefact = _artefact(loaded, data, found, binds_to, now, valid_days) if found.certified else None
     rows = tuner.table.run.take(tuner.certify[:_SHOWN_ROWS])
     return TaskTuning(
@@ -249,6 +249,14 @@ def planned(plan: Plan, found: Tuning) -> Plan:
     )
     groups = {name: follow(ladder, rungs) for name, rungs in found.plan.groups.items()}
     return replace(plan, rungs=follow(ladder, found.plan.rungs), group=found.plan.group, groups=groups)
+
+
+def _answering(loaded: Loaded, task: str) -> Loaded:
+    """The policies with a stale plan sending calls to the top: one that refuses them must still be seen and redone."""
+    settings = replace(loaded.policy.tasks[task], on_stale="top")
+    if loaded.policy.tasks[task].on_stale != "refuse":
+        return loaded
+    return replace(loaded, policy=replace(loaded.policy, tasks={**loaded.policy.tasks, task: settings}))
 
 
 def _target(

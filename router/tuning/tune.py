@@ -213,9 +213,9 @@ class Tuner:
         if units < least:
             needed = math.ceil(least * self.table.rows / max(1, units)) + 1
             raise TuningError(
-                f"{self.table.rows} labelled rows{_in_clusters(self.table.unit)} cannot show a loss of at most {goal.target:g} at "
-                f"{1.0 - goal.budget:g} confidence, even if no answer were ever worse; that takes {needed} rows at "
-                "least. Add rows, or loosen the target",
+                f"{self.table.rows} labelled rows{_in_clusters(self.table.unit)} cannot show a loss of at most "
+                f"{goal.target:g} at {1.0 - goal.budget:g} confidence, even if no answer were ever worse; that takes "
+                f"{needed} rows at least. Add rows, or loosen the target",
                 needed=needed,
             )
 
@@ -261,8 +261,8 @@ class Tuner:
         rows = max(math.ceil(needed * total / self.certify_units), total + 1)
         return (
             f"nothing that saves could be shown to lose at most {goal.target:g} with {len(self.certify)} rows to "
-            f"certify on{_in_clusters(self.table.unit[self.certify])}; about {rows} labelled rows in all would do, against {total} now. Add rows, or loosen the "
-            "target",
+            f"certify on{_in_clusters(self.table.unit[self.certify])}; about {rows} labelled rows in all "
+            f"would do, against {total} now. Add rows, or loosen the target",
             rows,
         )
 
