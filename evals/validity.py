@@ -22,10 +22,10 @@ import numpy as np
 
 from evals.worlds import EVERY, World
 from router.errors import TuningError
-from router.tuning.certify import unit_losses
 from router.tuning.result import Tuning
 from router.tuning.runs import EvalRun
 from router.tuning.tune import Tuner
+from router.tuning.units import unit_losses
 
 BLOCK = 25
 SEED = 20_260_101

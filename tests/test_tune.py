@@ -249,11 +249,20 @@ def test_a_chain_stops_at_its_first_failure(worse: list[int]) -> None:
 def test_a_plan_that_does_not_save_is_refused_by_the_guard() -> None:
     """The same cost is no saving, nor is one that chance explains."""
     cost = np.full(100, 10.0)
-    loss, more = np.zeros(100), np.zeros(100, bool)
-    assert not saves(Tried(cost, loss, more), cost)
-    assert saves(Tried(cost * 0.9, loss, more), cost)
+    loss, more, each = np.zeros(100), np.zeros(100, bool), np.arange(100)
+    assert not saves(Tried(cost, loss, more), cost, each)
+    assert saves(Tried(cost * 0.9, loss, more), cost, each)
     noisy = cost + np.where(np.arange(100) % 2, 8.0, -8.2)
-    assert not saves(Tried(noisy, loss, more), cost)
+    assert not saves(Tried(noisy, loss, more), cost, each)
+
+
+def test_the_guard_knows_that_rows_of_a_cluster_cost_alike() -> None:
+    """A hundred rows that save are proof, and little when they are of three customers."""
+    cost = np.full(100, 10.0)
+    customer = np.repeat(np.arange(4), 25).astype(np.intp)
+    tried = Tried(cost - np.array([4.0, 4.0, -3.0, -1.0])[customer], np.zeros(100), np.zeros(100, bool))
+    assert saves(tried, cost, np.arange(100))
+    assert not saves(tried, cost, customer)
 
 
 def test_a_certificate_says_what_was_done() -> None:

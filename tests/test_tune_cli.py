@@ -75,11 +75,16 @@ def test_tune_shows_old_and_new_plan_and_the_certificate(run: Cli) -> None:
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
     assert lines[0].startswith("colours: 900 rows; the figures are of the ")
-    assert [line.split("  ")[0] for line in lines[3:6]] == [
+    assert [line.split("  ")[0] for line in lines[3:9]] == [
+        "always small",
         "always large",
+        "random",
+        "oracle",
         "in force: the policy",
         "found",
     ]
+    assert lines[9].startswith("found instead of in force: cost ")
+    assert "test split" not in done.out
     assert "ask small; keep its draft at confidence 0." in done.out
     assert (
         "With 90% confidence calls like these rows lose at most 4 points of quality against always asking large"
@@ -104,6 +109,49 @@ def test_tune_says_the_same_to_programs(run: Cli) -> None:
     assert library.in_force.standing.force == "tuned"  # Written by the command above.
     assert library.old.cost == library.new.cost
     assert found["written"] == "policies/tuned/colours.json"
+
+
+def test_a_plan_in_force_is_compared_with_the_one_found(run: Cli) -> None:
+    """On the same rows, so that the difference has an interval of its own; nothing differs where both are the same."""
+    run("tune", "colours", "--write")
+    found = run("tune", "colours", "--json").json
+    choices = {one["name"]: one for one in found["choices"]}
+    assert choices["in force"]["cost"] == pytest.approx(choices["plan"]["cost"])
+    assert choices["plan"]["loss"] == pytest.approx(found["found"]["loss"])
+    assert found["change"] == {"cost": 0.0, "cost_interval": [0.0, 0.0], "loss": 0.0, "loss_interval": [0.0, 0.0]}
+    assert found["test"] is None
+
+
+def test_a_test_split_has_no_part_in_anything(run: Cli) -> None:
+    """Its rows are the same for every seed, neither choose nor certify, and are reported on."""
+    library = tune_task("colours", test_share=0.25)
+    assert library.certificate is not None
+    assert library.test is not None
+    certificate, apart = library.certificate, library.test.rows
+    assert apart == 225
+    assert certificate.train_rows + certificate.statements["all"].rows + apart == 900
+    other = tune_task("colours", test_share=0.25, seed=1).test
+    assert other is not None
+    assert other.new.top_cost_nusd.tolist() == library.test.new.top_cost_nusd.tolist()
+    done = run("tune", "colours", "--test-share", "0.25")
+    assert "test split: 225 rows that had no part in choosing or certifying" in done.out
+    assert done.out.count("found instead of in force: ") == 2
+    assert run("tune", "colours", "--test-share", "0.9").code == 2
+
+
+def test_with_clusters_every_loss_is_the_mean_of_clusters(run: Cli) -> None:
+    """Table, certificate and check speak of the same thing, and say so."""
+    write_policy(Path("policies"), cluster="customer", target={"max_quality_loss": 0.1, "at_confidence": 0.9})
+    library = tune_task("colours", method="split")
+    assert library.certificate is not None
+    shown, said = library.shown, library.certificate.statements["all"]
+    assert shown.new.clusters == said.clusters
+    assert shown.new.loss == pytest.approx(said.loss)
+    assert shown.new.cost_interval == pytest.approx(said.cost_interval, rel=1e-2)
+    assert next(one.loss for one in shown.choices if one.name == "plan") == pytest.approx(said.loss)
+    done = run("tune", "colours", "--write")
+    assert f"points lost are those of the mean of {said.clusters:,} clusters" in done.out
+    assert "points (the mean of 300 clusters) and costs" in run("tune", "--check").out
 
 
 def test_what_cannot_be_certified_is_exit_code_4(run: Cli) -> None:

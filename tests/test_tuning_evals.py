@@ -11,7 +11,7 @@ import pytest
 
 from evals import validity
 from evals.worlds import EVERY, HEAVY_CLUSTERS, World
-from router.tuning.certify import unit_losses
+from router.tuning.units import unit_losses
 
 
 @pytest.mark.parametrize("world", EVERY, ids=lambda world: world.name)

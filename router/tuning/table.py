@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from router.errors import TuningError
 from router.tuning.features import Columns
 from router.tuning.runs import EvalRun
+from router.tuning.units import units_of
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
@@ -110,7 +111,7 @@ def prepare(run: EvalRun, *, filled: bool = True) -> Table:
     check = np.zeros_like(quality) if kept.check_cost_nusd is None else np.nan_to_num(kept.check_cost_nusd)
     if kept.cluster is not None:
         _require_clusters(kept.cluster)
-    units = np.arange(len(rows)) if kept.cluster is None else _codes(kept.cluster)
+    units = units_of(kept.cluster, len(rows))
     return Table(kept, quality, _costs(kept), check, units, run.rows - len(rows))
 
 
@@ -152,11 +153,6 @@ def _first_copies(row_ids: NDArray[np.object_]) -> NDArray[np.bool_]:
     seen: dict[Any, int] = {}
     first = [seen.setdefault(one, at) == at for at, one in enumerate(row_ids.tolist())]
     return np.array(first, dtype=np.bool_)
-
-
-def _codes(values: NDArray[np.object_]) -> Rows:
-    number: dict[Any, int] = {}
-    return np.array([number.setdefault(value, len(number)) for value in values.tolist()], dtype=np.intp)
 
 
 def split(units: Rows, share: float, most: int, seed: int) -> tuple[Rows, Rows]:
