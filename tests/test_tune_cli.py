@@ -11,10 +11,12 @@ import typer
 from pydantic import TypeAdapter
 
 from router import Policy, Router, load_policy
+from router.core.checks import build_check
+from router.core.policy import AnswerKind
 from router.errors import PolicyError, TuningError
 from router.models.replay import Replay
 from router.testing import ScriptedModels, SimulatedWorld
-from router.tuning import EvalRow, check_tuned, load_run, tune_task
+from router.tuning import EvalRow, check_tuned, load_run, read_labels, read_rows, tune_task
 from router.tuning.looks import looks_path
 from router.tuning.words import certificate_words, plan_words
 from tests.support import Cli
@@ -111,6 +113,58 @@ def test_tune_says_the_same_to_programs(run: Cli) -> None:
     assert found["written"] == "policies/tuned/colours.json"
 
 
+def test_a_missing_key_is_told_before_the_question_about_money(shop: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not after a yes: which variable, for which model, and that nothing was asked."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    data = policy_data()
+    data["models"]["large"]["litellm"] = "openai/gpt-4o"
+    Path("policies/policies.yml").unlink(missing_ok=True)
+    for path in Path("policies").glob("*.y*ml"):
+        path.unlink()
+    Path("policies/all.yml").write_text(json.dumps(data))
+    done = shop("eval", "colours", "--data", "rows.jsonl", "--yes")
+    assert (done.code, done.out) == (2, "")
+    assert "OPENAI_API_KEY" in done.err
+    assert "for large" in done.err
+    assert "nothing was asked" in done.err
+    assert "about $" not in done.err
+
+
+def test_a_run_that_is_not_there_names_the_command_that_makes_it(shop: Cli) -> None:
+    """Not only that a file cannot be read."""
+    done = shop("tune", "colours")
+    assert done.code == 2
+    assert "there is no eval run; make one with `router eval colours --data FILE`" in done.err
+
+
+@pytest.mark.parametrize("target", [0, 1])
+def test_check_tells_what_no_tuning_could_meet(shop: Cli, target: int) -> None:
+    """A target of 0 or 1, before an eval is paid for."""
+    write_policy(Path("policies"), target={"max_quality_loss": target, "at_confidence": 0.9})
+    assert f"finding: task 'colours': `max_quality_loss: {target}` cannot be tuned for" in shop("check").out
+
+
+def test_check_tells_of_labels_that_the_system_text_does_not_name(shop: Cli) -> None:
+    """As after a change of `choice:` alone; a system text that names them all, in any case, is fine."""
+    write_policy(Path("policies"), system="Answer Red or yellow.")
+    assert "note: task 'colours': the system text does not name 'green', 'blue'" in shop("check").out
+    write_policy(Path("policies"), system="Answer Red, Green or Blue.")
+    assert "does not name" not in shop("check").out
+
+
+@pytest.mark.parametrize("head", ["prompt,label", "text,label", " prompt , label ", "text ,label"])
+def test_eval_and_distill_read_the_same_files(shop: Cli, head: str) -> None:
+    """`prompt` or `text`, with or without spaces around the names."""
+    path = Path("rows.csv")
+    path.write_text(head + "\nwhat is it,red\nand that,blue\n")
+    assert [(row.prompt, row.label) for row in read_rows(path)] == [("what is it", "red"), ("and that", "blue")]
+    check = build_check(AnswerKind(choice=("red", "blue")))
+    assert [(one.text, one.label) for one in read_labels(path, check=check)] == [
+        ("what is it", "red"),
+        ("and that", "blue"),
+    ]
+
+
 def test_a_plan_in_force_is_compared_with_the_one_found(run: Cli) -> None:
     """On the same rows, so that the difference has an interval of its own; nothing differs where both are the same."""
     run("tune", "colours", "--write")
@@ -182,7 +236,7 @@ REFUSED: dict[str, tuple[list[dict[str, Any]], list[str], int, str]] = {
         "holds no answer of 'small', 'large'; it has answers of y",
     ),
     "no_label": ([{**row, "correct": None, "reference": None} for row in ROWS], [], 2, "has neither a mark"),
-    "target_1": (ROWS, ["--max-loss", "1.0"], 4, "target: 1.0 is not between 0 and 1"),
+    "target_1": (ROWS, ["--max-loss", "1.0"], 2, "1.0 is not between 0 and 1"),
     "method": (ROWS, ["--method", "magic"], 2, "'magic' is neither split nor crossfit"),
     "seed": (ROWS, ["--seed", "-1"], 2, "--seed"),
     "too_sure": (ROWS, ["--confidence", "0.9999999999999999"], 2, "--confidence"),
@@ -307,7 +361,7 @@ def test_check_fails_when_the_run_no_longer_carries_the_plan(run: Cli) -> None:
     assert "holds other rows or labels than the task was tuned on" in run("tune", "--check").out
     path.unlink()
     done = run("tune", "--check")
-    assert (done.code, "cannot be read" in done.out) == (1, True)
+    assert (done.code, "there is no eval run" in done.out) == (1, True)
 
 
 def test_check_holds_an_untuned_task_to_its_target(run: Cli) -> None:

@@ -62,6 +62,8 @@ def tune(
         raise typer.BadParameter("name a task; only --check takes all of them", param_hint="TASK")
     if method not in ("split", "crossfit"):
         raise typer.BadParameter(f"{method!r} is neither split nor crossfit", param_hint="--method")
+    if max_loss is not None and not 0.0 < max_loss < 1.0:
+        raise typer.BadParameter(f"{max_loss} is not between 0 and 1; 0.02 is two points", param_hint="--max-loss")
     if data is not None:
         _require_target(task, data, policies, environment, max_loss, confidence, test_share)
         done = run_eval(
