@@ -13,7 +13,7 @@ from typing import Any
 from router.core.answer import Attempt
 from router.core.binding import binding, changed
 from router.core.checks import Check, build_check
-from router.core.plan import Plan, Rung, Standing, follow
+from router.core.plan import Force, Plan, Rung, Standing, follow
 from router.core.policy import Policy, Task
 from router.core.pricing import merged
 from router.core.tuned import TunedRung
@@ -135,6 +135,8 @@ def stand(
 ) -> Standing:
     """What is in force for a task: the tuned plan while its certificate holds, else what the policy says."""
     task = loaded.policy.tasks[name]
+    if tuned is not None and tuned.edited:
+        return _edited(task, name, tuned, loaded.policy)
     if tuned is None or tuned.plan is None:
         return Standing()
     certificate = tuned.certificate
@@ -149,6 +151,16 @@ def stand(
         told = f"the tuned plan is stale: {'; '.join(differs)}. Run `router eval` and `router tune`; until then {does}"
         return Standing("tuned" if keep else "top", told, stale=True)
     return _dated(task, certificate.expires if certificate else "", now_s)
+
+
+def _edited(task: Task, name: str, tuned: Tuned, policy: Policy) -> Standing:
+    """What is in force with a file whose numbers are no longer those that were measured."""
+    keep = task.on_stale == "keep" and not _misfit(binding(policy, name)["ladder"], tuned)
+    does = "it is kept, as `on_stale: keep` says" if keep else "every call asks the top rung"
+    redo = f"`router tune {name} --write`" if tuned.plan else f"`router distill {name}`"
+    told = f"{tuned.path} was edited after it was written, so its numbers are no longer those that were measured"
+    force: Force = "top" if not keep else "tuned" if tuned.plan else "policy"
+    return Standing(force, f"{told}. Restore it, or run {redo}; until then {does}", stale=True)
 
 
 def _dated(task: Task, expires: str, now_s: float) -> Standing:

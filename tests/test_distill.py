@@ -694,8 +694,8 @@ FAULTS: dict[str, tuple[Callable[[], object], tuple[str, ...], int, str]] = {
     "no_source": (lambda: Path("labels.csv").unlink(), ("classify",), 2, "labels.csv: cannot be read: No such file"),
     "name_with_a_path": (lambda: None, ("classify", "--name", "../x"), 2, "a local model has a plain name"),
     "unknown_label": (_labels("text,label\na,x\n"), ("classify",), 2, "error: labels.csv:2: the label 'x' names none"),
-    "five_rows": (_labels(csv_text(rows()[:5])), ("classify",), 1, "error: 5 labelled texts are too few; at least 40"),
-    "one_label": (_labels(csv_text(rows(("bug",), 50))), ("classify",), 1, "error: all 50 texts have the label 'bug'"),
+    "five_rows": (_labels(csv_text(rows()[:5])), ("classify",), 2, "error: 5 labelled texts are too few; at least 40"),
+    "one_label": (_labels(csv_text(rows(("bug",), 50))), ("classify",), 2, "error: all 50 texts have the label 'bug'"),
     "too_large": (lambda: huge(Path("labels.csv")), ("classify",), 2, "error: labels.csv: has 2,147,483,648 bytes"),
     "encoding": (
         lambda: Path("labels.csv").write_bytes("text,label\nStraße,bug\n".encode("latin-1")),

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from router.tuning.certify import Test as LossTest
-from router.tuning.certify import unit_losses
 from router.tuning.pvalues import NUISANCE_SHARE, betting, binomial, trinomial
+from router.tuning.units import unit_losses
 
 TARGETS = st.sampled_from([0.01, 0.02, 0.05, 0.1, 0.3])
 

@@ -474,7 +474,7 @@ def test_an_artefact_survives_a_round_trip(tmp_path: Path) -> None:
     """Plan, groups, certificate and served ids are read back as they were written."""
     made = artefact(make_policy(MODELS), GROUPS, served=SERVED, provenance={"run": "runs/colours.jsonl"})
     path = write_artefact(tmp_path, made)
-    assert TypeAdapter(Artefact).validate_json(path.read_bytes()) == made
+    assert replace(TypeAdapter(Artefact).validate_json(path.read_bytes()), digest=None) == made
 
 
 def test_a_local_model_that_was_trained_anew_makes_the_plan_stale(tmp_path: Path) -> None:

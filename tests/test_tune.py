@@ -249,11 +249,20 @@ def test_a_chain_stops_at_its_first_failure(worse: list[int]) -> None:
 def test_a_plan_that_does_not_save_is_refused_by_the_guard() -> None:
     """The same cost is no saving, nor is one that chance explains."""
     cost = np.full(100, 10.0)
-    loss, more = np.zeros(100), np.zeros(100, bool)
-    assert not saves(Tried(cost, loss, more), cost)
-    assert saves(Tried(cost * 0.9, loss, more), cost)
+    loss, more, each = np.zeros(100), np.zeros(100, bool), np.arange(100)
+    assert not saves(Tried(cost, loss, more), cost, each)
+    assert saves(Tried(cost * 0.9, loss, more), cost, each)
     noisy = cost + np.where(np.arange(100) % 2, 8.0, -8.2)
-    assert not saves(Tried(noisy, loss, more), cost)
+    assert not saves(Tried(noisy, loss, more), cost, each)
+
+
+def test_the_guard_knows_that_rows_of_a_cluster_cost_alike() -> None:
+    """A hundred rows that save are proof, and little when they are of three customers."""
+    cost = np.full(100, 10.0)
+    customer = np.repeat(np.arange(4), 25).astype(np.intp)
+    tried = Tried(cost - np.array([4.0, 4.0, -3.0, -1.0])[customer], np.zeros(100), np.zeros(100, bool))
+    assert saves(tried, cost, np.arange(100))
+    assert not saves(tried, cost, customer)
 
 
 def test_a_certificate_says_what_was_done() -> None:
@@ -295,6 +304,23 @@ def test_a_certificate_of_clusters_counts_each_once() -> None:
     assert f"rows in {one.clusters:,} clusters" in said
     assert "Each cluster counts once" in said
     assert "luster" not in " ".join(certificate_words(plain(found.certificate), "m1"))
+
+
+def test_a_split_counts_clusters_not_rows() -> None:
+    """Whatever the sizes, each cluster is as likely as any other to certify: else the largest would rarely do."""
+    units = np.repeat(np.arange(101), [1] * 100 + [900])
+    held = [np.isin(100, units[split(units, 0.35, 10_000, seed)[1]]) for seed in range(400)]
+    assert 0.58 < np.mean(held) < 0.72
+    train, certify = split(units, 0.35, 10_000, 0)
+    assert len(np.unique(units[train])) == 35
+    assert not set(units[train]) & set(units[certify])
+
+
+def test_with_clusters_it_is_clusters_that_must_do() -> None:
+    """Ten thousand rows of ten customers are ten: refused, with the number that counts."""
+    run = replace(draw(PAIR, 1000), cluster=(np.arange(1000) % 10).astype(object))
+    with pytest.raises(TuningError, match=r"1000 labelled rows \(in 10 clusters, each of which counts once\)"):
+        tune(run, target=0.05, at_confidence=0.9)
 
 
 def plain(certificate: Certificate) -> Certificate:

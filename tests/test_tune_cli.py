@@ -11,10 +11,12 @@ import typer
 from pydantic import TypeAdapter
 
 from router import Policy, Router, load_policy
+from router.core.checks import build_check
+from router.core.policy import AnswerKind
 from router.errors import PolicyError, TuningError
 from router.models.replay import Replay
 from router.testing import ScriptedModels, SimulatedWorld
-from router.tuning import EvalRow, check_tuned, load_run, tune_task
+from router.tuning import EvalRow, check_tuned, load_run, read_labels, read_rows, tune_task
 from router.tuning.looks import looks_path
 from router.tuning.words import certificate_words, plan_words
 from tests.support import Cli
@@ -75,11 +77,16 @@ def test_tune_shows_old_and_new_plan_and_the_certificate(run: Cli) -> None:
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
     assert lines[0].startswith("colours: 900 rows; the figures are of the ")
-    assert [line.split("  ")[0] for line in lines[3:6]] == [
+    assert [line.split("  ")[0] for line in lines[3:9]] == [
+        "always small",
         "always large",
+        "random",
+        "oracle",
         "in force: the policy",
         "found",
     ]
+    assert lines[9].startswith("found instead of in force: cost ")
+    assert "test split" not in done.out
     assert "ask small; keep its draft at confidence 0." in done.out
     assert (
         "With 90% confidence calls like these rows lose at most 4 points of quality against always asking large"
@@ -104,6 +111,101 @@ def test_tune_says_the_same_to_programs(run: Cli) -> None:
     assert library.in_force.standing.force == "tuned"  # Written by the command above.
     assert library.old.cost == library.new.cost
     assert found["written"] == "policies/tuned/colours.json"
+
+
+def test_a_missing_key_is_told_before_the_question_about_money(shop: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not after a yes: which variable, for which model, and that nothing was asked."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    data = policy_data()
+    data["models"]["large"]["litellm"] = "openai/gpt-4o"
+    Path("policies/policies.yml").unlink(missing_ok=True)
+    for path in Path("policies").glob("*.y*ml"):
+        path.unlink()
+    Path("policies/all.yml").write_text(json.dumps(data))
+    done = shop("eval", "colours", "--data", "rows.jsonl", "--yes")
+    assert (done.code, done.out) == (2, "")
+    assert "OPENAI_API_KEY" in done.err
+    assert "for large" in done.err
+    assert "nothing was asked" in done.err
+    assert "about $" not in done.err
+
+
+def test_a_run_that_is_not_there_names_the_command_that_makes_it(shop: Cli) -> None:
+    """Not only that a file cannot be read."""
+    done = shop("tune", "colours")
+    assert done.code == 2
+    assert "there is no eval run; make one with `router eval colours --data FILE`" in done.err
+
+
+@pytest.mark.parametrize("target", [0, 1])
+def test_check_tells_what_no_tuning_could_meet(shop: Cli, target: int) -> None:
+    """A target of 0 or 1, before an eval is paid for."""
+    write_policy(Path("policies"), target={"max_quality_loss": target, "at_confidence": 0.9})
+    assert f"finding: task 'colours': `max_quality_loss: {target}` cannot be tuned for" in shop("check").out
+
+
+def test_check_tells_of_labels_that_the_system_text_does_not_name(shop: Cli) -> None:
+    """As after a change of `choice:` alone; a system text that names them all, in any case, is fine."""
+    write_policy(Path("policies"), system="Answer Red or yellow.")
+    assert "note: task 'colours': the system text does not name 'green', 'blue'" in shop("check").out
+    write_policy(Path("policies"), system="Answer Red, Green or Blue.")
+    assert "does not name" not in shop("check").out
+
+
+@pytest.mark.parametrize("head", ["prompt,label", "text,label", " prompt , label ", "text ,label"])
+def test_eval_and_distill_read_the_same_files(shop: Cli, head: str) -> None:
+    """`prompt` or `text`, with or without spaces around the names."""
+    path = Path("rows.csv")
+    path.write_text(head + "\nwhat is it,red\nand that,blue\n")
+    assert [(row.prompt, row.label) for row in read_rows(path)] == [("what is it", "red"), ("and that", "blue")]
+    check = build_check(AnswerKind(choice=("red", "blue")))
+    assert [(one.text, one.label) for one in read_labels(path, check=check)] == [
+        ("what is it", "red"),
+        ("and that", "blue"),
+    ]
+
+
+def test_a_plan_in_force_is_compared_with_the_one_found(run: Cli) -> None:
+    """On the same rows, so that the difference has an interval of its own; nothing differs where both are the same."""
+    run("tune", "colours", "--write")
+    found = run("tune", "colours", "--json").json
+    choices = {one["name"]: one for one in found["choices"]}
+    assert choices["in force"]["cost"] == pytest.approx(choices["plan"]["cost"])
+    assert choices["plan"]["loss"] == pytest.approx(found["found"]["loss"])
+    assert found["change"] == {"cost": 0.0, "cost_interval": [0.0, 0.0], "loss": 0.0, "loss_interval": [0.0, 0.0]}
+    assert found["test"] is None
+
+
+def test_a_test_split_has_no_part_in_anything(run: Cli) -> None:
+    """Its rows are the same for every seed, neither choose nor certify, and are reported on."""
+    library = tune_task("colours", test_share=0.25)
+    assert library.certificate is not None
+    assert library.test is not None
+    certificate, apart = library.certificate, library.test.rows
+    assert apart == 225
+    assert certificate.train_rows + certificate.statements["all"].rows + apart == 900
+    other = tune_task("colours", test_share=0.25, seed=1).test
+    assert other is not None
+    assert other.new.top_cost_nusd.tolist() == library.test.new.top_cost_nusd.tolist()
+    done = run("tune", "colours", "--test-share", "0.25")
+    assert "test split: 225 rows that had no part in choosing or certifying" in done.out
+    assert done.out.count("found instead of in force: ") == 2
+    assert run("tune", "colours", "--test-share", "0.9").code == 2
+
+
+def test_with_clusters_every_loss_is_the_mean_of_clusters(run: Cli) -> None:
+    """Table, certificate and check speak of the same thing, and say so."""
+    write_policy(Path("policies"), cluster="customer", target={"max_quality_loss": 0.1, "at_confidence": 0.9})
+    library = tune_task("colours", method="split")
+    assert library.certificate is not None
+    shown, said = library.shown, library.certificate.statements["all"]
+    assert shown.new.clusters == said.clusters
+    assert shown.new.loss == pytest.approx(said.loss)
+    assert shown.new.cost_interval == pytest.approx(said.cost_interval, rel=1e-2)
+    assert next(one.loss for one in shown.choices if one.name == "plan") == pytest.approx(said.loss)
+    done = run("tune", "colours", "--write")
+    assert f"points lost are those of the mean of {said.clusters:,} clusters" in done.out
+    assert "points (the mean of 300 clusters) and costs" in run("tune", "--check").out
 
 
 def test_what_cannot_be_certified_is_exit_code_4(run: Cli) -> None:
@@ -134,7 +236,7 @@ REFUSED: dict[str, tuple[list[dict[str, Any]], list[str], int, str]] = {
         "holds no answer of 'small', 'large'; it has answers of y",
     ),
     "no_label": ([{**row, "correct": None, "reference": None} for row in ROWS], [], 2, "has neither a mark"),
-    "target_1": (ROWS, ["--max-loss", "1.0"], 4, "target: 1.0 is not between 0 and 1"),
+    "target_1": (ROWS, ["--max-loss", "1.0"], 2, "1.0 is not between 0 and 1"),
     "method": (ROWS, ["--method", "magic"], 2, "'magic' is neither split nor crossfit"),
     "seed": (ROWS, ["--seed", "-1"], 2, "--seed"),
     "too_sure": (ROWS, ["--confidence", "0.9999999999999999"], 2, "--confidence"),
@@ -259,7 +361,7 @@ def test_check_fails_when_the_run_no_longer_carries_the_plan(run: Cli) -> None:
     assert "holds other rows or labels than the task was tuned on" in run("tune", "--check").out
     path.unlink()
     done = run("tune", "--check")
-    assert (done.code, "cannot be read" in done.out) == (1, True)
+    assert (done.code, "there is no eval run" in done.out) == (1, True)
 
 
 def test_check_holds_an_untuned_task_to_its_target(run: Cli) -> None:

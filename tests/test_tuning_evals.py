@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from evals import validity
-from evals.worlds import CROSSFIT, WORLDS, World
+from evals.worlds import EVERY, HEAVY_CLUSTERS, World
+from router.tuning.units import unit_losses
 
 
-@pytest.mark.parametrize("world", [*WORLDS, CROSSFIT], ids=lambda world: world.name)
+@pytest.mark.parametrize("world", EVERY, ids=lambda world: world.name)
 def test_every_world_can_be_tuned_and_measured(world: World) -> None:
     """One pipeline, the same each time."""
     first = validity.pipeline(world, 1, 0)
@@ -27,11 +28,39 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path, capsys: pytest.CaptureFi
     """Counts that are kept are not made again."""
     out = tmp_path / "counts.json"
     done = {"pipelines": 2.0, "false": 0.0, "certified": 1.0, "cost_change": -0.5}
-    kept = {world.name: done for world in (*WORLDS, CROSSFIT)}
+    kept = {world.name: done for world in EVERY}
     out.write_text(json.dumps({"seed": validity.SEED, "worlds": kept}))
     assert validity.main(["--pipelines", "2", "--jobs", "1", "--out", str(out), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert {(row["pipelines"], row["certified"], row["cost_change"]) for row in rows} == {(2, 0.5, -0.25)}
+
+
+def test_chosen_worlds_are_run_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Part of a name is enough; the others' counts stay; a name that no world has is told."""
+    out = tmp_path / "counts.json"
+    done = {"pipelines": 9.0, "false": 0.0, "certified": 1.0, "cost_change": -0.5}
+    out.write_text(json.dumps({"seed": validity.SEED, "worlds": {EVERY[0].name: done}}))
+    run = ["--pipelines", "1", "--jobs", "1", "--out", str(out), "--json"]
+    assert validity.main([*run, "--worlds", "unlike sizes"]) == 0
+    assert [row["world"] for row in json.loads(capsys.readouterr().out)["rows"]] == [HEAVY_CLUSTERS.name]
+    kept = json.loads(out.read_text())["worlds"]
+    assert kept[EVERY[0].name] == done
+    assert kept[HEAVY_CLUSTERS.name]["pipelines"] == 1
+    with pytest.raises(SystemExit, match="no world has 'moon' in its name"):
+        validity.main([*run, "--worlds", "moon"])
+
+
+def test_heavy_clusters_are_measured_by_cluster() -> None:
+    """A small model that does badly in short documents only loses little by row and much by cluster."""
+    run = HEAVY_CLUSTERS.draw(np.random.default_rng(0), 100_000)
+    assert run.cluster is not None
+    cluster = run.cluster.astype(np.intp)
+    sizes = np.bincount(cluster)
+    lost = run.quality[:, 1] - run.quality[:, 0]
+    assert sizes.max() > 50 * sizes.mean()
+    assert lost.mean() < HEAVY_CLUSTERS.target < unit_losses(lost, cluster).mean()
+    whole = np.bincount(cluster, weights=run.quality[:, 0]) / sizes
+    assert set(np.unique(whole)) == {0.0, 1.0}
 
 
 def test_certified_savings_runs_on_any_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,6 +26,7 @@ from router.errors import (
     ReplayMiss,
     RouterError,
     RouterWarning,
+    TuningError,
     UnknownTask,
 )
 
@@ -146,6 +147,6 @@ def _exit_code(error: RouterError) -> int:
             return 3
         case ReplayMiss():
             return 1
-        case PolicyError() | UnknownTask() | InvalidCall() | RecordingError():
+        case PolicyError() | UnknownTask() | InvalidCall() | RecordingError() | TuningError():
             return 2
     return 1

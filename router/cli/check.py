@@ -43,10 +43,10 @@ def check(policies: Policies = None, environment: Environment = None, as_json: A
     for name in loaded.policy.tasks:
         plan = router.plan(name)
         findings += _findings(plan, models)
-        notes += _dearer_first(plan)
+        notes += _dearer_first(plan) + _unnamed_labels(plan)
         tasks.append(_about(plan))
     findings += _stray_tuned(loaded)
-    notes += [*_missing_keys(loaded), *_unused(loaded)]
+    notes += [*_missing_keys(loaded), *_unused(loaded), *_undigested(loaded)]
     if top_only():
         findings.append("ROUTER_DISABLE=top is set: every call goes to the top rung; unset it to have the cascade back")
     if as_json:
@@ -94,7 +94,23 @@ def _findings(plan: Plan, models: RealModels) -> list[str]:
     ]
     if plan.standing.problem:
         found.append(f"{task}: {plan.standing.problem}")
+    target = plan.task.target
+    if target is not None and target.max_quality_loss in (0.0, 1.0):
+        found.append(
+            f"{task}: `max_quality_loss: {target.max_quality_loss:g}` cannot be tuned for; give a share between 0 and "
+            "1, such as 0.02 for two points"
+        )
     return found + _unaffordable(plan)
+
+
+def _unnamed_labels(plan: Plan) -> list[str]:
+    """Labels that the system text does not name, most likely because it names those of another task."""
+    labels, system = plan.task.answer.choice, plan.task.system
+    if not labels or not system:
+        return []
+    unnamed = [label for label in labels if label.casefold() not in system.casefold()]
+    told = f"task {plan.task_name!r}: the system text does not name {', '.join(map(repr, unnamed))}"
+    return [f"{told} of `answer: {{choice: ...}}`; models can only answer what they are told of"] if unnamed else []
 
 
 def _rung(rung: Rung) -> dict[str, Any]:
@@ -175,6 +191,18 @@ def _missing_keys(loaded: Loaded) -> list[str]:
         f"{key.removeprefix('missing: ')} before {', '.join(names)} can be asked"
         for key, names in waiting.items()
         if key.startswith("missing: ")
+    ]
+
+
+def _undigested(loaded: Loaded) -> list[str]:
+    """Tuned files that cannot tell whether they were edited."""
+    from router.spec import load_tuned
+
+    return [
+        f"{tuned.path}: was written before tuned files carried a digest, so an edit would not be noticed; "
+        f"`router tune {name} --write` gives it one"
+        for name in loaded.policy.tasks
+        if loaded.folder and (tuned := load_tuned(loaded.folder, name, loaded.policy)) and not tuned.digest
     ]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router.cli.common import AsJson, Environment, Home, Policies, counted, print_json
+from router.cli.common import AsJson, Environment, Home, Policies, Refused, counted, print_json
 
 if TYPE_CHECKING:
     from router.tuning import Estimate, Eval, Evaluated
@@ -91,8 +91,16 @@ def run_eval(
     work = Eval(task, read_rows(data)[:limit], run or run_path(task), fields=names, backend=backend, **settings)
     estimate = work.estimate()
     if estimate.requests and replay is None:
+        _require_keys(work)
         _ask_first(work, estimate, settings.get("max_usd"), yes=yes)
     return _run(work, estimate.requests, quiet=quiet)
+
+
+def _require_keys(work: Eval) -> None:
+    """A key that is missing is told before the question about money."""
+    if missing := work.missing_keys():
+        told = "; ".join(f"{key}, for {', '.join(names)}" for key, names in missing.items())
+        raise Refused(f"a key is missing: {told}. Set it and run the same command; nothing was asked", exit_code=2)
 
 
 def _ask_first(work: Eval, estimate: Estimate, max_usd: float | None, *, yes: bool) -> None:

@@ -13,7 +13,7 @@ from router.cli.evaluate import Fields, Grader, Tolerance, run_eval
 from router.errors import TuningError
 
 if TYPE_CHECKING:
-    from router.tuning import Realised, TaskTuning, Verified
+    from router.tuning import Realised, Report, TaskTuning, Verified
 
 _FINDING, _NOT_CERTIFIABLE = 1, 4
 
@@ -34,6 +34,9 @@ def tune(
     each_alone: Annotated[bool, typer.Option(help="With `group:`: each certificate by itself.")] = False,
     only_look: Annotated[bool, typer.Option(help="Spend the rows' whole error budget on this look.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the split.")] = 0,
+    test_share: Annotated[
+        float, typer.Option(min=0.0, max=0.8, help="Share of the rows that is only reported on.")
+    ] = 0.0,
     valid_days: Annotated[int, typer.Option(min=1, max=36_500, help="Days until the certificate runs out.")] = 180,
     grader: Grader = None,
     tolerance: Tolerance = 0.0,
@@ -59,8 +62,10 @@ def tune(
         raise typer.BadParameter("name a task; only --check takes all of them", param_hint="TASK")
     if method not in ("split", "crossfit"):
         raise typer.BadParameter(f"{method!r} is neither split nor crossfit", param_hint="--method")
+    if max_loss is not None and not 0.0 < max_loss < 1.0:
+        raise typer.BadParameter(f"{max_loss} is not between 0 and 1; 0.02 is two points", param_hint="--max-loss")
     if data is not None:
-        _require_target(task, data, policies, environment, max_loss, confidence)
+        _require_target(task, data, policies, environment, max_loss, confidence, test_share)
         done = run_eval(
             task,
             data,
@@ -94,6 +99,7 @@ def tune(
             each_alone=each_alone,
             only_look=only_look,
             seed=seed,
+            test_share=test_share,
             valid_days=valid_days,
         )
     except TuningError as error:
@@ -114,6 +120,7 @@ def _require_target(
     environment: str | None,
     max_loss: float | None,
     confidence: float | None,
+    test_share: float,
 ) -> None:
     """What no answers could mend is said before any is paid for."""
     from router.tuning import read_rows
@@ -127,6 +134,7 @@ def _require_target(
             environment=environment,
             max_quality_loss=max_loss,
             at_confidence=confidence,
+            test_share=test_share,
         )
     except TuningError as error:
         typer.echo(f"not certifiable: {error}; nothing was asked", err=True)
@@ -139,16 +147,10 @@ def _print(tuned: TaskTuning, written: Path | None) -> None:
     top = tuned.run.models[-1]
     rows = len(tuned.new.model)
     typer.echo(f"{tuned.task}: {tuned.run.rows:,} rows; the figures are of the {rows:,} rows for certifying\n")
-    columns = ["", "cost", "points lost", "escalated"]
-    lines = [
-        [f"always {top}", "100.0%", "0.00", ""],
-        _line(f"in force: {in_force_words(tuned.in_force)}", tuned.old),
-    ]
-    if tuned.tuning.certified:
-        lines.append(_line("found", tuned.new))
-    print_table(columns, lines, numbers=columns[1:])
-    typer.echo("intervals are 90 %\n")
-    _print_quality(tuned)
+    _print_report(tuned, tuned.shown, in_force_words(tuned.in_force))
+    if tuned.test is not None:
+        typer.echo(f"test split: {tuned.test.rows:,} rows that had no part in choosing or certifying\n")
+        _print_report(tuned, tuned.test, in_force_words(tuned.in_force))
     if not tuned.tuning.certified:
         say(f"not certifiable: {tuned.tuning.refusal}")
         typer.echo("nothing was written. The safe plan is always the top rung: `ladder: [" + top + "]`")
@@ -166,9 +168,41 @@ def _print(tuned: TaskTuning, written: Path | None) -> None:
     typer.echo(f"wrote {written}" if written else f"nothing was written; --write puts it into tuned/{tuned.task}.json")
 
 
-def _print_quality(tuned: TaskTuning) -> None:
+def _print_report(tuned: TaskTuning, shown: Report, in_force: str) -> None:
+    """What could be done with these rows, what is done now and what was found; drafts are charged everywhere."""
+    columns = ["", "cost", "points lost", "escalated"]
+    others = [one for one in shown.choices if one.name in (*tuned.run.models, "random", "oracle")]
+    lines = [
+        [
+            f"always {one.name}" if one.name in tuned.run.models else one.name,
+            percent(one.cost),
+            f"{100 * one.loss:.2f}",
+            "",
+        ]
+        for one in others
+    ]
+    lines.append(_line(f"in force: {in_force}", shown.old))
+    if tuned.tuning.certified:
+        lines.append(_line("found", shown.new))
+    print_table(columns, lines, numbers=columns[1:])
+    if tuned.tuning.certified:
+        cost, lost = shown.change.cost, shown.change.loss
+        (low, high), (least, most) = shown.change.cost_interval, shown.change.loss_interval
+        say(
+            f"found instead of in force: cost {100 * cost:+.1f}% ({100 * low:+.1f}% to {100 * high:+.1f}%) of the top "
+            f"rung, points lost {100 * lost:+.2f} ({100 * least:+.2f} to {100 * most:+.2f})"
+        )
+    if shown.new.clusters:
+        say(
+            f"points lost are those of the mean of {shown.new.clusters:,} clusters; cost and escalated of the mean call"
+        )
+    typer.echo("intervals are 90 %\n")
+    _print_quality(shown, tuned.run.models[-1])
+
+
+def _print_quality(shown: Report, top: str) -> None:
     """What the fitted confidence is worth, model by model; the top rung's decides nothing."""
-    drafts = {name: one for name, one in tuned.quality.items() if name != tuned.run.models[-1]}
+    drafts = {name: one for name, one in shown.quality.items() if name != top}
     if not drafts:
         return
     figures = {
@@ -225,7 +259,10 @@ def _as_plain(tuned: TaskTuning, written: Path | None) -> dict[str, Any]:
         "plan": asdict(tuned.plan),
         "certificate": asdict(tuned.certificate) if tuned.certificate else None,
         "stricter": [one._asdict() for one in tuned.stricter],
-        "quality": {name: one.as_json() for name, one in tuned.quality.items()},
+        "quality": {name: one.as_json() for name, one in tuned.shown.quality.items()},
+        "choices": [one._asdict() for one in tuned.shown.choices],
+        "change": tuned.shown.change._asdict(),
+        "test": tuned.test.as_json() if tuned.test else None,
         "written": str(written) if written else None,
     }
 
@@ -251,7 +288,8 @@ def _print_checks(found: list[Verified], *, as_json: bool) -> None:
     for one in found:
         if one.realised is not None:
             loss, cost = 100 * one.realised.loss, percent(one.realised.cost)
-            typer.echo(f"{one.task}: loses {loss:.2f} points and costs {cost} of the top rung alone on {one.run}")
+            of = f" (the mean of {one.realised.clusters:,} clusters)" if one.realised.clusters else ""
+            typer.echo(f"{one.task}: loses {loss:.2f} points{of} and costs {cost} of the top rung alone on {one.run}")
         if one.standing.problem and not one.standing.stale:
             typer.echo(f"{one.task}: {one.standing.problem}")
         for finding in one.findings:

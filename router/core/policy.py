@@ -324,7 +324,8 @@ class Task:
     group: Text | None = None
     """Metadata key whose values are certified and routed one by one; a value that was not certified asks the top."""
     on_stale: Literal["top", "keep", "refuse"] = "top"
-    """When a certificate does not cover the policy or a call: ask the top rung, keep the tuned plan, or refuse."""
+    """When a certificate does not cover the policy or a call, or the tuned file was edited: ask the top rung, keep the
+    tuned plan, or refuse."""
     on_expired: Literal["keep", "top"] = "keep"
     """When a certificate is past its date: keep the tuned plan, or ask the top rung. Both warn, from 14 days before."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from router.core.binding import digest
 from router.core.calibration import Calibrator
 from router.core.params import suggestion
 from router.core.policy import STRICT, Limit, Name, Policy, Text
@@ -65,6 +67,9 @@ class Artefact:
     """By model, the ids that providers served in the eval run; another one makes the certificate stale."""
     provenance: Mapping[str, Any] | None = None
     """Where the numbers come from, by model: data, rows, versions. Not used, only kept."""
+    digest: Text | None = None
+    """Of all the rest as it was written. It tells an edit by hand from what was measured; it is no protection against
+    somebody who means to deceive."""
 
 
 _ADAPTER = TypeAdapter(Artefact)
@@ -91,6 +96,10 @@ class Tuned:
     """The file."""
     run: str = ""
     """The eval run that it was tuned on, where it says so."""
+    digest: str = ""
+    """What the file says it held when it was written; empty in files older than digests."""
+    edited: bool = False
+    """Whether it holds something else by now."""
 
 
 def load_tuned(folder: Path, task: str, policy: Policy) -> Tuned | None:
@@ -129,6 +138,8 @@ def load_tuned(folder: Path, task: str, policy: Policy) -> Tuned | None:
         served=artefact.served,
         path=str(path),
         run=str((artefact.provenance or {}).get("run", "")),
+        digest=artefact.digest or "",
+        edited=_edited(artefact, raw),
         **by_model,
     )
 
@@ -159,15 +170,21 @@ def write_tuned(folder: Path, task: str, entry: ModelCalibrators, provenance: Ma
     Raises
     ------
     PolicyError
-        The artefact that is there cannot be read.
+        The artefact that is there cannot be read, or was edited by hand.
     """
     path = folder / "tuned" / f"{task}.json"
     before = Artefact(version=1, task=task, models=())
     if path.exists():
         try:
-            before = _ADAPTER.validate_json(path.read_bytes())
+            raw = path.read_bytes()
+            before = _ADAPTER.validate_json(raw)
         except ValidationError as error:
             raise PolicyError("cannot be read, so nothing was written; delete it first", path=str(path)) from error
+        if _edited(before, raw):  # A new digest would pass the edit off as measured.
+            raise PolicyError(
+                "was edited by hand, so nothing was written; restore it, or delete it first",
+                path=str(path),
+            )
     if before.plan and entry.model in before.plan.models:
         before = replace(before, plan=None, certificate=None, served={})
     others = tuple(one for one in before.models if one.model != entry.model)
@@ -176,16 +193,39 @@ def write_tuned(folder: Path, task: str, entry: ModelCalibrators, provenance: Ma
 
 
 def write_artefact(folder: Path, artefact: Artefact) -> Path:
-    """Write the artefact of a task, whole or not at all."""
+    """Write the artefact of a task with its digest, whole or not at all."""
     path = folder / "tuned" / f"{artefact.task}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        draft.write_bytes(_ADAPTER.dump_json(artefact, indent=2, exclude_none=True) + b"\n")
+        sealed = replace(artefact, digest=_content_digest(_dumped(replace(artefact, digest=None))))
+        draft.write_bytes(_dumped(sealed) + b"\n")
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
     return path
+
+
+def _dumped(artefact: Artefact) -> bytes:
+    return _ADAPTER.dump_json(artefact, indent=2, exclude_none=True)
+
+
+def _edited(artefact: Artefact, raw: bytes) -> bool:
+    """Whether a file no longer holds what was written; one that is older than digests cannot tell."""
+    return artefact.digest is not None and artefact.digest != _content_digest(raw)
+
+
+def _content_digest(raw: bytes) -> str:
+    """Of every value in a file but its digest, the same however its JSON is laid out."""
+    content = json.loads(raw, parse_float=_number)
+    content.pop("digest", None)
+    return digest(content)
+
+
+def _number(text: str) -> float | int:
+    """1.0 and 1 are one number, and some formatters write the one for the other."""
+    value = float(text)
+    return int(value) if value.is_integer() else value
 
 
 @contextmanager

@@ -1,10 +1,12 @@
 """Offline work on a user's own data: eval runs, fitting (the only door to scikit-learn), plans and certificates."""
 
+from router.tuning.compare import Change, Choice, change, compare
 from router.tuning.distill import Distilled, distill
 from router.tuning.evaluate import Estimate, Eval, Evaluated, Progress
 from router.tuning.graders import GRADERS, Grader, build_grader
 from router.tuning.labels import LabelledText, read_labels
 from router.tuning.loading import load_columns, load_run
+from router.tuning.report import Report
 from router.tuning.result import Applied, Tuning
 from router.tuning.rows import EvalRow, read_rows
 from router.tuning.runs import EvalRun
@@ -16,6 +18,8 @@ from router.tuning.verify import Verified, check_tuned
 __all__ = [
     "GRADERS",
     "Applied",
+    "Change",
+    "Choice",
     "Distilled",
     "Estimate",
     "Eval",
@@ -26,12 +30,15 @@ __all__ = [
     "LabelledText",
     "Progress",
     "Realised",
+    "Report",
     "TaskTuning",
     "Tuner",
     "Tuning",
     "Verified",
     "build_grader",
+    "change",
     "check_tuned",
+    "compare",
     "distill",
     "load_columns",
     "load_run",

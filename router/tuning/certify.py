@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from router.core.tuned import Statement
 from router.tuning.pvalues import betting, binomial, trinomial
 from router.tuning.table import Table
+from router.tuning.units import error_of_mean, unit_losses
 
 Floats = NDArray[np.float64]
 LossKind = Literal["signed", "never_worse"]
@@ -72,18 +73,6 @@ def test_for(table: Table, loss: LossKind, data_seed: int) -> Test:
     return Test(loss, "exact" if exact else "betting", table.unit, data_seed)
 
 
-def unit_losses(loss: Floats, unit: NDArray[np.intp]) -> Floats:
-    """One loss for each unit, the mean of its rows: each unit counts once, however many rows it has.
-
-    So its bounds, -1 and 1, are known beforehand. Weights by rows would need a bound on the size of units to come,
-    which the largest one seen is not.
-    """
-    if len(np.unique(unit)) == len(unit):
-        return loss
-    _, codes, sizes = np.unique(unit, return_inverse=True, return_counts=True)
-    return np.asarray(np.bincount(codes, weights=loss) / sizes)
-
-
 class Tried(NamedTuple):
     """One setting on the certify split."""
 
@@ -119,17 +108,17 @@ def walk(count: int, tried: Callable[[int], Tried], test: Test, target: float, s
     return Passed(tuple(range(count)), tuple(p_values))
 
 
-def saves(tried: Tried, top_cost: Floats) -> bool:
+def saves(tried: Tried, top_cost: Floats, unit: NDArray[np.intp]) -> bool:
     """The break-even guard: cheaper than always the top rung with 90 % confidence, not only on average."""
     saved = top_cost - tried.cost
-    return bool(saved.mean() > 1.282 * saved.std() / math.sqrt(len(saved)))
+    return bool(saved.mean() > 1.282 * error_of_mean(saved, unit))
 
 
 def statement(tried: Tried, top_cost: Floats, test: Test, share: float, tested: int, p_value: float) -> Statement:
     """What was shown of one plan."""
     ratio = tried.cost.mean() / top_cost.mean()
     # The delta method for a ratio of two means of the same rows.
-    spread = float((tried.cost - ratio * top_cost).std() / top_cost.mean() / math.sqrt(len(top_cost)))
+    spread = error_of_mean(tried.cost - ratio * top_cost, test.unit) / float(top_cost.mean())
     units = len(np.unique(test.unit))
     return Statement(
         rows=len(top_cost),

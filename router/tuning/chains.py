@@ -64,7 +64,7 @@ class Chains:
         passed, tested = self._walk()
         top_cost = self.table.cost[:, self.table.top]
         for one in sorted(passed, key=lambda one: (float(one.tried.cost.mean()), len(one.rungs))):
-            if saves(one.tried, top_cost):
+            if saves(one.tried, top_cost, self.test.unit):
                 said = statement(one.tried, top_cost, self.test, one.share, tested, one.p_value)
                 return Kept(one.rungs, said, one.family)
         return None

@@ -1,4 +1,4 @@
-"""A plan beside what else could be done, on one cost axis that charges every draft."""
+"""A plan beside what else could be done, on one cost axis that charges every draft; and one plan against another."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from router.core.plan import Plan
 from router.tuning.result import Tuning
 from router.tuning.runs import EvalRun
+from router.tuning.simulate import Interval, Realised, interval, simulate
+from router.tuning.units import unit_losses, units_of
 
 
 class Choice(NamedTuple):
@@ -17,19 +20,32 @@ class Choice(NamedTuple):
     cost: float
     """Mean cost as a share of always the top rung."""
     loss: float
-    """Mean quality lost against the top rung."""
+    """Mean quality lost against the top rung: by row, or by cluster where the run has clusters."""
 
 
-def compare(tuning: Tuning, run: EvalRun, target: float) -> tuple[Choice, ...]:
+class Change(NamedTuple):
+    """What one plan costs and loses more than another on the same rows; below 0 where it is less."""
+
+    cost: float
+    """As a share of always the top rung."""
+    cost_interval: Interval
+    loss: float
+    """By row, or by cluster where the run has clusters."""
+    loss_interval: Interval
+
+
+def compare(tuning: Tuning, run: EvalRun, target: float, *, in_force: Plan | None = None) -> tuple[Choice, ...]:
     """The plan, each model alone, the best of those within the target, climbing at random, and the oracle.
 
     `random` climbs from the cheapest model to the top as often as the plan climbs. `oracle` pays for the cheapest
-    model's draft and climbs to the cheapest model that is better, where there is one.
+    model's draft and climbs to the cheapest model that is better, where there is one. With `in_force`, such as
+    `Router().plan(task)`, also what calls do now.
     """
-    quality, cost = run.quality, run.cost_nusd
+    quality, cost, unit = run.quality, run.cost_nusd, units_of(run.cluster, run.rows)
     top = float(cost[:, -1].mean())
     lost = quality[:, -1:] - quality
-    shares, losses = (cost.mean(axis=0) / top).tolist(), lost.mean(axis=0).tolist()
+    shares = (cost.mean(axis=0) / top).tolist()
+    losses = [float(unit_losses(lost[:, at], unit).mean()) for at in range(len(run.models))]
     alone = [Choice(*each) for each in zip(run.models, shares, losses, strict=True)]
     applied = tuning.apply(run)
     climbs = float(applied.escalated.mean())
@@ -38,6 +54,19 @@ def compare(tuning: Tuning, run: EvalRun, target: float) -> tuple[Choice, ...]:
     best = np.argmax(quality == quality.max(axis=1, keepdims=True), axis=1)
     rows = np.arange(run.rows)
     price = cost[:, 0] + np.where(best > 0, cost[rows, best], 0.0)
-    oracle = Choice("oracle", float(price.mean() / top), float(lost[rows, best].mean()))
-    ours = Choice("plan", 1.0 + applied.cost_change, float(applied.loss.mean()))
-    return (*alone, by_chance, static._replace(name=f"best alone ({static.name})"), oracle, ours)
+    oracle = Choice("oracle", float(price.mean() / top), float(unit_losses(lost[rows, best], unit).mean()))
+    old = [] if in_force is None else [_now(simulate(in_force, run))]
+    ours = Choice("plan", 1.0 + applied.cost_change, float(unit_losses(applied.loss, unit).mean()))
+    return (*alone, by_chance, static._replace(name=f"best alone ({static.name})"), oracle, *old, ours)
+
+
+def _now(realised: Realised) -> Choice:
+    return Choice("in force", realised.cost, realised.loss)
+
+
+def change(old: Realised, new: Realised) -> Change:
+    """What the new plan costs and loses more than the old one, row by row, with 90 % intervals."""
+    top = float(new.top_cost_nusd.mean())
+    cost = (new.cost_nusd - old.cost_nusd) / top
+    loss = new.unit_losses(old.quality - new.quality)
+    return Change(float(cost.mean()), interval(cost, new.unit), float(loss.mean()), interval(loss))

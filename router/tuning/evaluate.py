@@ -159,7 +159,9 @@ class Eval:
         self._pause_s = 0.0 if per_minute is None else 60.0 / (positive("per_minute", per_minute) or 1.0)
         self._max_nusd = None if max_usd is None else int((positive("max_usd", max_usd) or 0) * NUSD_PER_USD)
         self._world = world or World()
-        self._tap = Tap(backend or RealModels(loaded.folder or Path()))
+        real = RealModels(loaded.folder or Path())
+        self._real = None if backend else real
+        self._tap = Tap(backend or real)
         self._policy = loaded.policy
         self._home = home
         self._past = Past.read(out, self._bound) if out.exists() else Past()
@@ -175,6 +177,18 @@ class Eval:
     def models(self) -> list[str]:
         """The models that are asked, cheapest first."""
         return list(self._bound["ladder"])
+
+    def missing_keys(self) -> dict[str, list[str]]:
+        """What is lacking before real models can be asked, each with the models that need it."""
+        found: dict[str, list[str]] = {}
+        open_models = dict.fromkeys(job.model for job in self._jobs)
+        if self._real is None:
+            return found
+        for name in open_models:
+            told = self._real.about(self._policy.models[name]).key
+            if told.startswith("missing: "):
+                found.setdefault(told.removeprefix("missing: "), []).append(name)
+        return found
 
     def estimate(self) -> Estimate:
         """What the questions that are still open will cost."""

@@ -28,8 +28,8 @@ def read_labels(path: Path, *, check: Check, model: str | None = None) -> list[L
     Parameters
     ----------
     path
-        `.csv` with the columns `text` and `label`, or `.jsonl` (also `.gz`) with the same keys or with the columns of a
-        recording. A column `split` may say `train` or `test`.
+        `.csv` with the columns `text` (or `prompt`) and `label`, or `.jsonl` (also `.gz`) with the same keys or with
+        the columns of a recording. A column `split` may say `train` or `test`.
     check
         The task's own check: what it finds in a label is the label; what it refuses is an error.
     model
@@ -69,8 +69,11 @@ def read_labels(path: Path, *, check: Check, model: str | None = None) -> list[L
 
 def _labelled(path: Path, model: str | None) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Rows with `text` and `label`, from a table or from the columns of a recording."""
-    for line, row in read_table(path, ("text", "label")):
-        if "prompt" in row and "text" not in row:
+    for line, row in read_table(path, ("text", "label"), instead={"text": "prompt"}):
+        if "prompt" in row and "text" not in row and row.get("label") not in (None, "") and "response" not in row:
+            yield line, {**row, "text": row["prompt"]}
+            continue
+        if "prompt" in row and "text" not in row and path.suffix != ".csv":
             yield from _recorded_rows(path, model)
             return
         yield line, row

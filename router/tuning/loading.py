@@ -65,6 +65,12 @@ def load_run(
     if task not in loaded.policy.tasks:
         known = tuple(sorted(loaded.policy.tasks))
         raise UnknownTask(f"unknown task {task!r}; {suggestion(task, known)}", task=task, known=known)
+    if not Path(path).exists():
+        raise RecordingError(
+            f"{path}: there is no eval run; make one with `router eval {task} --data FILE`, or name it with --run",
+            path=str(path),
+            line=None,
+        )
     settings, own = loaded.policy.tasks[task], (checks or {}).get(task)
     binds_to = bound(loaded, task, own_check=own is not None)
     check = task_check(settings, own)

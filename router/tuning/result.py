@@ -134,5 +134,6 @@ class Tuning:
             ModelCalibrators(name, litellm[name], own.confidence, own.gain, own.prompt)
             for name, own in self.heads.items()
         )
-        more = {"served": dict(served)} if served else {}
-        return Artefact(1, self.task, models, self.plan, certificate, provenance=self.provenance, **more)
+        return Artefact(
+            1, self.task, models, self.plan, certificate, served=dict(served or {}), provenance=self.provenance
+        )

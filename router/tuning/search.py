@@ -87,11 +87,8 @@ class Forecast(NamedTuple):
     """The cheapest setting that is predicted to pass with all before it; `None` when none is."""
     judged: Floats
     """Every score that a threshold is compared with, sorted."""
-
-    @property
-    def rows(self) -> int:
-        """How many training rows there are."""
-        return len(self.scores.draft[0])
+    units: int
+    """How many training rows there are, or clusters of them."""
 
     def spread(self, first: int, last: int, most: int, drafts: Floats) -> Floats:
         """At most so many thresholds for `drafts`, keeping equally spaced shares from setting `first` to `last`."""
@@ -111,6 +108,17 @@ class Trained:
         self.train = train
         self._folds = folds_of(train.unit, FOLDS, seed)
         self._fits: dict[tuple[str, int, int | None], Fit] = {}
+        _, self._codes, sizes = np.unique(train.unit, return_inverse=True, return_counts=True)
+        self._sizes = sizes if len(sizes) < train.rows else None
+
+    @property
+    def units(self) -> int:
+        """How many training rows there are, or clusters of them."""
+        return self.train.rows if self._sizes is None else len(self._sizes)
+
+    def by_unit(self, loss: Floats) -> Floats:
+        """One loss for each unit, the mean of its rows, as certificates count it."""
+        return loss if self._sizes is None else np.bincount(self._codes, weights=loss) / self._sizes
 
     def confidence(self, model: int, earlier: int | None = None) -> Fit:
         """Confidence in a model's draft, with or without an earlier draft to compare it with."""
@@ -174,7 +182,7 @@ def families(table: Table, trained: Trained) -> Iterator[Family]:
             yield Family(rungs, ("confidence", "confidence"), (first_judged, True))
 
 
-def forecast(trained: Trained, family: Family, target: float, share: float, certify_rows: int) -> Forecast:
+def forecast(trained: Trained, family: Family, target: float, share: float, certify_units: int) -> Forecast:
     """What the training rows say of a family's settings."""
     table = trained.train
     scores = trained.scores(family)
@@ -184,12 +192,12 @@ def forecast(trained: Trained, family: Family, target: float, share: float, cert
     z, cost = np.empty(len(thresholds)), np.empty(len(thresholds))
     for at, threshold in enumerate(thresholds):
         outcome = follow(table, family.rungs, scores, family.thresholds(threshold), family.gates)
-        z[at] = _standard_errors(outcome.loss, target, certify_rows)
+        z[at] = _standard_errors(trained.by_unit(outcome.loss), target, certify_units)
         cost[at] = outcome.cost.mean() / top
     passing = np.logical_and.accumulate(z <= -_normal(share))
     candidates = np.flatnonzero(passing & (cost < 1.0))
     best = int(candidates[np.argmin(cost[candidates])]) if len(candidates) else None
-    return Forecast(family, scores, thresholds, z, cost, best, drafts)
+    return Forecast(family, scores, thresholds, z, cost, best, drafts, trained.units)
 
 
 def drafts_of(family: Family, scores: Scores) -> Floats:
@@ -208,13 +216,13 @@ def between(scores: Floats, wanted: Floats) -> Floats:
     return np.asarray(np.where(at > 0, (known[at] + known[np.maximum(at - 1, 0)]) / 2, known[0] - _BELOW))
 
 
-def _standard_errors(loss: Floats, target: float, rows: int) -> float:
-    """How far the mean loss lies above the target, in standard errors of `rows` rows."""
+def _standard_errors(loss: Floats, target: float, units: int) -> float:
+    """How far the mean loss lies above the target, in standard errors of so many units."""
     n = len(loss)
     # Half a row more is lost than was seen, so that no loss in a few rows does not look like none in many.
     mean = (loss.sum() + 0.5) / (n + 1)
     variance = max(float(((loss - loss.mean()) ** 2).sum() + 0.5) / (n + 1), 1e-12)
-    return float(mean - target) / math.sqrt(variance / rows)
+    return float(mean - target) / math.sqrt(variance / units)
 
 
 def _normal(share: float) -> float:
@@ -223,7 +231,7 @@ def _normal(share: float) -> float:
     return NormalDist().inv_cdf(1.0 - share)
 
 
-def choose(trained: Trained, target: float, share: float, certify_rows: int) -> Forecast:
+def choose(trained: Trained, target: float, share: float, certify_units: int) -> Forecast:
     """The family that is predicted to be cheapest once certified.
 
     Anything longer than a pair by confidence must pay: its saving over the best pair, row by row, has a 90 % interval
@@ -232,7 +240,7 @@ def choose(trained: Trained, target: float, share: float, certify_rows: int) -> 
     plain: list[Forecast] = []
     more: list[Forecast] = []
     for family in families(trained.train, trained):
-        found = forecast(trained, family, target, share, certify_rows)
+        found = forecast(trained, family, target, share, certify_units)
         simple = family.by == ("confidence",) and family.gate is None
         (plain if simple else more).append(found)
     best = min(plain, key=_rank)
@@ -260,7 +268,7 @@ def _costs(table: Table, one: Forecast) -> Floats:
     return follow(table, family.rungs, one.scores, family.thresholds(threshold), family.gates).cost
 
 
-def chain_of(found: Forecast, scores: Scores, certify_rows: int) -> Chain:
+def chain_of(found: Forecast, scores: Scores, certify_units: int) -> Chain:
     """At most `MAX_SETTINGS` settings of a family: from the loosest that can hardly fail to the loosest that may pass.
 
     Where even the strictest may fail, the chain begins with the strictest that saves.
@@ -271,14 +279,14 @@ def chain_of(found: Forecast, scores: Scores, certify_rows: int) -> Chain:
         The forecast from out-of-fold scores.
     scores
         What the calibrators that will be used say of the same rows; thresholds are on their scale.
-    certify_rows
-        How many rows the chain will be tested on.
+    certify_units
+        How many rows, or clusters of them, the chain will be tested on.
     """
     saves = np.flatnonzero(found.cost < 1.0)
     if not len(saves):
         return Chain(found.family, ())
     # The forecast is from few rows itself: its own error counts as much as that of the certify rows.
-    z = found.z / math.sqrt(1.0 + certify_rows / found.rows)
+    z = found.z / math.sqrt(1.0 + certify_units / found.units)
     sure = np.flatnonzero(np.logical_and.accumulate(z[saves[0] :] <= -_SURE))
     first = int(saves[0] + (sure[-1] if len(sure) else 0))
     hopeless = np.flatnonzero((z > _HOPELESS) & (np.arange(len(z)) > first))
@@ -302,27 +310,29 @@ def outcome_of(table: Table, family: Family, scores: Scores, setting: Setting) -
     return follow(table, family.rungs, scores, family.thresholds(setting.threshold), family.gates)
 
 
-def side_rungs(table: Table, chain: Chain, target: float, certify_rows: int) -> tuple[int, ...]:
+def side_rungs(trained: Trained, chain: Chain, target: float, certify_units: int) -> tuple[int, ...]:
     """Rungs that the chain does not end at and that might do alone, cheapest first."""
+    table = trained.train
     costs = table.cost.mean(axis=0)
     ends = direct_to(chain.family) if chain.settings and chain.settings[-1].threshold is None else None
     found = []
     for model in range(table.top):
         loss = table.quality[:, table.top] - table.quality[:, model]
-        hopeful = _standard_errors(loss, target, certify_rows) < -1.0
+        hopeful = _standard_errors(trained.by_unit(loss), target, certify_units) < -1.0
         if hopeful and model != ends and costs[model] < costs[table.top]:
             found.append(model)
     return tuple(sorted(found, key=lambda model: float(costs[model])))
 
 
 def needed_rows(trained: Trained, found: Forecast, target: float, share: float) -> int | None:
-    """Certify rows with which some setting that saves passes in four runs of five; `None` where none ever would."""
+    """Certify rows, or clusters, with which one that saves passes in four runs of five; `None` where none would."""
     table, family = trained.train, found.family
     least = math.log(share) / math.log1p(-target)
     spread = _normal(share) + _normal(0.2)
     counts = []
     for threshold in found.thresholds[found.cost < 1.0]:
-        loss = follow(table, family.rungs, found.scores, family.thresholds(threshold), family.gates).loss
+        outcome = follow(table, family.rungs, found.scores, family.thresholds(threshold), family.gates)
+        loss = trained.by_unit(outcome.loss)
         room = target - float(loss.mean())
         if room > 0:
             counts.append(max(least, spread**2 * float(loss.var()) / room**2))

@@ -15,11 +15,14 @@ import numpy as np
 from router.core.decision import gate_reason, judge
 from router.core.plan import Plan, Rung
 from router.tuning.runs import EvalRun
+from router.tuning.units import Units, error_of_mean, unit_losses, units_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
+
+Interval = tuple[float, float]
 
 # Two-sided 90 %.
 _Z90 = 1.6448536269514722
@@ -37,16 +40,31 @@ class Realised:
     """Whether a rung above the first that the plan asks was asked."""
     top_quality: Floats
     top_cost_nusd: Floats
+    unit: Units
+    """Rows of one unit are of one cluster; without clusters each row is a unit of its own."""
+
+    @property
+    def clusters(self) -> int | None:
+        """How many clusters the loss is the mean of; `None` where each row counts once."""
+        count = len(np.unique(self.unit))
+        return count if count < len(self.unit) else None
+
+    def unit_losses(self, by_row: Floats) -> Floats:
+        """Losses of rows as they count: one for each row, or the mean of each cluster."""
+        return unit_losses(by_row, self.unit)
 
     @property
     def loss(self) -> float:
-        """Mean quality lost against always asking the top rung; negative where the plan is better."""
-        return float((self.top_quality - self.quality).mean())
+        """Mean quality lost against always asking the top rung; negative where the plan is better.
+
+        As certificates count it: with clusters it is the mean over clusters, each of which counts once.
+        """
+        return float(self.unit_losses(self.top_quality - self.quality).mean())
 
     @property
-    def loss_interval(self) -> tuple[float, float]:
+    def loss_interval(self) -> Interval:
         """90 % interval of the loss, by the normal approximation."""
-        return _interval(self.top_quality - self.quality)
+        return interval(self.unit_losses(self.top_quality - self.quality))
 
     @property
     def cost(self) -> float:
@@ -55,12 +73,12 @@ class Realised:
         return float(self.cost_nusd.sum()) / top if top else math.nan
 
     @property
-    def cost_interval(self) -> tuple[float, float]:
+    def cost_interval(self) -> Interval:
         """90 % interval of the cost share, by the normal approximation of the ratio."""
         top, share = float(self.top_cost_nusd.mean()), self.cost
         if not top:
             return math.nan, math.nan
-        low, high = _interval((self.cost_nusd - share * self.top_cost_nusd) / top)
+        low, high = interval((self.cost_nusd - share * self.top_cost_nusd) / top, self.unit)
         return share + low, share + high
 
     @property
@@ -72,6 +90,7 @@ class Realised:
         """The figures, for machines."""
         return {
             "rows": len(self.model),
+            "clusters": self.clusters,
             "loss": self.loss,
             "loss_interval": self.loss_interval,
             "cost": self.cost,
@@ -97,6 +116,7 @@ def simulate(plan: Plan, run: EvalRun) -> Realised:
         np.array([climbed for _, _, climbed in taken], dtype=bool),
         run.quality[:, top],
         run.cost_nusd[:, top],
+        units_of(run.cluster, run.rows),
     )
 
 
@@ -138,7 +158,10 @@ def _known(columns: Mapping[str, Floats], row: int) -> dict[str, float]:
     return {name: float(values[row]) for name, values in columns.items() if not math.isnan(values[row])}
 
 
-def _interval(values: Floats) -> tuple[float, float]:
-    mean = float(values.mean())
-    half = _Z90 * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.inf
-    return mean - half, mean + half
+def interval(values: Floats, unit: Units | None = None) -> Interval:
+    """90 % interval of a mean, by the normal approximation; values of one unit may hang together."""
+    n, mean = len(values), float(values.mean())
+    if n < 2:
+        return -math.inf, math.inf
+    error = error_of_mean(values, np.arange(n) if unit is None else unit) * math.sqrt(n / (n - 1))
+    return mean - _Z90 * error, mean + _Z90 * error

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from router.errors import TuningError
 from router.tuning.features import Columns
 from router.tuning.runs import EvalRun
+from router.tuning.units import units_of
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
@@ -110,7 +111,7 @@ def prepare(run: EvalRun, *, filled: bool = True) -> Table:
     check = np.zeros_like(quality) if kept.check_cost_nusd is None else np.nan_to_num(kept.check_cost_nusd)
     if kept.cluster is not None:
         _require_clusters(kept.cluster)
-    units = np.arange(len(rows)) if kept.cluster is None else _codes(kept.cluster)
+    units = units_of(kept.cluster, len(rows))
     return Table(kept, quality, _costs(kept), check, units, run.rows - len(rows))
 
 
@@ -154,30 +155,27 @@ def _first_copies(row_ids: NDArray[np.object_]) -> NDArray[np.bool_]:
     return np.array(first, dtype=np.bool_)
 
 
-def _codes(values: NDArray[np.object_]) -> Rows:
-    number: dict[Any, int] = {}
-    return np.array([number.setdefault(value, len(number)) for value in values.tolist()], dtype=np.intp)
-
-
 def split(units: Rows, share: float, most: int, seed: int) -> tuple[Rows, Rows]:
-    """Rows of the train and of the certify split: whole units, drawn by chance.
+    """Rows of the train and of the certify split: whole units, drawn by chance, whatever their sizes.
+
+    Units are counted, not their rows: a share of the rows would put large units on one side more often than on the
+    other, and those that certify would no longer be like those to come.
 
     Parameters
     ----------
     units
         The unit of each row.
     share
-        Share of the rows to train on.
+        Share of the units to train on.
     most
-        The most rows to train on.
+        The most rows to train on, but for one unit that is larger.
     seed
         The same seed gives the same split.
     """
     place = _shuffled(units, seed)
-    order = np.argsort(place, kind="stable")
-    wanted = min(round(share * len(units)), most)
-    last = place[order[max(0, wanted - 1)]]
-    inside = place <= last
+    rows_to = np.cumsum(np.bincount(place))
+    fitting = int(np.searchsorted(rows_to, most, side="right"))
+    inside = place < max(1, min(round(share * len(rows_to)), fitting))
     return np.flatnonzero(inside), np.flatnonzero(~inside)
 
 

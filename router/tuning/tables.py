@@ -20,8 +20,12 @@ _ENDINGS = (".csv", ".json", ".jsonl", ".ndjson", ".jsonl.gz", ".json.gz", ".ndj
 Row = Mapping[str, Any]
 
 
-def read_table(path: Path, columns: Collection[str]) -> Iterator[tuple[int, Row]]:
+def read_table(
+    path: Path, columns: Collection[str], *, instead: Mapping[str, str] | None = None
+) -> Iterator[tuple[int, Row]]:
     """The rows of a `.csv`, `.jsonl` or `.jsonl.gz` file, each with its line; `columns` are those that a CSV must have.
+
+    `instead` says what may stand in place of a column.
 
     Raises
     ------
@@ -40,15 +44,16 @@ def read_table(path: Path, columns: Collection[str]) -> Iterator[tuple[int, Row]
         raise RecordingError(
             f"{path}: is neither .csv nor .jsonl; save it as one of them, in UTF-8", path=str(path), line=None
         )
-    return _csv_rows(path, columns) if path.suffix == ".csv" else _json_rows(path)
+    return _csv_rows(path, columns, instead or {}) if path.suffix == ".csv" else _json_rows(path)
 
 
-def _csv_rows(path: Path, columns: Collection[str]) -> Iterator[tuple[int, Row]]:
+def _csv_rows(path: Path, columns: Collection[str], instead: Mapping[str, str]) -> Iterator[tuple[int, Row]]:
     line = 1
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
-            if missing := set(columns) - set(reader.fieldnames or ()):
+            found = reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+            if missing := {name for name in columns if name not in found and instead.get(name) not in found}:
                 names = " and ".join(f"`{name}`" for name in columns)
                 raise RecordingError(
                     f"{path}:1: has no column {min(missing)!r}; the first line names the columns {names}, "

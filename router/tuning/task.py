@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from router.core.params import suggestion
-from router.core.plan import Plan, follow
+from router.core.plan import Plan
 from router.core.policy import Policy, Target
 from router.core.tuned import Certificate, TunedPlan
 from router.errors import PolicyError, TuningError, UnknownTask
@@ -19,20 +20,18 @@ from router.resolve import bound, resolve
 from router.spec import Artefact, Loaded, adopt, exclusive, load, write_artefact
 from router.tuning.loading import load_run
 from router.tuning.looks import next_look
-from router.tuning.quality import Quality
+from router.tuning.report import Report, filled, held_out, report
 from router.tuning.result import Tuning
 from router.tuning.rows import EvalRow
 from router.tuning.runs import EvalRun
 from router.tuning.search import choose, needed_rows
-from router.tuning.simulate import Realised, simulate
+from router.tuning.simulate import Realised
 from router.tuning.tune import Method, Tuner, require_rows
 from router.world import World
 
 RUNS_FOLDER = "runs"
 VALID_DAYS = 180
 MAX_VALID_DAYS = 36_500
-# Old and new plan are shown on at most so many certify rows, which stand in the order of digests: a fair sample.
-_SHOWN_ROWS = 50_000
 # Stricter targets that are worth telling about, as shares of the one that was asked for.
 _STRICTER = (0.5, 0.25)
 
@@ -61,16 +60,24 @@ class TaskTuning:
     look: int | None
     """Which look at these rows it was; `None` for the only one."""
     in_force: Plan
-    old: Realised
-    """The plan in force on the rows that the certificate stands on."""
-    new: Realised
-    """The plan that was found, on the same rows."""
-    quality: Mapping[str, Quality]
-    """By model, what the fitted confidence in its drafts is worth on the same rows."""
+    shown: Report
+    """Old and new plan on the rows that the certificate stands on."""
+    test: Report | None
+    """The same on the rows of the test split, which had no part in anything; `None` without one."""
     stricter: tuple[Stricter, ...]
     artefact: Artefact | None
     """What `write` writes; `None` where nothing could be certified."""
     folder: Path | None
+
+    @property
+    def old(self) -> Realised:
+        """The plan in force on the rows that the certificate stands on."""
+        return self.shown.old
+
+    @property
+    def new(self) -> Realised:
+        """The plan that was found, on the same rows."""
+        return self.shown.new
 
     @property
     def plan(self) -> TunedPlan:
@@ -116,6 +123,7 @@ def tune_task(
     each_alone: bool = False,
     only_look: bool = False,
     seed: int = 0,
+    test_share: float = 0.0,
     valid_days: int = VALID_DAYS,
     world: World | None = None,
 ) -> TaskTuning:
@@ -137,6 +145,9 @@ def tune_task(
         See `tune`.
     only_look
         Spend the whole error budget of these rows on this look.
+    test_share
+        Share of the rows to keep out of everything and to report on. None by default: the rows that certify had no part
+        in choosing either, and what is kept out makes the certificate weaker.
     valid_days
         After so many days the certificate runs out.
 
@@ -162,14 +173,15 @@ def tune_task(
         fields=fields,
     )
     _refuse_noise(data, target)
+    mine, apart = held_out(data, test_share)
     settings = loaded.policy.tasks[task]
     binds_to = bound(loaded, task, own_check=task in (checks or {}))
     question = {
         "target": [target.max_quality_loss, target.at_confidence, target.never_worse],
-        "how": [method, each_alone, seed, settings.group, settings.cluster],
+        "how": [method, each_alone, seed, settings.group, settings.cluster, *([test_share] if apart else [])],
         "answers": [data.quality.tobytes().hex(), binds_to],
     }
-    tuner = Tuner(data, method=method, seed=seed)
+    tuner = Tuner(mine, method=method, seed=seed)
     asked: dict[str, Any] = {
         "target": target.max_quality_loss,
         "at_confidence": target.at_confidence,
@@ -184,9 +196,9 @@ def tune_task(
         look.remember()
     found = tuner.tune(**asked, look=look.number)
     now = (world or World()).clock.time()
-    in_force = resolve(loaded, task, Replay(()), (checks or {}).get(task), now_s=now)
+    in_force = resolve(_answering(loaded, task), task, Replay(()), (checks or {}).get(task), now_s=now)
     artefact = _artefact(loaded, data, found, binds_to, now, valid_days) if found.certified else None
-    rows = tuner.table.run.take(tuner.certify[:_SHOWN_ROWS])
+    certified_on = filled(tuner.table, tuner.certify)
     return TaskTuning(
         task=task,
         target=target,
@@ -194,10 +206,9 @@ def tune_task(
         tuning=found,
         look=look.number,
         in_force=in_force,
-        old=simulate(in_force, rows),
-        new=simulate(planned(in_force, found), rows),
-        quality=found.calibration(rows),
-        stricter=_stricter(tuner, target, look.number) if found.certified else (),
+        shown=report(in_force, found, certified_on, target),
+        test=report(in_force, found, apart, target) if apart else None,
+        stricter=_stricter(tuner, target, look.number, test_share) if found.certified else (),
         artefact=artefact,
         folder=loaded.folder,
     )
@@ -211,6 +222,7 @@ def require_target(
     environment: str | None = None,
     max_quality_loss: float | None = None,
     at_confidence: float | None = None,
+    test_share: float = 0.0,
 ) -> None:
     """Refuse what no answers could mend, before any is paid for: no target, one that is none, too few rows.
 
@@ -223,7 +235,8 @@ def require_target(
     """
     loaded = adopt(policies) if isinstance(policies, Policy) else load(policies, environment=environment)
     target = _target(loaded, task, max_quality_loss, at_confidence, None)
-    require_rows(len({row.row_id for row in rows}), target.max_quality_loss, target.at_confidence)
+    tuned = math.floor(len({row.row_id for row in rows}) * (1.0 - test_share))
+    require_rows(tuned, target.max_quality_loss, target.at_confidence)
     group = loaded.policy.tasks[task].group
     lacking = next((row for row in rows if group is not None and group not in row.metadata), None)
     if lacking is not None:
@@ -232,23 +245,12 @@ def require_target(
         )
 
 
-def planned(plan: Plan, found: Tuning) -> Plan:
-    """The plan that calls would follow if what was found were in force."""
-    ladder = tuple(
-        replace(
-            rung,
-            calibrators=found.heads[rung.name].confidence,
-            gain=found.heads[rung.name].gain,
-            prompt=found.heads[rung.name].prompt,
-            confidence_source="tuned",
-            threshold=None,
-            skip="",
-            spare=False,
-        )
-        for rung in plan.rungs
-    )
-    groups = {name: follow(ladder, rungs) for name, rungs in found.plan.groups.items()}
-    return replace(plan, rungs=follow(ladder, found.plan.rungs), group=found.plan.group, groups=groups)
+def _answering(loaded: Loaded, task: str) -> Loaded:
+    """The policies with a stale plan sending calls to the top: one that refuses them must still be seen and redone."""
+    settings = replace(loaded.policy.tasks[task], on_stale="top")
+    if loaded.policy.tasks[task].on_stale != "refuse":
+        return loaded
+    return replace(loaded, policy=replace(loaded.policy, tasks={**loaded.policy.tasks, task: settings}))
 
 
 def _target(
@@ -305,9 +307,9 @@ def _artefact(
     return replace(artefact, provenance={**run.provenance, "cascade_router": version("cascade-router")})
 
 
-def _stricter(tuner: Tuner, target: Target, look: int | None) -> tuple[Stricter, ...]:
+def _stricter(tuner: Tuner, target: Target, look: int | None, test_share: float) -> tuple[Stricter, ...]:
     """What stricter targets would take, from the rows that the plan was chosen on: the others stay unseen."""
-    certify, total = len(tuner.certify), tuner.table.rows
+    certify, total = tuner.certify_units, round(tuner.table.rows / (1.0 - test_share))
     # As a further look at these rows would have it, or the only look at fresh ones.
     budget = (1.0 - target.at_confidence) * (1.0 if look is None else 2.0 ** -(look + 1))
     found = []

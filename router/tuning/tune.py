@@ -119,6 +119,11 @@ class Tuner:
             )
         return train, certify
 
+    @property
+    def certify_units(self) -> int:
+        """How many rows there are to certify on, or clusters of them: what counts once each."""
+        return len(np.unique(self.table.unit[self.certify]))
+
     def _digest(self) -> str:
         whole = hashlib.sha256(repr(self.run.models).encode())
         whole.update("\n".join(map(str, self.table.run.row_ids.tolist())).encode("utf-8", "surrogatepass"))
@@ -144,7 +149,7 @@ class Tuner:
             group=group,
             each_alone=each_alone,
         )
-        best = choose(self.trained, target, goal.budget, len(self.certify) // len(parts))
+        best = choose(self.trained, target, goal.budget, self.certify_units // len(parts))
         kept = {name: one for name, rows in parts.items() if (one := self._certified(rows, best, goal)) is not None}
         heads = self._heads([one.family for one in kept.values() if one.family])
         if not kept:
@@ -204,12 +209,13 @@ class Tuner:
 
     def _require_rows(self, goal: Goal) -> None:
         least = math.ceil(math.log(goal.budget) / math.log1p(-goal.target))
-        if len(self.certify) < least:
-            needed = math.ceil(least * self.table.rows / max(1, len(self.certify))) + 1
+        units = self.certify_units
+        if units < least:
+            needed = math.ceil(least * self.table.rows / max(1, units)) + 1
             raise TuningError(
-                f"{self.table.rows} labelled rows cannot show a loss of at most {goal.target:g} at "
-                f"{1.0 - goal.budget:g} confidence, even if no answer were ever worse; that takes {needed} rows at "
-                "least. Add rows, or loosen the target",
+                f"{self.table.rows} labelled rows{_in_clusters(self.table.unit)} cannot show a loss of at most "
+                f"{goal.target:g} at {1.0 - goal.budget:g} confidence, even if no answer were ever worse; that takes "
+                f"{needed} rows at least. Add rows, or loosen the target",
                 needed=needed,
             )
 
@@ -222,8 +228,9 @@ class Tuner:
             heads = self.trained.heads(family)
             fitted = scores_of(self.trained.train, family.rungs, family.by, heads)
             scores = scores_of(table, family.rungs, family.by, heads)
-        chain = chain_of(best, fitted, len(rows))
-        alone = side_rungs(self.trained.train, chain, goal.target, table.rows)
+        units = len(np.unique(table.unit))
+        chain = chain_of(best, fitted, units)
+        alone = side_rungs(self.trained, chain, goal.target, units)
         order_seed = int(hashlib.sha256(self.data_hash.encode()).hexdigest()[:8], 16)
         return Chains(table, chain, scores, alone, test_for(table, goal.loss, order_seed), goal).best()
 
@@ -251,11 +258,11 @@ class Tuner:
                 "below the top",
                 None,
             )
-        rows = max(math.ceil(needed * total / len(self.certify)), total + 1)
+        rows = max(math.ceil(needed * total / self.certify_units), total + 1)
         return (
             f"nothing that saves could be shown to lose at most {goal.target:g} with {len(self.certify)} rows to "
-            f"certify on; about {rows} labelled rows in all would do, against {total} now. Add rows, or loosen the "
-            "target",
+            f"certify on{_in_clusters(self.table.unit[self.certify])}; about {rows} labelled rows in all "
+            f"would do, against {total} now. Add rows, or loosen the target",
             rows,
         )
 
@@ -279,6 +286,12 @@ def require_rows(rows: int, target: float, at_confidence: float) -> None:
             f"no answer were ever worse; {needed} are the least. Add rows, or loosen the target",
             needed=needed,
         )
+
+
+def _in_clusters(unit: Rows) -> str:
+    """Words for what counts once each, where that is not the row."""
+    units = len(np.unique(unit))
+    return f" (in {units} clusters, each of which counts once)" if units < len(unit) else ""
 
 
 def _require_share(name: str, value: float) -> None:

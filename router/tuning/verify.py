@@ -15,12 +15,12 @@ from router.errors import PolicyError, RecordingError, TuningError
 from router.models.replay import Replay
 from router.resolve import resolve
 from router.spec import Loaded, Tuned, adopt, load, load_tuned
-from router.tuning.certify import unit_losses
 from router.tuning.loading import load_run
 from router.tuning.runs import EvalRun
 from router.tuning.simulate import Realised, simulate
 from router.tuning.table import Rows
 from router.tuning.task import run_path
+from router.tuning.units import unit_losses
 from router.world import World
 
 Checks = Mapping[str, Callable[[Any], bool]]
@@ -139,7 +139,7 @@ def _misses(realised: Realised, data: EvalRun, target: Target | None, plan: Plan
     for where, rows in _parts(data, plan).items():
         if target is None:
             break
-        loss = _loss(realised, data, rows, never_worse=target.never_worse)
+        loss = _loss(realised, rows, never_worse=target.never_worse)
         if loss > target.max_quality_loss:
             found.append(
                 f"on its stored run it loses {100 * loss:.2f} points of quality{where}; the target is "
@@ -159,11 +159,8 @@ def _parts(data: EvalRun, plan: Plan) -> dict[str, Rows]:
     return {where: rows for where, rows in parts.items() if len(rows)}
 
 
-def _loss(realised: Realised, data: EvalRun, rows: Rows, *, never_worse: bool) -> float:
+def _loss(realised: Realised, rows: Rows, *, never_worse: bool) -> float:
     """The mean loss of these rows as a certificate counts it: by row, or by cluster."""
     lost = (realised.top_quality - realised.quality)[rows]
     lost = (lost > 0).astype(float) if never_worse else lost
-    if data.cluster is None:
-        return float(lost.mean())
-    units = np.unique([str(value) for value in data.cluster[rows].tolist()], return_inverse=True)[1]
-    return float(unit_losses(lost, units).mean())
+    return float(unit_losses(lost, realised.unit[rows]).mean())
