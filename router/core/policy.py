@@ -45,7 +45,9 @@ Share = Annotated[float, Limit(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Limit(gt=0.0)]
 Count = Annotated[int, Limit(ge=1)]
 Usd = Annotated[Decimal, Limit(ge=0, le=1_000_000_000)]
+PositiveUsd = Annotated[Decimal, Limit(gt=0, le=1_000_000_000)]
 Text = Annotated[str, Limit(min_length=1)]
+OBJECTIVES = ("usd_per_call", "usd_per_accepted", "escalation_rate", "p95_latency_ms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,18 +266,41 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Slo:
-    """Objectives that `router slo` watches."""
+    """Objectives that `router slo` watches; at least one of them."""
 
     __pydantic_config__ = STRICT
 
-    usd_per_call: Usd | None = None
+    usd_per_call: PositiveUsd | None = None
     """Mean cost of a call."""
-    usd_per_accepted: Usd | None = None
-    """Mean cost of an accepted answer."""
-    escalation_rate: Share | None = None
+    usd_per_accepted: PositiveUsd | None = None
+    """Mean cost of an accepted answer: what all calls cost, those without an answer too, for each that has one."""
+    escalation_rate: Annotated[float, Limit(gt=0.0, le=1.0)] | None = None
     """Share of calls that climb."""
-    p95_latency_ms: Seconds | None = None
-    """Latency that 95 of 100 calls stay under."""
+    p95_latency_ms: Annotated[float, Limit(gt=0.0)] | None = None
+    """Latency that 95 of 100 calls stay within."""
+    window_days: Annotated[int, Limit(ge=1, le=366)] = 30
+    """Days over which they must hold, today included; a day begins at 0:00 UTC."""
+    min_calls: Count = 100
+    """With fewer calls in the window nothing is said."""
+
+    def __post_init__(self) -> None:
+        if not self.objectives():
+            raise ValueError(f"names no objective; give one of {', '.join(OBJECTIVES)}")
+
+    def objectives(self) -> dict[str, float | Decimal]:
+        """The objectives that are given, by name."""
+        given = {name: getattr(self, name) for name in OBJECTIVES}
+        return {name: limit for name, limit in given.items() if limit is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Slos:
+    """Objectives beyond those of the tasks."""
+
+    __pydantic_config__ = STRICT
+
+    feature: Mapping[Text, Slo] = field(default_factory=dict)
+    """Objectives of a feature, over all its tasks, by the name that callers give as `feature=`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,7 +340,7 @@ class Task:
     """Keep answers of identical calls."""
     prompt_cache: Annotated[Literal["off", "system"] | None, Unbuilt] = None
     """Which part of the prompt is marked for the provider's prompt cache."""
-    slo: Annotated[Slo | None, Unbuilt] = None
+    slo: Slo | None = None
     """Service-level objectives."""
     shadow_rate: Annotated[Share | None, Unbuilt] = None
     """Share of accepted calls that also ask the top rung, off the caller's path."""
@@ -370,6 +395,8 @@ class Policy:
     """Tasks by the name that callers use."""
     ledger: Ledger = field(default_factory=Ledger)
     """The record of calls."""
+    slos: Slos = field(default_factory=Slos)
+    """Service-level objectives by feature; a task has its own."""
     budgets: Annotated[Mapping[Text, Any] | None, Unbuilt] = None
     """Shared limits by task, feature, user and tenant."""
     environment: Name | None = None
