@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from router.audit.slo import slo
-from router.core.policy import Policy, Slo, Slos, Task
+from router.core.policy import Policy, Task
+from router.core.slos import Slo, Slos
 from router.ledger.days import DAY_S, Days
 from router.ledger.fold import connect
 from router.ledger.schema import ROUTES

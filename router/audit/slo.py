@@ -13,8 +13,9 @@ from typing import Any, Literal
 from router.audit.causes import CallRow, Period, Prices, RequestRow, cause
 from router.audit.objectives import FAST, PAIRS, SLOW, Objective, State, Tally
 from router.core.params import suggestion
-from router.core.policy import Policy, Slo
+from router.core.policy import Policy
 from router.core.pricing import NUSD_PER_USD
+from router.core.slos import Slo
 from router.errors import InvalidCall, shown
 from router.ledger import FoldReport, fold
 from router.ledger.days import DAY_S, bucket_ms, day_of, latency_bucket

@@ -6,48 +6,12 @@ and generates the JSON Schema and the reference page from them, so each field's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-# Read by pydantic when `router.spec` validates; plain data here, so that this module needs nothing but Python.
-STRICT = {
-    "extra": "forbid",
-    "strict": True,
-    "allow_inf_nan": False,
-    "use_attribute_docstrings": True,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """A bound on a value, enforced at load and shown in the JSON Schema: numbers, string lengths, list lengths."""
-
-    ge: float | None = None
-    gt: float | None = None
-    le: float | None = None
-    min_length: int | None = None
-    max_length: int | None = None
-    pattern: str | None = None
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        bounds = {name: getattr(self, name) for name in self.__slots__ if getattr(self, name) is not None}
-        return {**handler(source), **bounds}
-
-
-class Unbuilt:
-    """Marks a field that the grammar has but the library does not act on yet; using it is refused."""
-
-
-Name = Annotated[str, Limit(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}$")]
-Share = Annotated[float, Limit(ge=0.0, le=1.0)]
-Seconds = Annotated[float, Limit(gt=0.0)]
-Count = Annotated[int, Limit(ge=1)]
-Usd = Annotated[Decimal, Limit(ge=0, le=1_000_000_000)]
-PositiveUsd = Annotated[Decimal, Limit(gt=0, le=1_000_000_000)]
-Text = Annotated[str, Limit(min_length=1)]
-OBJECTIVES = ("usd_per_call", "usd_per_accepted", "escalation_rate", "p95_latency_ms")
+from router.core.grammar import STRICT, Count, Limit, Name, Seconds, Share, Text, Unbuilt, Usd
+from router.core.slos import Slo, Slos
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,45 +226,6 @@ class Budget:
     """Limit of one call, all rungs and retries included; `route(max_cost_usd=...)` may lower it."""
     usd_per_day: Annotated[Usd | None, Unbuilt] = None
     """Limit of all calls of one day."""
-
-
-@dataclass(frozen=True, slots=True)
-class Slo:
-    """Objectives that `router slo` watches; at least one of them."""
-
-    __pydantic_config__ = STRICT
-
-    usd_per_call: PositiveUsd | None = None
-    """Mean cost of a call."""
-    usd_per_accepted: PositiveUsd | None = None
-    """Mean cost of an accepted answer: what all calls cost, those without an answer too, for each that has one."""
-    escalation_rate: Annotated[float, Limit(gt=0.0, le=1.0)] | None = None
-    """Share of calls that climb."""
-    p95_latency_ms: Annotated[float, Limit(gt=0.0)] | None = None
-    """Latency that 95 of 100 calls stay within."""
-    window_days: Annotated[int, Limit(ge=1, le=366)] = 30
-    """Days over which they must hold, today included; a day begins at 0:00 UTC."""
-    min_calls: Count = 100
-    """With fewer calls in the window nothing is said."""
-
-    def __post_init__(self) -> None:
-        if not self.objectives():
-            raise ValueError(f"names no objective; give one of {', '.join(OBJECTIVES)}")
-
-    def objectives(self) -> dict[str, float | Decimal]:
-        """The objectives that are given, by name."""
-        given = {name: getattr(self, name) for name in OBJECTIVES}
-        return {name: limit for name, limit in given.items() if limit is not None}
-
-
-@dataclass(frozen=True, slots=True)
-class Slos:
-    """Objectives beyond those of the tasks."""
-
-    __pydantic_config__ = STRICT
-
-    feature: Mapping[Text, Slo] = field(default_factory=dict)
-    """Objectives of a feature, over all its tasks, by the name that callers give as `feature=`."""
 
 
 @dataclass(frozen=True, slots=True)
