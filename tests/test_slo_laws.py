@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from router.audit.changes import (
     Group,
+    Key,
     Line,
     Spending,
     Weights,
@@ -27,7 +28,7 @@ from router.ledger.days import DAY_S, bucket_ms, day_of, latency_bucket
 
 NAMES = st.sampled_from(OBJECTIVES)
 COUNTS = st.integers(0, 10**6)
-KEYS = st.tuples(st.sampled_from("tu"), st.sampled_from("ab"))
+KEYS: st.SearchStrategy[Key] = st.tuples(st.sampled_from("tu"), st.sampled_from("ab"))
 
 
 @st.composite
@@ -160,7 +161,7 @@ def test_factors_share_the_change_of_their_product(factors: list[tuple[Fraction,
 
 @given(_spendings(), _spendings(), WEIGHTS)
 def test_the_parts_of_a_cost_add_up_to_its_change(
-    before: Spending, after: Spending, weights: dict[tuple[str, str], Weights]
+    before: Spending, after: Spending, weights: dict[Key, Weights]
 ) -> None:
     """For a call and for an accepted answer, exactly, whatever is missing in one of the periods."""
     means = [Fraction(one.nusd, one.calls) for one in (before, after)]
@@ -170,7 +171,7 @@ def test_the_parts_of_a_cost_add_up_to_its_change(
 
 
 @given(_spendings(), WEIGHTS)
-def test_nothing_changed_has_no_parts(spending: Spending, weights: dict[tuple[str, str], Weights]) -> None:
+def test_nothing_changed_has_no_parts(spending: Spending, weights: dict[Key, Weights]) -> None:
     """Every part of no change is 0."""
     assert not any(part.amount for part in accepted_cost_parts(spending, spending, weights))
 
@@ -179,18 +180,16 @@ GROUPS = st.dictionaries(KEYS, st.integers(1, 1000).flatmap(lambda n: st.builds(
 
 
 @given(GROUPS, GROUPS)
-def test_the_parts_of_a_share_add_up_to_its_change(
-    before: dict[tuple[str, ...], Group], after: dict[tuple[str, ...], Group]
-) -> None:
+def test_the_parts_of_a_share_add_up_to_its_change(before: dict[Key, Group], after: dict[Key, Group]) -> None:
     """Of slow calls by the way they went, and of climbs by their reason."""
     calls = [sum(group.calls for group in groups.values()) for groups in (before, after)]
     shares = [
         Fraction(sum(group.slow for group in groups.values()), max(1, count))
         for groups, count in zip((before, after), calls, strict=True)
     ]
-    slow = [{key: group.slow for key, group in groups.items()} for groups in (before, after)]
+    old, new = ({key: group.slow for key, group in groups.items()} for groups in (before, after))
     assert sum(part.amount for part in slow_parts(before, after)) == shares[1] - shares[0]
-    assert sum(part.amount for part in share_parts(*slow, (calls[0], calls[1]))) == shares[1] - shares[0]
+    assert sum(part.amount for part in share_parts(old, new, (calls[0], calls[1]))) == shares[1] - shares[0]
 
 
 ONE = Line(100, 100_000, 0, 1_000, 1_000_000)
@@ -216,6 +215,6 @@ def test_a_single_cause_gets_the_whole_change(after: Line, kind: str, amount: in
         Spending(100, 1_000_000, {key: lines}),
         Spending(100, after.cost_nusd + after.failed_nusd, {key: after}),
     )
-    weights = {key: Weights(Fraction(9), Fraction(9, 10), Fraction(100))}
+    weights: dict[Key, Weights] = {key: Weights(Fraction(9), Fraction(9, 10), Fraction(100))}
     found = {part.kind: part.amount for part in cost_parts(before, now, weights) if part.amount}
     assert found == {kind: amount}

@@ -77,7 +77,7 @@ class SloReport:
 
 
 def slo(
-    home: Path,
+    home: str | Path,
     policy: Policy,
     *,
     now_s: float,
@@ -112,7 +112,7 @@ def slo(
     """
     if window_days is not None and not 1 <= window_days <= 366:
         raise InvalidCall(f"window_days: {shown(window_days)} is not 1 to 366 days", argument="window_days")
-    subjects = list(_subjects(policy, task, feature))
+    home, subjects = Path(home), list(_subjects(policy, task, feature))
     report = fold(home)
     if not (home / READ_MODEL).exists():
         return SloReport(tuple(_empty(subject, window_days) for subject in subjects), report)
