@@ -175,36 +175,39 @@ class _View:
         self.subject, self.objective, self.days, self.now_s = subject, subject.objective, days, now_s
         self._database = database
         self.today = day_of(now_s)
-        self.begin = self.today - (days - 1) * DAY_S
+        self.begin, self.end = self.today - (days - 1) * DAY_S, self.today + DAY_S
         is_latency = self.objective.name == "p95_latency_ms"
         self.slow_from = latency_bucket(float(self.objective.limit)) + 1 if is_latency else 0
         self.where = f'"{subject.scope}" = ? AND task <> ?'
         self.values = [storable(subject.name), _METERED]
 
-    def period(self, name: str, begin: int, end: int, *, with_requests: bool = True) -> Period:
-        """The days from `begin` on, `end` not included."""
-        values = [self.slow_from, *self.values, begin, end]
+    def calls(self, begin: int, end: int) -> tuple[CallRow, ...]:
+        """Calls of the days from `begin` on, `end` not included."""
         calls = self._database.execute(
             "SELECT task, path, why, sum(calls), sum(escalated), sum(answered), sum(priced), sum(priced_answered), "  # noqa: S608
-            "sum(cost_nusd), sum(CASE WHEN latency_bucket >= ? THEN calls ELSE 0 END) FROM daily_calls "
-            f"WHERE {self.where} AND day >= ? AND day < ? GROUP BY task, path, why",
-            values,
+            "sum(cost_nusd), sum(CASE WHEN latency_bucket >= ? THEN calls ELSE 0 END) "
+            f"FROM {_days_table(self._database, begin, end)} WHERE {self.where} GROUP BY task, path, why",
+            [self.slow_from, *self.values],
         )
-        rows = tuple(CallRow(*row) for row in calls)
+        return tuple(CallRow(*row) for row in calls)
+
+    def period(self, name: str, begin: int, end: int) -> Period:
+        """The same days, with their requests."""
         requests = self._database.execute(
             "SELECT task, model, fault, sum(requests), sum(input_tokens), sum(cached_read_tokens), "  # noqa: S608
             "sum(output_tokens), sum(cost_nusd), sum(latency_ms) FROM daily_requests "
             f"WHERE {self.where} AND day >= ? AND day < ? GROUP BY task, model, fault",
-            values[1:],
+            [*self.values, begin, end],
         )
-        return Period(name, rows, tuple(RequestRow(*row) for row in requests) if with_requests else ())
+        return Period(name, self.calls(begin, end), tuple(RequestRow(*row) for row in requests))
 
     def p95_ms(self) -> float | None:
         """The latency that 95 of 100 calls of the window stay within, to 2 %."""
         buckets = self._database.execute(
-            f"SELECT latency_bucket, sum(calls) FROM daily_calls WHERE {self.where} AND day >= ? AND day <= ? "  # noqa: S608
+            "SELECT latency_bucket, sum(calls) "  # noqa: S608
+            f"FROM {_days_table(self._database, self.begin, self.end)} WHERE {self.where} "
             "GROUP BY latency_bucket ORDER BY latency_bucket",
-            [*self.values, self.begin, self.today],
+            self.values,
         ).fetchall()
         rank, seen = -(-95 * sum(calls for _, calls in buckets) // 100), 0
         for bucket, calls in buckets:
@@ -234,6 +237,19 @@ def _keep_recent(database: sqlite3.Connection, now_s: float) -> None:
     )
 
 
+def _days_table(database: sqlite3.Connection, begin: int, end: int) -> str:
+    """The name of a table of some days' calls, added up once for all objectives that look at them."""
+    name = f'temp."days {begin} {end}"'
+    database.execute(
+        f"CREATE TEMP TABLE IF NOT EXISTS {name.removeprefix('temp.')} AS SELECT task, feature, path, why, "  # noqa: S608
+        "latency_bucket, sum(calls) AS calls, sum(escalated) AS escalated, sum(answered) AS answered, "
+        "sum(priced) AS priced, sum(priced_answered) AS priced_answered, sum(cost_nusd) AS cost_nusd "
+        "FROM daily_calls WHERE day >= ? AND day < ? GROUP BY task, feature, path, why, latency_bucket",
+        [begin, end],
+    )
+    return name
+
+
 def _tally(
     objective: Objective, calls: int, priced: int, priced_answered: int, cost: int, escalated: int, slow: int
 ) -> Tally:
@@ -249,9 +265,9 @@ def _tally(
 
 def _row(view: _View, prices: Prices) -> SloRow:
     objective = view.objective
-    window = view.period(_days(view.days), view.begin, view.today + DAY_S)
+    window = view.calls(view.begin, view.end)
     names = ("calls", "priced", "priced_answered", "cost_nusd", "escalated", "slow")
-    sums = [sum(getattr(row, name) for row in window.calls) for name in names]
+    sums = [sum(getattr(row, name) for row in window) for name in names]
     tally = _tally(objective, *sums)
     recent = [(view.recent(pair.long_s), view.recent(pair.short_s)) for pair in PAIRS]
     state = objective.state(tally, recent)
@@ -269,7 +285,7 @@ def _row(view: _View, prices: Prices) -> SloRow:
         budget_left=None if used is None else 1 - used,
         burn_1h=objective.burn_rate(recent[PAIRS.index(FAST)][0]),
         burn_6h=objective.burn_rate(recent[PAIRS.index(SLOW)][0]),
-        cause=_cause(view, window, state, prices),
+        cause=_cause(view, state, prices),
     )
 
 
@@ -281,15 +297,15 @@ def _measured(view: _View, tally: Tally) -> float | None:
     return tally.used / tally.events / (NUSD_PER_USD if view.objective.is_cost else 1)
 
 
-def _cause(view: _View, window: Period, state: State, prices: Prices) -> str:
+def _cause(view: _View, state: State, prices: Prices) -> str:
     """A breach is compared with the window before it; a budget that burns, today with the days before."""
     if state == "breach":
         before = view.period(f"the {_days(view.days)} before", view.begin - view.days * DAY_S, view.begin)
-        return cause(view.objective, before, window, prices)
+        return cause(view.objective, before, view.period(_days(view.days), view.begin, view.end), prices)
     if state == "burning":
         today = datetime.fromtimestamp(view.today, UTC).strftime("%Y-%m-%d")
         before = view.period(f"the days before {today}", view.begin, view.today)
-        return cause(view.objective, before, view.period(today, view.today, view.today + DAY_S), prices)
+        return cause(view.objective, before, view.period(today, view.today, view.end), prices)
     return ""
 
 
