@@ -86,7 +86,7 @@ def _prices(loaded: Loaded) -> Callable[[str, str], Price | None]:
 
 
 def _print(rows: tuple[SloRow, ...]) -> None:
-    columns = ["", "objective", "at most", "measured", "calls", "budget left", "burn 1h", "burn 6h", "state"]
+    columns = ["", "objective", "at most", "measured", "calls", "left", "burn 1h", "6h", "state"]
     cells = [
         [
             f"{row.scope} {row.name}",
