@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from router import Policy, Router, load_policy
-from router.audit import SloReport, SloRow, slo
+from router.audit import SloReport, SloRow, prices_in_force, slo
 from router.core.call import Failure, Outcome, Reply, Usage
 from router.core.faults import Fault
 from router.errors import InvalidCall, LadderExhausted, PolicyError
@@ -327,6 +327,17 @@ def test_an_objective_that_cannot_be_is_a_policy_error(text: str, says: str) -> 
     with pytest.raises(PolicyError) as raised:
         load_slos(text)
     assert says in str(raised.value)
+
+
+def test_longer_prompts_are_weighed_by_the_prices_in_force(past: Past) -> None:
+    """A model without a price in the policy has that of the plan; one that no task names any more has none."""
+    policy = _policy(usd_per_call=1e-6)
+    bare = replace(policy, models={name: replace(one, price=type(one.price)()) for name, one in policy.models.items()})
+    with Router(policy, home=past.home, backend=ScriptedModels({})) as router:
+        prices = prices_in_force(bare, router.plan)
+        assert prices("t", "small") == router.plan("t").rungs[0].price
+        assert prices_in_force(policy)("t", "small") == policy.models["small"].price
+        assert (prices("gone", "small"), prices("t", "gone")) == (bare.models["small"].price, None)
 
 
 def test_what_has_no_objective_is_a_wrong_call(past: Past) -> None:

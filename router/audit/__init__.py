@@ -2,7 +2,7 @@
 
 from router.audit.escalations import DIMENSIONS, AuditReport, AuditRow, Filters, audit
 from router.audit.policies import PolicyUse, policy_history
-from router.audit.slo import SloReport, SloRow, slo
+from router.audit.slo import SloReport, SloRow, prices_in_force, slo
 
 __all__ = [
     "DIMENSIONS",
@@ -14,5 +14,6 @@ __all__ = [
     "SloRow",
     "audit",
     "policy_history",
+    "prices_in_force",
     "slo",
 ]

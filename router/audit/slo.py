@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +13,8 @@ from typing import Any, Literal
 from router.audit.causes import CallRow, Period, Prices, RequestRow, cause
 from router.audit.objectives import FAST, PAIRS, SLOW, Objective, State, Tally
 from router.core.params import suggestion
-from router.core.policy import Policy
+from router.core.plan import Plan
+from router.core.policy import Policy, Price
 from router.core.pricing import NUSD_PER_USD
 from router.core.slos import Slo
 from router.errors import InvalidCall, shown
@@ -101,7 +102,8 @@ def slo(
     window_days
         Days to look at, in place of each objective's own.
     prices
-        What a task's model costs, to tell longer prompts from dearer tokens; the policy's own prices when missing.
+        What a task's model costs, to tell longer prompts from dearer tokens: `prices_in_force(policy, router.plan)`, or
+        the policy's own prices when missing.
 
     Raises
     ------
@@ -119,7 +121,7 @@ def slo(
     with connect(home) as database:
         database.execute("BEGIN")  # Another process may fold between two of the sums.
         _keep_recent(database, now_s)
-        look = prices or _policy_prices(policy)
+        look = prices or prices_in_force(policy)
         rows = tuple(
             _row(_View(database, subject, now_s, window_days or subject.slo.window_days), look) for subject in subjects
         )
@@ -164,8 +166,21 @@ def _empty(subject: _Subject, window_days: int | None) -> SloRow:
     )  # fmt: skip
 
 
-def _policy_prices(policy: Policy) -> Prices:
-    return lambda _, model: policy.models[model].price if model in policy.models else None
+def prices_in_force(policy: Policy, plan: Callable[[str], Plan] | None = None) -> Prices:
+    """What each model costs, by the policy, and where it says nothing by the plans: give `router.plan`.
+
+    A plan has litellm's prices. Loading litellm takes a second or two, and that happens only where a cause needs it.
+    """
+
+    def price(task: str, model: str) -> Price | None:
+        own = policy.models[model].price if model in policy.models else None
+        if own is not None and None not in (own.input_usd_per_mtok, own.output_usd_per_mtok):
+            return own
+        if plan is None or task not in policy.tasks:  # The ledger knows tasks that the policy names no more.
+            return own
+        return next((rung.price for rung in plan(task).rungs if rung.name == model), own)
+
+    return price
 
 
 class _View:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,8 +11,6 @@ from router.cli.common import AsJson, Environment, Home, Policies, dollars, perc
 
 if TYPE_CHECKING:
     from router.audit import SloRow
-    from router.core.policy import Price
-    from router.spec import Loaded
 
 _EXIT_CODES = {"breach": 3, "burning": 1}
 
@@ -31,20 +28,20 @@ def slo(
 
     Exits 3 with a breach, 1 when a budget burns too fast, and 0 otherwise; too few calls are no breach.
     """
-    from router.api import state_home
+    from router.api import Router, state_home
+    from router.audit import prices_in_force
     from router.audit import slo as run
-    from router.spec import load
     from router.world import World
 
-    loaded = load(policies, environment=environment)
+    router = Router(policies, environment=environment)
     report = run(
         state_home(home),
-        loaded.policy,
+        router.policy,
         now_s=World().clock.time(),
         task=task,
         feature=feature,
         window_days=_window_days(window),
-        prices=_prices(loaded),
+        prices=prices_in_force(router.policy, router.plan),
     )
     if as_json:
         print_json(report.as_json())
@@ -62,27 +59,6 @@ def _window_days(text: str | None) -> int | None:
     if not found or not 1 <= int(found[1]) <= 366:
         raise typer.BadParameter(f"{text!r} is no window; give 1d to 366d, such as 7d", param_hint="--window")
     return int(found[1])
-
-
-def _prices(loaded: Loaded) -> Callable[[str, str], Price | None]:
-    """The prices in force, looked up when a cause needs them: that loads litellm, which takes a second or two."""
-    from router.api import Router
-    from router.errors import UnknownTask
-
-    made: list[Router] = []
-
-    def price(task: str, model: str) -> Price | None:
-        own = loaded.policy.models[model].price if model in loaded.policy.models else None
-        if own is not None and None not in (own.input_usd_per_mtok, own.output_usd_per_mtok):
-            return own
-        made[:] = made or [Router(loaded.policy)]
-        try:
-            rungs = made[0].plan(task).rungs
-        except UnknownTask:  # Its calls are in the ledger, but the policies name it no more.
-            return None
-        return next((rung.price for rung in rungs if rung.name == model), None)
-
-    return price
 
 
 def _print(rows: tuple[SloRow, ...]) -> None:
