@@ -249,7 +249,7 @@ def test_a_breach_that_is_no_worse_than_before_says_so(past: Past) -> None:
     for age_s in (BEFORE_S, DURING_S):
         past.calls(20, "climbed", age_s=age_s)
     row = _only(past.home, _policy(usd_per_call=1e-6))
-    assert row.cause == "no worse than in the 30 days before; 95.2% of it is replies of `large`"
+    assert row.cause == "no more than 1% worse than in the 30 days before; 95.2% of it is replies of `large`"
 
 
 def test_a_budget_that_burns_too_fast_shows_before_it_is_gone(past: Past) -> None:

@@ -29,6 +29,10 @@ Prices = Callable[[str, str], Price | None]
 """The price of a task's model, by their names."""
 
 
+# A change below this part of what is measured now explains nothing.
+_WORTH_A_WORD = Fraction(1, 100)
+
+
 class CallRow(NamedTuple):
     """Calls of a period that went the same way."""
 
@@ -98,8 +102,9 @@ def cause(objective: Objective, before: Period, after: Period, prices: Prices) -
         return _largest(objective, before, after, prices)
     parts = change_parts(objective, before, after, prices)
     total = sum((part.amount for part in parts), Fraction(0))
-    if total <= 0 or not parts:
-        return f"no worse than in {before.name}; " + _largest(objective, Period(), after, prices)
+    level = sum((part.amount for part in change_parts(objective, Period(), after, prices)), Fraction(0))
+    if total <= level * _WORTH_A_WORD:
+        return f"no more than 1% worse than in {before.name}; " + _largest(objective, Period(), after, prices)
     change, part = (_amount(objective, amount) for amount in (total, parts[0].amount))
     words = _words(objective, parts[0], before, after)
     return f"{part} of {change} more than in {before.name}: {words}"
