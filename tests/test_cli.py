@@ -346,7 +346,11 @@ def test_an_unpriced_model_is_a_finding(flags: tuple[str, ...], routing: Cli) ->
         ("ladder:", "lader:", "p.yml:6: tasks.classify.lader: unknown key 'lader'; did you mean 'ladder'?"),
         ("version: 1", "version: 2", "p.yml:1: version: should be 1, found 2"),
         ("billing, bug]", "billing", "p.yml:6: "),
-        ("max_output_tokens: 8", "slo: {}", "p.yml:6: tasks.classify.slo: is part of the grammar but not built yet"),
+        (
+            "max_output_tokens: 8",
+            "shadow_rate: 0.1",
+            "p.yml:6: tasks.classify.shadow_rate: is part of the grammar but not built yet",
+        ),
     ],
     ids=["typo", "version", "yaml", "not-built"],
 )

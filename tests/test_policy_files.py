@@ -596,7 +596,6 @@ BAD = {
         for line in (
             "cache: {ttl_s: 60}",
             "prompt_cache: system",
-            "slo: {usd_per_call: 1}",
             "shadow_rate: 0.0",
         )
     },

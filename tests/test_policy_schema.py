@@ -31,7 +31,6 @@ UNBUILT = {
     "Task": {
         "cache",
         "prompt_cache",
-        "slo",
         "shadow_rate",
     },
 }
@@ -156,7 +155,7 @@ def test_every_unbuilt_field_that_is_set_is_found() -> None:
 @pytest.mark.parametrize(
     ("where", "keys"),
     [
-        ((), ["budgets", "environment", "ledger", "models", "tasks", "version"]),
+        ((), ["budgets", "environment", "ledger", "models", "slos", "tasks", "version"]),
         (("tasks", "t", "retry"), ["attempts", "max_wait_s"]),
         (("tasks", "t", "answer"), ["choice", "json", "number", "pattern", "text"]),
         (("tasks", "t", "answer", "number"), ["max", "min"]),

@@ -1,7 +1,7 @@
 """The `router` command: its subcommands, and how every error becomes a message and an exit code.
 
 Exit codes: 0 fine, 1 a finding or a call without an answer, 2 a wrong call of the command or
-a file with a fault, 3 a limit on cost, 4 data that cannot carry a certificate.
+a file with a fault, 3 a limit on cost or an objective that does not hold, 4 data that cannot carry a certificate.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import typer
 
-from router.cli import audit, check, demo, distill, evaluate, init, models, policy, route, tune
+from router.cli import audit, check, demo, distill, evaluate, init, models, policy, route, slo, tune
 from router.cli.common import Refused, print_json, say
 from router.errors import (
     CostLimitExceeded,
@@ -43,6 +43,7 @@ app.command("init")(init.init)
 app.command("check")(check.check)
 app.command("route")(route.route)
 app.command("audit")(audit.audit)
+app.command("slo")(slo.slo)
 app.command("eval")(evaluate.evaluate)
 app.command("tune")(tune.tune)
 app.command("models")(models.models)

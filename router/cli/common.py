@@ -11,10 +11,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from router.core.words import dollars, percent
 from router.errors import RouterError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+__all__ = [
+    "AsJson",
+    "Environment",
+    "Home",
+    "Policies",
+    "Refused",
+    "console",
+    "counted",
+    "dollars",
+    "percent",
+    "print_json",
+    "print_table",
+    "say",
+]
 
 Policies = Annotated[
     Path | None,
@@ -142,19 +158,3 @@ def _folded(text: str, width: int) -> str:
 def counted(count: int, what: str) -> str:
     """A count with its noun: `1 call`, `2 calls`."""
     return f"{count:,} {what}{'s' * (count != 1)}"
-
-
-def dollars(nusd: int | None) -> str:
-    """Nano-dollars for people: at least two decimals, and as many as small amounts need."""
-    if nusd is None:
-        return "unknown"
-    sign, amount = "-" if nusd < 0 else "", abs(nusd) / 1e9
-    for limit, decimals in ((1.0, 2), (0.01, 4), (0.000_1, 6), (0.0, 9)):
-        if amount >= limit and amount:
-            return f"{sign}${amount:,.{decimals}f}"
-    return "$0.00"
-
-
-def percent(share: float) -> str:
-    """A share for people."""
-    return f"{share:.1%}"

@@ -6,46 +6,12 @@ and generates the JSON Schema and the reference page from them, so each field's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-# Read by pydantic when `router.spec` validates; plain data here, so that this module needs nothing but Python.
-STRICT = {
-    "extra": "forbid",
-    "strict": True,
-    "allow_inf_nan": False,
-    "use_attribute_docstrings": True,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """A bound on a value, enforced at load and shown in the JSON Schema: numbers, string lengths, list lengths."""
-
-    ge: float | None = None
-    gt: float | None = None
-    le: float | None = None
-    min_length: int | None = None
-    max_length: int | None = None
-    pattern: str | None = None
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        bounds = {name: getattr(self, name) for name in self.__slots__ if getattr(self, name) is not None}
-        return {**handler(source), **bounds}
-
-
-class Unbuilt:
-    """Marks a field that the grammar has but the library does not act on yet; using it is refused."""
-
-
-Name = Annotated[str, Limit(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}$")]
-Share = Annotated[float, Limit(ge=0.0, le=1.0)]
-Seconds = Annotated[float, Limit(gt=0.0)]
-Count = Annotated[int, Limit(ge=1)]
-Usd = Annotated[Decimal, Limit(ge=0, le=1_000_000_000)]
-Text = Annotated[str, Limit(min_length=1)]
+from router.core.grammar import STRICT, Count, Limit, Name, Seconds, Share, Text, Unbuilt, Usd
+from router.core.slos import Slo, Slos
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,22 +229,6 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class Slo:
-    """Objectives that `router slo` watches."""
-
-    __pydantic_config__ = STRICT
-
-    usd_per_call: Usd | None = None
-    """Mean cost of a call."""
-    usd_per_accepted: Usd | None = None
-    """Mean cost of an accepted answer."""
-    escalation_rate: Share | None = None
-    """Share of calls that climb."""
-    p95_latency_ms: Seconds | None = None
-    """Latency that 95 of 100 calls stay under."""
-
-
-@dataclass(frozen=True, slots=True)
 class Task:
     """One type of work: its ladder, when to climb, what an answer looks like, and its limits."""
 
@@ -315,7 +265,7 @@ class Task:
     """Keep answers of identical calls."""
     prompt_cache: Annotated[Literal["off", "system"] | None, Unbuilt] = None
     """Which part of the prompt is marked for the provider's prompt cache."""
-    slo: Annotated[Slo | None, Unbuilt] = None
+    slo: Slo | None = None
     """Service-level objectives."""
     shadow_rate: Annotated[Share | None, Unbuilt] = None
     """Share of accepted calls that also ask the top rung, off the caller's path."""
@@ -371,6 +321,8 @@ class Policy:
     """Tasks by the name that callers use."""
     ledger: Ledger = field(default_factory=Ledger)
     """The record of calls."""
+    slos: Slos = field(default_factory=Slos)
+    """Service-level objectives by feature; a task has its own."""
     budgets: Annotated[Mapping[Text, Any] | None, Unbuilt] = None
     """Shared limits by task, feature, user and tenant."""
     environment: Name | None = None

@@ -17,6 +17,7 @@ from typing import Any
 
 from router.core.call import Usage
 from router.errors import LedgerError
+from router.ledger.days import Days, add_missing_days
 from router.ledger.rows import SCHEMA_VERSION, Row
 from router.ledger.schema import ATTEMPTS, HOURLY_ATTEMPTS, HOURLY_ROUTES, HOURLY_STEPS, ROUTES, STEPS, create
 from router.ledger.segments import read_lines, segments_in, writer_lives
@@ -88,6 +89,7 @@ def connect(home: Path) -> Iterator[sqlite3.Connection]:
                     f"{SCHEMA_VERSION}); upgrade cascade-router",
                     path=str(path),
                 )
+            add_missing_days(database)
             yield database
     except sqlite3.Error as error:
         raise LedgerError(
@@ -214,14 +216,16 @@ class _Batch:
         return orphans
 
     def _settle(self, settles: list[Row]) -> None:
-        rollup = HOURLY_ATTEMPTS.rollup()
+        rollup, days = HOURLY_ATTEMPTS.rollup(), Days()
         for settle in settles:
             attempt = self._intent(settle["attempt_id"])
             if attempt is None:
                 continue
             ATTEMPTS.update(self.database, settle)
             rollup.add({**attempt, **settle, "time_s": attempt["time_s"]}, _attempt_sums(attempt, settle))
+            days.add_request(attempt, settle)
         rollup.store(self.database)
+        days.store(self.database)
 
     def _intent(self, attempt_id: str) -> Row | None:
         """The open request of a settle: of this batch, else of an earlier one; `None` when it is settled already."""
@@ -248,11 +252,12 @@ class _Batch:
         return len(orphans)
 
     def _routes(self) -> None:
-        routes, steps = HOURLY_ROUTES.rollup(), HOURLY_STEPS.rollup()
+        routes, steps, days = HOURLY_ROUTES.rollup(), HOURLY_STEPS.rollup(), Days()
         for row in self.routes:
             if not ROUTES.insert(self.database, [{**row, "metadata": json.dumps(row.get("metadata"))}]):
                 continue  # Read before, from a copy of its segment: it must not count twice.
             routes.add({**row, "model": row.get("model") or ""}, _route_sums(row))
+            days.add_call(row, row.get("steps", []))
             asked = 0
             for position, step in enumerate(row.get("steps", [])):
                 stored = {**step, "route_id": row["route_id"], "position": position}
@@ -261,6 +266,7 @@ class _Batch:
                 asked += (step.get("attempts") or 0) > 0
         routes.store(self.database)
         steps.store(self.database)
+        days.store(self.database)
 
 
 def _attempt_sums(intent: Row, settle: Row) -> dict[str, float]:

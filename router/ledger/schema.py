@@ -221,7 +221,36 @@ HOURLY_STEPS = Table(
     },
     keys=7,
 )
-_TABLES = (ATTEMPTS, ROUTES, STEPS, HOURLY_ATTEMPTS, HOURLY_ROUTES, HOURLY_STEPS)
+# What objectives are measured with: days, no users, so that a month is small. The day stands last in the key, so that
+# the sums over a window come in the key's own order, which is three times as fast.
+DAILY_CALLS = Table(
+    "daily_calls",
+    {
+        "task": "TEXT",
+        "feature": "TEXT",
+        "path": "TEXT",
+        "why": "TEXT",
+        "latency_bucket": "INTEGER",
+        "day": "INTEGER",
+        **_sums("calls", "escalated", "answered", "priced", "priced_answered", "cost_nusd"),
+    },
+    keys=6,
+)
+DAILY_REQUESTS = Table(
+    "daily_requests",
+    {
+        "task": "TEXT",
+        "feature": "TEXT",
+        "model": "TEXT",
+        "rung": "INTEGER",
+        "fault": "TEXT",
+        "day": "INTEGER",
+        **_sums("requests", "input_tokens", "cached_read_tokens", "output_tokens", "cost_nusd"),
+        "latency_ms": "REAL NOT NULL",
+    },
+    keys=6,
+)
+_TABLES = (ATTEMPTS, ROUTES, STEPS, HOURLY_ATTEMPTS, HOURLY_ROUTES, HOURLY_STEPS, DAILY_CALLS, DAILY_REQUESTS)
 
 
 def create(database: sqlite3.Connection, version: int) -> int:
@@ -247,5 +276,5 @@ def _add_columns(database: sqlite3.Connection) -> None:
     for table in _TABLES:
         there = {row[1] for row in database.execute(f'PRAGMA table_info("{table.name}")')}
         for name, kind in table.columns.items():
-            if name not in there:
+            if there and name not in there:
                 database.execute(f'ALTER TABLE "{table.name}" ADD COLUMN "{name}" {kind}')
