@@ -1,0 +1,60 @@
+"""`router ledger`: whether the ledger can be trusted, and letting go of what it no longer needs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from router.cli.common import AsJson, Home, counted, print_json, say
+
+if TYPE_CHECKING:
+    from router.ledger.damage import Damage
+    from router.ledger.verify import VerifyReport
+
+app = typer.Typer(help="Check the ledger, forget a user, and pack what is old.", no_args_is_help=True)
+
+
+@app.command("verify")
+def verify(home: Home = None, as_json: AsJson = False) -> None:
+    """Read every byte of the ledger, and name each line that was changed. Repairs nothing."""
+    from router.api import state_home
+    from router.ledger.verify import verify as run
+
+    report = run(state_home(home))
+    if as_json:
+        print_json(report.as_json())
+    else:
+        _print_verified(report)
+    raise typer.Exit(0 if report.ok else 1)
+
+
+def _print_verified(report: VerifyReport) -> None:
+    kept = set(report.kept)
+    for damage in report.damaged:
+        rows = ", ".join(
+            f"{row.kind} {row.id}".strip() + (" (the read model has it)" if row in kept else "") for row in damage.rows
+        )
+        say(f"damaged: {_place(damage)}; lost: {rows}")
+    for damage in report.torn:
+        say(f"torn: {_place(damage)}; a writer died or its disk was full, no row that was acknowledged is lost")
+    for problem in report.differences:
+        say(f"read model: {problem}")
+    for item in report.newer:
+        say(f"waits: {item}; a newer version wrote the rows from here on, upgrade cascade-router")
+    if report.gone:
+        say(f"deleted: {counted(len(report.gone), 'segment')} after a fold; the read model alone has their rows")
+    if report.lost:
+        say(f"not written: up to {counted(report.lost, 'row')}, by the account of their own processes")
+    say(
+        f"{counted(report.segments, 'segment')}, {counted(report.rows, 'row')} read; "
+        f"{counted(len(report.damaged), 'place')} damaged, {counted(len(report.differences), 'difference')}"
+    )
+    if report.damaged:
+        say("next: restore these segments from a backup, then delete ledger.db to have it rebuilt")
+    elif report.differences:
+        say("next: delete ledger.db to have it rebuilt from the segments")
+
+
+def _place(damage: Damage) -> str:
+    return f"{damage.segment}, line {damage.line}, bytes {damage.start:,} to {damage.end:,}"
