@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router.cli.common import AsJson, Home, counted, print_json, say
+from router.cli.common import AsJson, Home, counted, dollars, print_json, say
 
 if TYPE_CHECKING:
     from router.ledger.damage import Damage
@@ -58,3 +58,28 @@ def _print_verified(report: VerifyReport) -> None:
 
 def _place(damage: Damage) -> str:
     return f"{damage.segment}, line {damage.line}, bytes {damage.start:,} to {damage.end:,}"
+
+
+@app.command("forget")
+def forget(
+    user: Annotated[str, typer.Option(help="The id, as the application knows it.")],
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Destroy what ties a user to the ledger's rows; sums stay as they are. Cannot be undone."""
+    from router.api import state_home
+    from router.audit.forget import forget as run
+
+    place = state_home(home)
+    done = run(place, user)
+    if as_json:
+        print_json({"known": done is not None, **(done.as_json() if done else {})})
+    elif done is None:
+        say("the ledger knows no such user; ids are compared letter by letter")
+    else:
+        stays = f"{counted(done.calls, 'call')} for {dollars(done.cost_nusd)}"
+        say(f"forgotten: {stays} stay in the sums under no name; {counted(done.answers, 'kept answer')} deleted")
+        say(
+            f"not touched: recordings, files to resume from, backups of {place}, and what the application logged itself"
+        )
+    raise typer.Exit(0 if done else 1)

@@ -91,6 +91,13 @@ class Rollup:
         for name, amount in amounts.items():
             sums[name] += amount
 
+    def add_sums(self, row: Mapping[str, Any]) -> None:
+        """Add a row of this very table."""
+        key = tuple(row.get(name, "") for name in self._names)
+        sums = self._sums.setdefault(key, defaultdict(int))
+        for name in list(self.table.columns)[self.table.keys :]:
+            sums[name] += row.get(name, 0)
+
     def items(self) -> ItemsView[tuple[Any, ...], defaultdict[str, float]]:
         """The sums by the values of the table's key."""
         return self._sums.items()
