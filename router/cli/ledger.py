@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from router.cli.common import AsJson, Home, counted, dollars, print_json, say
 
 if TYPE_CHECKING:
+    from router.ledger.compact import CompactReport
     from router.ledger.damage import Damage
     from router.ledger.verify import VerifyReport
 
@@ -83,3 +85,43 @@ def forget(
             f"not touched: recordings, files to resume from, backups of {place}, and what the application logged itself"
         )
     raise typer.Exit(0 if done else 1)
+
+
+@app.command("compact")
+def compact(
+    older_than: Annotated[str, typer.Option(help="How old: 90d, or 48h.")] = "90d",
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; else only show what would be done.")] = False,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Replace old segments by their hourly sums. Sums stay; single calls of that time are gone."""
+    from router.api import state_home
+    from router.ledger.compact import compact as run
+
+    report = run(state_home(home), older_than_s=_seconds(older_than), apply=yes)
+    if as_json:
+        print_json(report.as_json())
+    else:
+        _print_compacted(report)
+
+
+def _print_compacted(report: CompactReport) -> None:
+    from datetime import UTC, datetime
+
+    moment = datetime.fromtimestamp(report.before_s, UTC).strftime("%Y-%m-%d %H:%MZ")
+    done = "packed" if report.applied else "would pack"
+    what = f"{counted(len(report.segments), 'segment')}, {counted(report.rows, 'row')}, {report.bytes:,} bytes"
+    say(f"{done}: {what}; all of it older than {moment}")
+    if report.living:
+        say(f"left alone: {counted(report.living, 'segment')} of processes that still run")
+    for name in report.damaged:
+        say(f"left alone: {name} is damaged; router ledger verify says where")
+    if report.segments and not report.applied:
+        say("next: the same with --yes; every sum by the hour stays, single calls of that time cannot be shown then")
+
+
+def _seconds(text: str) -> float:
+    age = re.fullmatch(r"([0-9]{1,6})([hd])", text)
+    if age is None:
+        raise typer.BadParameter(f"{text!r} is no age; give 90d or 48h", param_hint="--older-than")
+    return int(age[1]) * {"h": 3600.0, "d": 86_400.0}[age[2]]

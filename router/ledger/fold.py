@@ -17,6 +17,7 @@ from typing import Any
 
 from router.core.call import Usage
 from router.errors import LedgerError, warn
+from router.ledger.packs import packs_in, take_pack
 from router.ledger.rows import SCHEMA_VERSION, Row
 from router.ledger.schema import ATTEMPTS, HOURLY_ATTEMPTS, HOURLY_ROUTES, HOURLY_STEPS, ROUTES, STEPS, Rollup, create
 from router.ledger.segments import read_lines, segments_in, writer_lives
@@ -60,6 +61,7 @@ def fold(home: Path) -> FoldReport:
     if not folder.is_dir():
         return report
     with locked(home), connect(home) as database:
+        take_packs(folder, database, report)
         known = {name: (offset, closed) for name, offset, closed in database.execute(_KNOWN_SEGMENTS)}
         batch = Batch(database)
         for path in segments_in(folder):
@@ -76,6 +78,17 @@ def fold(home: Path) -> FoldReport:
             f"from {report.newer[0]} on, and nothing of them is lost; upgrade cascade-router"
         )
     return report
+
+
+def take_packs(folder: Path, database: sqlite3.Connection, report: FoldReport) -> None:
+    """Bring the read model up to date with packs: before the segments, which it then need not read."""
+    packs = packs_in(folder)
+    if not packs:
+        return
+    closed = {name for (name,) in database.execute("SELECT name FROM segments WHERE closed")}
+    for path in packs:
+        if path.name not in closed:
+            report.corrupt += [f"{path.name}:{offset}" for offset in take_pack(database, path, closed)]
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from router.errors import LedgerError
 from router.ledger.fold import SEGMENTS_FOLDER, connect, locked
+from router.ledger.packs import packs_in
 from router.ledger.schema import HOURLY
 from router.ledger.secret import Fingerprints
 from router.ledger.segments import segments_in, unframe, writer_lives
@@ -42,7 +43,8 @@ def scrub(home: Path, old: str, new: str, own: Fingerprints) -> None:
         return new if value == old else str(own.name("before", value))
 
     with locked(home), connect(home) as database:
-        paths = [path for path in segments_in(home / SEGMENTS_FOLDER) if old.encode() in path.read_bytes()]
+        folder = home / SEGMENTS_FOLDER
+        paths = [path for path in (*packs_in(folder), *segments_in(folder)) if old.encode() in path.read_bytes()]
         if living := [path for path in paths if writer_lives(path)]:
             raise LedgerError(
                 f"{living[0]}: a running process of an earlier release writes rows of this user there; end it, and "
@@ -60,10 +62,10 @@ def _scrubbed(path: Path, old: str, renamed: Renamed) -> Iterator[bytes]:
             row = unframe(line.rstrip(b"\n"))
             if row is None:  # Damaged: the user's name goes, and it stays as damaged as it was.
                 yield line.replace(old.encode(), renamed(old).encode())
-            elif row.get("user") != old:
+            elif row.get("sums", row).get("user") != old:
                 yield line
             else:
-                telling = {str(one) for name in _TELLING for one in _listed(row.get(name))}
+                telling = {old, *(str(one) for name in _TELLING for one in _listed(row.get(name)))}
                 body = line[9:].rstrip(b"\n")
                 body = _FINGERPRINT.sub(lambda found: _other(found[0], telling, renamed), body)  # noqa: B023 - used at once
                 yield b"%08x %s%s" % (zlib.crc32(body), body, b"\n" if line.endswith(b"\n") else b"")

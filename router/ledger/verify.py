@@ -16,9 +16,11 @@ from typing import Any
 from router.errors import LedgerError
 from router.ledger.damage import Damage, LostRow, Reading, sound_rows
 from router.ledger.fold import SEGMENTS_FOLDER, add_attempt, add_route, connect, fold, locked
+from router.ledger.packs import packs_in
 from router.ledger.rows import Row
 from router.ledger.schema import (
     ATTEMPTS,
+    HOURLY,
     HOURLY_ATTEMPTS,
     HOURLY_ROUTES,
     HOURLY_STEPS,
@@ -41,6 +43,7 @@ class VerifyReport:
     """What was read, what is broken, and where the read model says something else."""
 
     segments: int = 0
+    """Packs included."""
     rows: int = 0
     """Sound rows that were read."""
     damaged: list[Damage] = field(default_factory=list)
@@ -122,7 +125,9 @@ def verify(home: Path) -> VerifyReport:
 
 def _verify(folder: Path, database: sqlite3.Connection | None, report: VerifyReport) -> None:
     comparison = _Comparison(database, report) if database else None
-    for path in segments_in(folder):
+    for path in (*packs_in(folder), *segments_in(folder)):
+        if comparison and path.name in comparison.replaced:
+            continue  # Packing was broken off before it was deleted; the next one does so.
         reading = Reading([])
         if comparison:
             comparison.begin(path.name)
@@ -162,6 +167,9 @@ class _Comparison:
             dict(database.execute("SELECT segment, count(*) FROM attempts GROUP BY segment").fetchall())
         )
         self._segment, self._found = "", 0
+        self._sums = {table.name: table.rollup() for table in HOURLY}
+        self.replaced: set[str] = set()
+        """Segments whose sums are in the packs that were read so far."""
 
     def begin(self, segment: str) -> None:
         self._segment, self._found = segment, 0
@@ -179,6 +187,10 @@ class _Comparison:
                 self._same(ATTEMPTS, row, row["attempt_id"], without=("time_s", "route_id"))
             case "route":
                 self._same(ROUTES, {**row, "metadata": json.dumps(row.get("metadata"))}, row["route_id"], without=())
+            case "pack":
+                self.replaced |= set(row["segments"])
+            case "sums" if row["table"] in self._sums:
+                self._sums[row["table"]].add_sums(row["sums"])
 
     def _same(self, table: Table, row: Row, key: str, without: tuple[str, ...]) -> Row | None:
         stored = table.get(self._database, f'"{next(iter(table.columns))}" = ?', storable(key))
@@ -213,13 +225,13 @@ class _Comparison:
 
     def finish(self) -> None:
         """After the last segment: what was deleted, and whether the hourly sums are those of the rows."""
-        self._report.gone += sorted(self._reached)
-        sums = (HOURLY_ATTEMPTS.rollup(), HOURLY_ROUTES.rollup(), HOURLY_STEPS.rollup())
+        self._report.gone += sorted(name for name in self._reached if name not in self.replaced)
+        sums = self._sums
         for row in ATTEMPTS.each(self._database, "state != 'open'"):
-            add_attempt(sums[0], row, row)
+            add_attempt(sums[HOURLY_ATTEMPTS.name], row, row)
         for route, steps in _calls(self._database):
-            add_route(sums[1], sums[2], route, steps)
-        for rollup in sums:
+            add_route(sums[HOURLY_ROUTES.name], sums[HOURLY_STEPS.name], route, steps)
+        for rollup in sums.values():
             self._compare_sums(rollup)
 
     def _compare_sums(self, rollup: Rollup) -> None:
