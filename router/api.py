@@ -371,7 +371,8 @@ class Router:
         return Recorder(path, world=self._world, append=append, redact=hook, alarm=_alarm("router.recording_failed"))
 
     def _load_fingerprints(self) -> Fingerprints:
-        self._fingerprints = load_fingerprints(self._home, self._world)
+        sync = self._in_force.loaded.policy.ledger.sync
+        self._fingerprints = load_fingerprints(self._home, self._world, sync)
         return self._fingerprints
 
 

@@ -241,7 +241,7 @@ def test_a_changed_byte_of_a_pack_is_named(home: Path) -> None:
 def test_forgetting_reaches_the_packs_of_an_earlier_release(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their sums carry names, too."""
     with monkeypatch.context() as patch, suppress(FileNotFoundError):
-        patch.setattr("router.api.load_fingerprints", lambda home, world: Fingerprints(load_secret(home, world)))
+        patch.setattr("router.api.load_fingerprints", lambda home, world, _: Fingerprints(load_secret(home, world)))
         with _router(home, 300) as router:
             router.route("t", "hi", user="ann")
     _compact(home)

@@ -56,7 +56,7 @@ def _traffic(home: Path) -> None:
 
 def _traffic_of_an_earlier_release(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("router.api.load_fingerprints", lambda home, world: Fingerprints(load_secret(home, world)))
+        patch.setattr("router.api.load_fingerprints", lambda home, world, _: Fingerprints(load_secret(home, world)))
         _traffic(home)
 
 
@@ -325,7 +325,7 @@ def test_a_change_of_old_rows_that_breaks_off_is_ended_by_the_next(
 def test_a_running_process_of_an_earlier_release_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its segment cannot be changed under it; nothing is changed, and the remedy works."""
     with monkeypatch.context() as patch:
-        patch.setattr("router.api.load_fingerprints", lambda home, world: Fingerprints(load_secret(home, world)))
+        patch.setattr("router.api.load_fingerprints", lambda home, world, _: Fingerprints(load_secret(home, world)))
         with _router(home) as router:
             router.route("t", "hi", user="ann")
             with pytest.raises(LedgerError, match="a running process of an earlier release"):

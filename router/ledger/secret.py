@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
+from typing import Literal
 
 from router.core.call import Message
 from router.errors import warn
@@ -111,9 +112,10 @@ def load_secret(home: Path, world: World) -> bytes:
     return secret
 
 
-def load_fingerprints(home: Path, world: World) -> Fingerprints:
+def load_fingerprints(home: Path, world: World, sync: Literal["normal", "full"] = "normal") -> Fingerprints:
     """The fingerprints of an installation, with a key for each of its users; a simulated world leaves none behind."""
-    return Fingerprints(load_secret(home, world), UserKeys(home, world) if world.secret is None else None)
+    keys = UserKeys(home, world, sync=sync) if world.secret is None else None
+    return Fingerprints(load_secret(home, world), keys)
 
 
 def stored_user(home: Path, world: World, user: str) -> str:

@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
 from router.errors import LedgerError, warn
 from router.world import World
@@ -24,9 +25,11 @@ _LOOK_EVERY_S = 1.0
 class UserKeys:
     """The keys of one installation; nothing is held open, so threads and forked children may share it."""
 
-    def __init__(self, home: Path, world: World) -> None:
+    def __init__(self, home: Path, world: World, *, sync: Literal["normal", "full"] = "normal") -> None:
         self._home = home
         self._world = world
+        # As for the rows of the ledger: only `full` waits for the disk, which costs a new user tens of milliseconds.
+        self._synchronous = "NORMAL" if sync == "full" else "OFF"
         # Where keys cannot be kept: nobody finds these users again, and calls go on.
         self._spare = self._new_key()
         self._warned = False
@@ -38,7 +41,7 @@ class UserKeys:
         try:
             found = self.find(name)
             if found is None:
-                with self._database() as database:
+                with self._database(self._synchronous) as database:
                     database.execute("INSERT OR IGNORE INTO users VALUES (?, ?)", (name, self._new_key()))
                     found = _key(database, name)
         except LedgerError as error:
@@ -69,7 +72,7 @@ class UserKeys:
         LedgerError
             The keys cannot be changed.
         """
-        with self._database() as database:
+        with self._database("FULL") as database:
             database.execute("BEGIN EXCLUSIVE")  # Who looks for the key now waits, and finds none.
             try:
                 first()
@@ -99,16 +102,18 @@ class UserKeys:
         return f"{self._world.random.getrandbits(256):064x}".encode()
 
     @contextmanager
-    def _database(self) -> Iterator[sqlite3.Connection]:
+    def _database(self, synchronous: str | None = None) -> Iterator[sqlite3.Connection]:
+        """The keys; to change them, say how far to wait for the disk."""
         path = self._home / DATABASE
         try:
             self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
             path.touch(mode=0o600)
             with closing(sqlite3.connect(path, timeout=10.0, isolation_level=None)) as database:
-                # Write-ahead logging is off on purpose: SQLite before 3.51.3 can corrupt a database that two share.
-                database.execute("PRAGMA journal_mode = TRUNCATE")
-                database.execute("PRAGMA synchronous = NORMAL")
-                database.execute("PRAGMA secure_delete = ON")  # A key that is destroyed is gone from the file.
+                if synchronous:
+                    # Write-ahead logging is off on purpose: SQLite before 3.51.3 can corrupt a database that two share.
+                    database.execute("PRAGMA journal_mode = TRUNCATE")
+                    database.execute(f"PRAGMA synchronous = {synchronous}")
+                    database.execute("PRAGMA secure_delete = ON")  # A key that is destroyed is gone from the file.
                 database.execute("CREATE TABLE IF NOT EXISTS users (name TEXT PRIMARY KEY, key BLOB) WITHOUT ROWID")
                 yield database
         except (OSError, sqlite3.Error) as error:
