@@ -20,7 +20,7 @@ from router.core.policy import Policy
 from router.drive import adrive, adrive_live, drive, drive_live
 from router.errors import InvalidCall
 from router.inforce import Checks, InForce
-from router.ledger import Fingerprints, LedgerWriter, Trace, load_secret
+from router.ledger import Fingerprints, LedgerWriter, Trace, load_fingerprints
 from router.ledger.fold import SEGMENTS_FOLDER
 from router.models import Backend
 from router.models.record import Recorder
@@ -333,7 +333,7 @@ class Router:
             on_finish=lambda *ended: self._finished(in_force, *ended),
         )
         flow = cascade(plan, request)
-        key = key_of(plan, request, options, trace.tenant, prints)
+        key = key_of(plan, request, options, trace, prints)
         return self._repeats.once(flow, key, plan, request) if key else flow, ride
 
     def _finished(self, in_force: InForce, trace: Trace, finish: Finish, latency_ms: float) -> None:
@@ -371,7 +371,8 @@ class Router:
         return Recorder(path, world=self._world, append=append, redact=hook, alarm=_alarm("router.recording_failed"))
 
     def _load_fingerprints(self) -> Fingerprints:
-        self._fingerprints = Fingerprints(load_secret(self._home, self._world))
+        sync = self._in_force.loaded.policy.ledger.sync
+        self._fingerprints = load_fingerprints(self._home, self._world, sync)
         return self._fingerprints
 
 

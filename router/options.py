@@ -221,8 +221,9 @@ def top_only() -> bool:
 
 def trace_of(plan: Plan, request: Request, options: Mapping[str, Any], fingerprints: Fingerprints) -> Trace:
     """Who and what one call belongs to."""
-    prompt, prefixes = fingerprints.prompt(request.messages)
     who = attribution(options)
+    fingerprints = fingerprints.of(who.get("user"))
+    prompt, prefixes = fingerprints.prompt(request.messages)
     return Trace(
         request.route_id,
         plan.task_name,

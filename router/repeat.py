@@ -20,7 +20,7 @@ from router.core.effects import Do, Effect, Finish, Flow, ReadClock, Request, Wa
 from router.core.plan import Plan
 from router.core.stored import Damaged, plain, restored
 from router.errors import DeadlineExceeded, InvalidCall, RouterError, StateError, warn
-from router.ledger import Fingerprints
+from router.ledger import Fingerprints, Trace
 from router.state import AnswerStore, Claim, Kept
 from router.world import World
 
@@ -33,11 +33,11 @@ class Key(NamedTuple):
 
     name: str
     binding: str
+    user: str | None = None
+    """Whose answer it is, so that it goes when the user is forgotten."""
 
 
-def key_of(
-    plan: Plan, request: Request, options: Mapping[str, Any], tenant: str | None, prints: Fingerprints
-) -> Key | None:
+def key_of(plan: Plan, request: Request, options: Mapping[str, Any], trace: Trace, prints: Fingerprints) -> Key | None:
     """The key of a call, if it has one. Tenants have keys of their own.
 
     Raises
@@ -60,8 +60,8 @@ def key_of(
         dict(request.shape.schema) if request.shape else None,
     ]
     binding = prints.name("asked", json.dumps(asked, sort_keys=True, default=str))
-    name = prints.name("idempotency", json.dumps([tenant, given]))
-    return Key(name or "", binding or "")
+    name = prints.name("idempotency", json.dumps([trace.tenant, given]))
+    return Key(name or "", binding or "", trace.user)
 
 
 class Repeats:
@@ -136,7 +136,7 @@ class Repeats:
         now_s = self._world.clock.time()
         try:
             kept = Kept(key.binding, json.dumps(plain(answer), default=str))
-            self._store.keep(key.name, kept, now_s=now_s, expires_s=now_s + KEPT_S)
+            self._store.keep(key.name, kept, user=key.user, now_s=now_s, expires_s=now_s + KEPT_S)
         except (StateError, ValueError, RecursionError) as error:  # It is paid for and there: nothing may take it away.
             events.emit("router.state_failed", {"problem": str(error)}, level=logging.ERROR)
             warn(f"an answer is not kept for its idempotency key: {error}")

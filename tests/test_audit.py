@@ -17,7 +17,7 @@ from router.core.call import Failure, Reply, Usage
 from router.core.faults import Fault
 from router.core.policy import Model, Policy
 from router.errors import LadderExhausted
-from router.ledger import Fingerprints, load_secret
+from router.ledger import stored_user
 from router.testing import Script, ScriptedModels, SimulatedClock
 from router.world import World
 from tests.support import make_policy
@@ -94,7 +94,7 @@ def _sum(key: str, *calls: tuple[int | None, ...]) -> AuditRow:
 
 
 def _user(home: Path, name: str) -> str:
-    return str(Fingerprints(load_secret(home, World())).name("user", name))
+    return stored_user(home, World(), name)
 
 
 @pytest.mark.parametrize(

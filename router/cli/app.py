@@ -15,7 +15,7 @@ from typing import Any
 
 import typer
 
-from router.cli import audit, check, demo, distill, evaluate, init, models, policy, route, slo, tune
+from router.cli import audit, check, demo, distill, evaluate, init, ledger, models, policy, route, slo, tune
 from router.cli.common import Refused, print_json, say
 from router.errors import (
     CostLimitExceeded,
@@ -50,6 +50,7 @@ app.command("models")(models.models)
 app.command("distill")(distill.distill)
 app.command("demo")(demo.demo)
 app.add_typer(policy.app, name="policy")
+app.add_typer(ledger.app, name="ledger")
 
 
 @app.callback(invoke_without_command=True)

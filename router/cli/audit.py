@@ -28,14 +28,14 @@ def audit(
     from router.api import state_home
     from router.audit import DIMENSIONS, Filters
     from router.audit import audit as run
-    from router.ledger import Fingerprints, load_secret
+    from router.ledger import stored_user
     from router.world import World
 
     if by not in DIMENSIONS:
         raise typer.BadParameter(f"{by!r} is none of {', '.join(DIMENSIONS)}", param_hint="--by")
     place, world = state_home(home), World()
     now_s = world.clock.time()
-    user_fp = Fingerprints(load_secret(place, world)).name("user", user) if user is not None else None
+    user_fp = stored_user(place, world, user) if user is not None else None
     filters = Filters(
         since_s=_moment(since, now_s, "--since"),
         until_s=_moment(until, now_s, "--until"),

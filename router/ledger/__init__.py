@@ -2,7 +2,17 @@
 
 from router.ledger.fold import FoldReport, fold
 from router.ledger.rows import SCHEMA_VERSION, Trace
-from router.ledger.secret import Fingerprints, load_secret
+from router.ledger.secret import Fingerprints, load_fingerprints, load_secret, stored_user
 from router.ledger.segments import LedgerWriter
 
-__all__ = ["SCHEMA_VERSION", "Fingerprints", "FoldReport", "LedgerWriter", "Trace", "fold", "load_secret"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "Fingerprints",
+    "FoldReport",
+    "LedgerWriter",
+    "Trace",
+    "fold",
+    "load_fingerprints",
+    "load_secret",
+    "stored_user",
+]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from router.core.call import Usage
 from router.ledger.rows import Row
-from router.ledger.schema import ATTEMPTS, DAILY_CALLS, DAILY_REQUESTS, ROUTES, STEPS
+from router.ledger.schema import ATTEMPTS, DAILY_CALLS, DAILY_REQUESTS, ROUTES, STEPS, hour_of
 
 DAY_S = 86_400
 PATH_SEPARATOR = " > "
@@ -24,7 +24,7 @@ _INPUT_TOKENS = tuple(name for name in Usage.__slots__ if name not in _OUTPUT_TO
 
 def day_of(time_s: float) -> int:
     """The first second of the UTC day that a moment is in."""
-    return int(time_s // DAY_S) * DAY_S
+    return hour_of(time_s) // DAY_S * DAY_S
 
 
 def latency_bucket(latency_ms: float) -> int:
@@ -44,6 +44,7 @@ class Days:
 
     def __init__(self) -> None:
         self._calls, self._requests = DAILY_CALLS.rollup(), DAILY_REQUESTS.rollup()
+        self.rollups = {DAILY_CALLS.name: self._calls, DAILY_REQUESTS.name: self._requests}
 
     def add_call(self, row: Row, steps: Sequence[Row]) -> None:
         """Count a call once."""

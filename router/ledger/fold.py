@@ -9,17 +9,18 @@ from __future__ import annotations
 import fcntl
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from router.core.call import Usage
-from router.errors import LedgerError
+from router.errors import LedgerError, warn
 from router.ledger.days import Days, add_missing_days
+from router.ledger.packs import packs_in, take_pack
 from router.ledger.rows import SCHEMA_VERSION, Row
-from router.ledger.schema import ATTEMPTS, HOURLY_ATTEMPTS, HOURLY_ROUTES, HOURLY_STEPS, ROUTES, STEPS, create
+from router.ledger.schema import ATTEMPTS, HOURLY_ATTEMPTS, HOURLY_ROUTES, HOURLY_STEPS, ROUTES, STEPS, Rollup, create
 from router.ledger.segments import read_lines, segments_in, writer_lives
 
 SEGMENTS_FOLDER = "segments"
@@ -44,6 +45,8 @@ class FoldReport:
     """Requests that became `unknown` because their process died before they ended."""
     lost: int = 0
     """Rows that processes could not write, by their own account."""
+    newer: list[str] = field(default_factory=list)
+    """`segment:offset` from where on a segment waits for a later version of this library, which wrote it."""
 
 
 def fold(home: Path) -> FoldReport:
@@ -58,9 +61,10 @@ def fold(home: Path) -> FoldReport:
     folder = home / SEGMENTS_FOLDER
     if not folder.is_dir():
         return report
-    with _locked(home), connect(home) as database:
+    with locked(home), connect(home) as database:
+        take_packs(folder, database, report)
         known = {name: (offset, closed) for name, offset, closed in database.execute(_KNOWN_SEGMENTS)}
-        batch = _Batch(database)
+        batch = Batch(database)
         for path in segments_in(folder):
             offset, closed = known.pop(path.name, (0, False))
             if not closed:
@@ -69,7 +73,23 @@ def fold(home: Path) -> FoldReport:
             if not closed:  # Somebody deleted it: nothing in it can be settled any more.
                 batch.reach(name, offset, closed=True)
         report.orphans += batch.commit()
+    if report.newer:
+        warn(
+            f"{folder}: was also written by a newer version of this library; {len(report.newer)} segments wait for it "
+            f"from {report.newer[0]} on, and nothing of them is lost; upgrade cascade-router"
+        )
     return report
+
+
+def take_packs(folder: Path, database: sqlite3.Connection, report: FoldReport) -> None:
+    """Bring the read model up to date with packs: before the segments, which it then need not read."""
+    packs = packs_in(folder)
+    if not packs:
+        return
+    closed = {name for (name,) in database.execute("SELECT name FROM segments WHERE closed")}
+    for path in packs:
+        if path.name not in closed:
+            report.corrupt += [f"{path.name}:{offset}" for offset in take_pack(database, path, closed)]
 
 
 @contextmanager
@@ -77,18 +97,19 @@ def connect(home: Path) -> Iterator[sqlite3.Connection]:
     """The read model, made when it is missing."""
     path = home / READ_MODEL
     with suppress(OSError):  # SQLite says better what is wrong.
-        path.touch(mode=0o600)
+        path.touch(mode=0o600, exist_ok=False)
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as database:
-            # Write-ahead logging is off on purpose: SQLite before 3.51.3 can corrupt a database that two share.
-            database.execute("PRAGMA journal_mode = TRUNCATE")
-            version = create(database, SCHEMA_VERSION)
-            if version > SCHEMA_VERSION:
+            version = database.execute("PRAGMA user_version").fetchone()[0]
+            if version > SCHEMA_VERSION:  # Asked first: nothing of it is changed.
                 raise LedgerError(
                     f"{path}: was written by a newer version of this library (schema {version}, this one reads "
                     f"{SCHEMA_VERSION}); upgrade cascade-router",
                     path=str(path),
                 )
+            # Write-ahead logging is off on purpose: SQLite before 3.51.3 can corrupt a database that two share.
+            database.execute("PRAGMA journal_mode = TRUNCATE")
+            create(database, SCHEMA_VERSION)
             add_missing_days(database)
             yield database
     except sqlite3.Error as error:
@@ -100,7 +121,8 @@ def connect(home: Path) -> Iterator[sqlite3.Connection]:
 
 
 @contextmanager
-def _locked(home: Path) -> Iterator[None]:
+def locked(home: Path) -> Iterator[None]:
+    """Be the one process that changes the read model and what is folded of the segments."""
     path = home / "fold.lock"
     try:
         file = path.open("w")
@@ -111,27 +133,31 @@ def _locked(home: Path) -> Iterator[None]:
         yield
 
 
-def _fold_segment(batch: _Batch, path: Path, offset: int, report: FoldReport) -> None:
+def _fold_segment(batch: Batch, path: Path, offset: int, report: FoldReport) -> None:
     try:
         # Asked before reading: a writer that is dead now has written its last byte.
         complete = not writer_lives(path)
         if path.stat().st_size < offset:
             report.cut.append(path.name)
             offset = 0  # What was read before does not count twice.
-        offset, broken = _add_lines(batch, path, offset, complete, report)
+        offset, broken = add_lines(batch, path, offset, complete, report)
     except OSError as error:
         raise LedgerError(
             f"{path}: cannot be read ({error.strerror}); make it readable, or move it out of the folder", path=str(path)
         ) from error
-    batch.reach(path.name, offset, broken, closed=complete)
+    waits = f"{path.name}:{offset}" in report.newer
+    batch.reach(path.name, offset, broken, closed=complete and not waits)
 
 
-def _add_lines(batch: _Batch, path: Path, offset: int, complete: bool, report: FoldReport) -> tuple[int, int]:
+def add_lines(batch: Batch, path: Path, offset: int, complete: bool, report: FoldReport) -> tuple[int, int]:
     """Put the rows of a segment into the batch; returns the offset after them, and how many lines are broken."""
     broken = 0
     for line in read_lines(path, offset, complete=complete):
+        if line.row is not None and is_newer(line.row):
+            report.newer.append(f"{path.name}:{offset}")
+            return offset, broken
         offset = line.end
-        if line.row is None or not _is_sound(line.row):
+        if line.row is None or not is_sound(line.row):
             broken += 1
             if line.ended:
                 report.corrupt.append(f"{path.name}:{line.start}")
@@ -157,14 +183,20 @@ _NEEDED: dict[str, dict[str, Any]] = {
 }
 
 
-def _is_sound(row: Row) -> bool:
+def is_newer(row: Row) -> bool:
+    """Whether a later version of this library wrote the row: it is left for that version."""
+    version = row.get("v")
+    return isinstance(version, int) and version > SCHEMA_VERSION
+
+
+def is_sound(row: Row) -> bool:
     """Whether a row whose checksum is right is one that this library wrote."""
     kind = row.get("kind")
     needed = _NEEDED.get(kind, {}) if isinstance(kind, str) else {}
     return all(isinstance(row.get(name), type_) for name, type_ in needed.items())
 
 
-class _Batch:
+class Batch:
     """Rows of some segments that go into the read model in one transaction."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
@@ -222,7 +254,7 @@ class _Batch:
             if attempt is None:
                 continue
             ATTEMPTS.update(self.database, settle)
-            rollup.add({**attempt, **settle, "time_s": attempt["time_s"]}, _attempt_sums(attempt, settle))
+            add_attempt(rollup, attempt, settle)
             days.add_request(attempt, settle)
         rollup.store(self.database)
         days.store(self.database)
@@ -256,17 +288,28 @@ class _Batch:
         for row in self.routes:
             if not ROUTES.insert(self.database, [{**row, "metadata": json.dumps(row.get("metadata"))}]):
                 continue  # Read before, from a copy of its segment: it must not count twice.
-            routes.add({**row, "model": row.get("model") or ""}, _route_sums(row))
+            add_route(routes, steps, row, row.get("steps", []))
             days.add_call(row, row.get("steps", []))
-            asked = 0
             for position, step in enumerate(row.get("steps", [])):
                 stored = {**step, "route_id": row["route_id"], "position": position}
                 STEPS.insert(self.database, [{**stored, "signals": json.dumps(step.get("signals"))}])
-                steps.add({**row, **step}, _step_sums(step, climbed=asked > 0))
-                asked += (step.get("attempts") or 0) > 0
         routes.store(self.database)
         steps.store(self.database)
         days.store(self.database)
+
+
+def add_attempt(rollup: Rollup, intent: Row, settle: Row) -> None:
+    """Add one request to the hourly sums; its hour is that of its beginning."""
+    rollup.add({**intent, **settle, "time_s": intent["time_s"]}, _attempt_sums(intent, settle))
+
+
+def add_route(routes: Rollup, steps: Rollup, row: Row, its_steps: Iterable[Row]) -> None:
+    """Add one call to the hourly sums, and each of its steps."""
+    routes.add({**row, "model": row.get("model") or ""}, _route_sums(row))
+    asked = 0
+    for step in its_steps:
+        steps.add({**row, **step}, _step_sums(step, climbed=asked > 0))
+        asked += (step.get("attempts") or 0) > 0
 
 
 def _attempt_sums(intent: Row, settle: Row) -> dict[str, float]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import ItemsView, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from router.core.call import Usage
 
 _MAX_INTEGER = 2**63 - 1
+# Of the years 1 and 9999, in seconds since 1970.
+_FIRST_HOUR, _LAST_HOUR = -62_135_596_800, 253_402_297_200
 _TOKENS = {name: "INTEGER" for name in Usage.__slots__}
 _ATTRIBUTION = {"task": "TEXT", "feature": "TEXT", "user": "TEXT", "tenant": "TEXT"}
 
@@ -30,11 +32,15 @@ class Table:
         keys = ", ".join(f'"{name}"' for name in list(self.columns)[: self.keys])
         return f'CREATE TABLE IF NOT EXISTS "{self.name}" ({columns}, PRIMARY KEY ({keys})) WITHOUT ROWID'
 
+    def names(self) -> str:
+        """The columns in order. Always said: in an old table, one that came later is the last."""
+        return ", ".join(f'"{name}"' for name in self.columns)
+
     def insert(self, database: sqlite3.Connection, rows: Iterable[Mapping[str, Any]]) -> int:
         """Add rows and count them; one that is there already stays as it is and does not count."""
         marks = ", ".join("?" * len(self.columns))
         done = database.executemany(
-            f'INSERT OR IGNORE INTO "{self.name}" VALUES ({marks})',  # noqa: S608 - names are this module's own
+            f'INSERT OR IGNORE INTO "{self.name}" ({self.names()}) VALUES ({marks})',  # noqa: S608 - this module's own
             ([storable(row.get(name)) for name in self.columns] for row in rows),
         )
         return done.rowcount
@@ -49,10 +55,14 @@ class Table:
             [*(storable(row[name]) for name in names), row[key]],
         )
 
+    def each(self, database: sqlite3.Connection, where: str = "1", *values: Any) -> Iterator[dict[str, Any]]:
+        """The rows that fulfil a condition of this package's own writing, one by one."""
+        for row in database.execute(f'SELECT {self.names()} FROM "{self.name}" WHERE {where}', values):  # noqa: S608
+            yield dict(zip(self.columns, row, strict=True))
+
     def all(self, database: sqlite3.Connection, where: str = "1", *values: Any) -> list[dict[str, Any]]:
         """The rows that fulfil a condition of this package's own writing."""
-        found = database.execute(f'SELECT * FROM "{self.name}" WHERE {where}', values)  # noqa: S608
-        return [dict(zip(self.columns, row, strict=True)) for row in found]
+        return list(self.each(database, where, *values))
 
     def get(self, database: sqlite3.Connection, where: str, *values: Any) -> dict[str, Any] | None:
         """The first row that fulfils a condition."""
@@ -67,13 +77,13 @@ class Rollup:
     """Sums by hour and attribution, gathered in memory and added to their table at once."""
 
     def __init__(self, table: Table) -> None:
-        self._table = table
+        self.table = table
         self._names = list(table.columns)[: table.keys]
         self._sums: dict[tuple[Any, ...], defaultdict[str, float]] = {}
 
     def add(self, row: Mapping[str, Any], amounts: Mapping[str, float]) -> None:
         """Add amounts to the sums that a row belongs to."""
-        hour = int(row["time_s"]) // 3600 * 3600
+        hour = hour_of(row["time_s"])
         # A key column cannot be NULL, so "not given" is the empty text.
         values = (hour if name == "hour" else row.get(name) for name in self._names)
         key = tuple("" if value is None else storable(value) for value in values)
@@ -81,17 +91,38 @@ class Rollup:
         for name, amount in amounts.items():
             sums[name] += amount
 
+    def add_sums(self, row: Mapping[str, Any]) -> None:
+        """Add a row of this very table."""
+        key = tuple(row.get(name, "") for name in self._names)
+        sums = self._sums.setdefault(key, defaultdict(int))
+        for name in list(self.table.columns)[self.table.keys :]:
+            sums[name] += row.get(name, 0)
+
+    def items(self) -> ItemsView[tuple[Any, ...], defaultdict[str, float]]:
+        """The sums by the values of the table's key."""
+        return self._sums.items()
+
+    def named(self, key: tuple[Any, ...]) -> str:
+        """A key for people."""
+        return ", ".join(f"{name} {value}" for name, value in zip(self._names, key, strict=True) if value != "")
+
     def store(self, database: sqlite3.Connection) -> None:
         """Add the sums to the table."""
-        table = self._table
+        table = self.table
         amounts = list(table.columns)[table.keys :]
         keys = ", ".join(f'"{name}"' for name in self._names)
         changes = ", ".join(f'"{name}" = "{name}" + excluded."{name}"' for name in amounts)
         marks = ", ".join("?" * len(table.columns))
         database.executemany(
-            f'INSERT INTO "{table.name}" VALUES ({marks}) ON CONFLICT ({keys}) DO UPDATE SET {changes}',  # noqa: S608
+            f'INSERT INTO "{table.name}" ({table.names()}) VALUES ({marks}) '  # noqa: S608
+            f"ON CONFLICT ({keys}) DO UPDATE SET {changes}",
             ([*key, *(storable(sums[name]) for name in amounts)] for key, sums in self._sums.items()),
         )
+
+
+def hour_of(time_s: float) -> int:
+    """The first second of a moment's hour. A clock that is far out counts as the first or last hour with a date."""
+    return int(max(_FIRST_HOUR, min(_LAST_HOUR, time_s)) // 3600) * 3600
 
 
 def storable(value: Any) -> Any:
@@ -250,16 +281,18 @@ DAILY_REQUESTS = Table(
     },
     keys=6,
 )
-_TABLES = (ATTEMPTS, ROUTES, STEPS, HOURLY_ATTEMPTS, HOURLY_ROUTES, HOURLY_STEPS, DAILY_CALLS, DAILY_REQUESTS)
+HOURLY = (HOURLY_ATTEMPTS, HOURLY_ROUTES, HOURLY_STEPS)
+ROLLUPS = (*HOURLY, DAILY_CALLS, DAILY_REQUESTS)
+_TABLES = (ATTEMPTS, ROUTES, STEPS, *ROLLUPS)
 
 
-def create(database: sqlite3.Connection, version: int) -> int:
-    """Make the tables where they are missing; returns the schema version that the database has."""
-    found: int = database.execute("PRAGMA user_version").fetchone()[0]
-    if found:
-        if found == version:
-            _add_columns(database)
-        return found
+def create(database: sqlite3.Connection, version: int) -> None:
+    """Make the tables where they are missing, and bring those of an earlier version up to this one."""
+    if found := database.execute("PRAGMA user_version").fetchone()[0]:
+        _add_columns(database)
+        if found != version:
+            database.execute(f"PRAGMA user_version = {int(version)}")
+        return
     database.execute(
         "CREATE TABLE IF NOT EXISTS segments (name TEXT PRIMARY KEY, offset INTEGER, closed INTEGER, broken INTEGER)"
     )
@@ -268,7 +301,6 @@ def create(database: sqlite3.Connection, version: int) -> int:
     database.execute("CREATE INDEX IF NOT EXISTS attempts_open ON attempts (segment) WHERE state = 'open'")
     database.execute("CREATE INDEX IF NOT EXISTS routes_time ON routes (time_s)")
     database.execute(f"PRAGMA user_version = {int(version)}")
-    return version
 
 
 def _add_columns(database: sqlite3.Connection) -> None:
@@ -277,4 +309,5 @@ def _add_columns(database: sqlite3.Connection) -> None:
         there = {row[1] for row in database.execute(f'PRAGMA table_info("{table.name}")')}
         for name, kind in table.columns.items():
             if there and name not in there:
-                database.execute(f'ALTER TABLE "{table.name}" ADD COLUMN "{name}" {kind}')
+                default = " DEFAULT 0" if "NOT NULL" in kind else ""
+                database.execute(f'ALTER TABLE "{table.name}" ADD COLUMN "{name}" {kind}{default}')

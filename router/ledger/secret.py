@@ -9,22 +9,42 @@ from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
+from typing import Literal
 
 from router.core.call import Message
 from router.errors import warn
+from router.ledger.users import UserKeys
 from router.world import World
 
 # 64 bits: among ten million prompts two share one with a chance of 3 in a million.
 _HEX_DIGITS = 16
 # Longer conversations keep their earliest boundaries, where a prompt cache can match.
 _MAX_PREFIXES = 16
+# Users whose keys a process holds; finding one again takes about as long as ten other rows.
+_MAX_USERS = 10_000
 
 
 class Fingerprints:
-    """Keyed fingerprints of one installation: equal inputs give equal ones, nothing else can be read off them."""
+    """Keyed fingerprints of one installation, or of one user: equal inputs give equal ones, and nothing else shows."""
 
-    def __init__(self, secret: bytes) -> None:
+    def __init__(self, secret: bytes, keys: UserKeys | None = None) -> None:
         self._key = hmac.new(secret, digestmod=sha256)
+        self._keys = keys
+        self._users: dict[str, Fingerprints] = {}
+
+    def of(self, user: str | None) -> Fingerprints:
+        """Those for the calls of a user, under the user's own key; without a user, these."""
+        keys = self._keys
+        if user is None or keys is None:
+            return self
+        if keys.anybody_forgotten() or len(self._users) >= _MAX_USERS:
+            # A new one: a thread that has just read a key that is destroyed by now puts it into the old one.
+            self._users = {}
+        users = self._users
+        found = users.get(user)
+        if found is None:
+            found = users[user] = Fingerprints(keys.key(self.name("user", user) or ""))
+        return found
 
     def name(self, kind: str, value: str | None) -> str | None:
         """Of a user or session id; `None` stays `None`."""
@@ -90,3 +110,23 @@ def load_secret(home: Path, world: World) -> bytes:
     except OSError:
         pass
     return secret
+
+
+def load_fingerprints(home: Path, world: World, sync: Literal["normal", "full"] = "normal") -> Fingerprints:
+    """The fingerprints of an installation, with a key for each of its users; a simulated world leaves none behind."""
+    keys = UserKeys(home, world, sync=sync) if world.secret is None else None
+    return Fingerprints(load_secret(home, world), keys)
+
+
+def stored_user(home: Path, world: World, user: str) -> str:
+    """What the rows of a user carry; makes no key for one who has none.
+
+    Raises
+    ------
+    LedgerError
+        The keys of the users cannot be read.
+    """
+    installation = Fingerprints(load_secret(home, world))
+    name = str(installation.name("user", user))
+    key = UserKeys(home, world).find(name)
+    return str(Fingerprints(key).name("user", user)) if key else name

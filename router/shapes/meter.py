@@ -56,6 +56,7 @@ class Meter:
                 argument="response",
             )
         who, route_id, now_s = attribution(options), self._world.new_id(), self._world.clock.time()
+        prints = self._fingerprints.of(who.get("user"))
         trace = Trace(
             route_id,
             METERED_TASK,
@@ -64,9 +65,9 @@ class Meter:
             None,
             (),
             who.get("feature"),
-            self._fingerprints.name("user", who.get("user")),
+            prints.name("user", who.get("user")),
             who.get("tenant"),
-            self._fingerprints.name("session", who.get("session")),
+            prints.name("session", who.get("session")),
             checked_metadata(options.get("metadata")),
         )
         price = self._price(name, _provider(response))

@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,8 +52,8 @@ class AnswerStore:
             ).fetchone()
         return Kept(*row) if row else None
 
-    def keep(self, name: str, kept: Kept, *, now_s: float, expires_s: float) -> None:
-        """Keep an answer until then, and let go of those whose time is over.
+    def keep(self, name: str, kept: Kept, *, user: str | None = None, now_s: float, expires_s: float) -> None:
+        """Keep an answer of a user until then, and let go of those whose time is over.
 
         Raises
         ------
@@ -62,7 +62,23 @@ class AnswerStore:
         """
         with self._database() as database:
             database.execute("DELETE FROM answers WHERE expires_s <= ?", (now_s,))
-            database.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", (name, *kept, expires_s))
+            database.execute(
+                'INSERT OR REPLACE INTO answers (name, binding, answer, expires_s, "user") VALUES (?, ?, ?, ?, ?)',
+                (name, *kept, expires_s, user),
+            )
+
+    def drop(self, user: str) -> int:
+        """Let go of every answer of a user; returns how many there were.
+
+        Raises
+        ------
+        StateError
+            The store cannot be written.
+        """
+        if not (self._folder / DATABASE).exists():
+            return 0
+        with self._database() as database:
+            return database.execute('DELETE FROM answers WHERE "user" = ?', (user,)).rowcount
 
     def claim(self, name: str, binding: str) -> Claim | str:
         """The right to ask for this key's answer; where another has it, what that one asks ("" while unknown).
@@ -111,8 +127,9 @@ class AnswerStore:
                 database.execute("PRAGMA secure_delete = ON")  # An answer whose time is over is gone.
                 database.execute(
                     "CREATE TABLE IF NOT EXISTS answers "
-                    "(name TEXT PRIMARY KEY, binding TEXT, answer TEXT, expires_s REAL) WITHOUT ROWID"
+                    '(name TEXT PRIMARY KEY, binding TEXT, answer TEXT, expires_s REAL, "user" TEXT) WITHOUT ROWID'
                 )
+                _add_user(database)
                 yield database
 
     @contextmanager
@@ -126,6 +143,13 @@ class AnswerStore:
                 "or set ROUTER_HOME",
                 path=str(self._folder),
             ) from error
+
+
+def _add_user(database: sqlite3.Connection) -> None:
+    """Give the table of an earlier release its last column; whose its answers are is not known."""
+    if all(row[1] != "user" for row in database.execute("PRAGMA table_info(answers)")):
+        with suppress(sqlite3.OperationalError):  # Another process was first.
+            database.execute('ALTER TABLE answers ADD COLUMN "user" TEXT')
 
 
 def _caller() -> object:

@@ -1,0 +1,111 @@
+"""What is broken in a segment: which bytes, which rows stood there, and whether it was the death of a writer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from router.ledger.fold import is_newer, is_sound
+from router.ledger.rows import Row
+from router.ledger.segments import Line, read_lines, unframe
+
+# What of a broken row can mostly still be read: its kind, and the request or call that it is of.
+_NAMED = re.compile(rb'"kind":"(\w+)"(?:(?!"kind":).)*?"(attempt_id|route_id)":"([0-9a-f-]+)"')
+_KIND = re.compile(rb'"kind":"')
+
+
+@dataclass(frozen=True, slots=True)
+class LostRow:
+    """A row that can no longer be trusted, as far as it says itself what it was."""
+
+    kind: str
+    """`unknown` where it cannot be read."""
+    id: str = ""
+    """The `attempt_id` or `route_id`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Bytes of a segment that hold no sound row: one line, or several that lie beside each other."""
+
+    segment: str
+    line: int
+    """Number of the first line, from 1."""
+    start: int
+    end: int
+    """Offset of the byte after the last one."""
+    torn: bool
+    """Whether a writer left it half written, because it died or its disk was full; no acknowledged row is lost then."""
+    rows: tuple[LostRow, ...]
+
+
+@dataclass(slots=True)
+class Reading:
+    """What one look at a segment found, beside its sound rows."""
+
+    damage: list[Damage]
+    newer_from: int | None = None
+    """Where the rows of a newer version begin."""
+
+
+def sound_rows(path: Path, reading: Reading, *, complete: bool) -> Iterator[tuple[Row, int]]:
+    """Every sound row of a segment with the offset after it; what is broken goes into the reading."""
+    broken: list[Line] = []
+    for line in read_lines(path, complete=complete):
+        newer = line.row is not None and is_newer(line.row)
+        if line.row is None or not (newer or is_sound(line.row)):
+            if broken and not _touches(broken[-1], line):
+                reading.damage.append(_damage(path, broken, None))
+                broken = []
+            broken.append(line)
+            continue
+        if broken:
+            reading.damage.append(_damage(path, broken, line.row))
+            broken = []
+        if newer:
+            reading.newer_from = line.start
+            return
+        yield line.row, line.end
+    if broken:
+        reading.damage.append(_damage(path, broken, None))
+
+
+def _touches(one: Line, next_one: Line) -> bool:
+    """Whether nothing but an empty line is between: a byte that became a newline makes two lines of one."""
+    return next_one.start - one.end <= 1
+
+
+def _damage(path: Path, lines: list[Line], after: Row | None) -> Damage:
+    start, end = lines[0].start, lines[-1].end
+    with path.open("rb") as file:
+        number = sum(block.count(b"\n") for block in _blocks(file.read, start)) + 1
+        file.seek(start)
+        raw = file.read(end - start)
+    rows = [LostRow(kind.decode(), name.decode()) for kind, _, name in _NAMED.findall(raw)]
+    # A byte that was a newline joins two rows in one line.
+    unnamed = max(1, len(_KIND.findall(raw))) - len(rows)
+    torn = _is_torn(raw, lines[-1].ended, after)
+    return Damage(path.name, number, start, end, torn, (*rows, *[LostRow("unknown")] * unnamed))
+
+
+def _blocks(read: Callable[[int], bytes], size: int) -> Iterator[bytes]:
+    while size > 0:
+        block = read(min(size, 1 << 20))
+        if not block:
+            return
+        size -= len(block)
+        yield block
+
+
+def _is_torn(raw: bytes, ended: bool, after: Row | None) -> bool:
+    """Whether a writer stopped in the middle of the line, and nobody changed it.
+
+    It is the last line and has no end, or the gap row after it counts it. In both cases a line that is whole but for
+    its last byte was not cut: that byte was changed.
+    """
+    if not ended:
+        return unframe(raw[:-1]) is None
+    counted = after is not None and after.get("kind") == "gap"
+    return counted and unframe(raw[:-2] + b"}") is None and not raw.rstrip(b"\n").endswith(b"}")

@@ -1,0 +1,130 @@
+"""Packs: what is left of old segments, their sums by hour and day, in a file of the kind that the fold reads anyway.
+
+A pack gets its name when it is whole, and names the segments that it replaces. From then on it is the truth about them:
+the fold takes it before it reads a segment, and drops their rows. So whoever is killed while packing has either
+changed nothing, or the next fold ends it.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from router.errors import LedgerError
+from router.ledger.rows import SCHEMA_VERSION, Row
+from router.ledger.schema import ROLLUPS, ROUTES, STEPS
+from router.ledger.segments import frame, read_lines
+
+
+def packs_in(folder: Path) -> list[Path]:
+    """The packs of a folder, oldest first."""
+    return sorted(path for path in folder.glob("[!.]*.pack") if path.is_file())
+
+
+def write_pack(path: Path, segments: Sequence[Path], sums: Iterator[Row], time_s: float) -> None:
+    """Put sums into a new pack that replaces segments. It survives a power loss before it has its name."""
+    header = {"v": SCHEMA_VERSION, "kind": "pack", "time_s": time_s, "segments": [one.name for one in segments]}
+    draft = path.with_name(f".{path.name}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(frame(header))
+        for row in sums:
+            file.write(frame(row))
+        file.flush()
+        os.fsync(file.fileno())
+    draft.rename(path)
+    names = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(names)  # Before what it replaces is deleted.
+    finally:
+        os.close(names)
+
+
+def sums_in(database: sqlite3.Connection) -> Iterator[Row]:
+    """The sums of a read model as rows of a pack."""
+    for table in ROLLUPS:
+        for sums in table.each(database):
+            yield {"v": SCHEMA_VERSION, "kind": "sums", "table": table.name, "sums": sums}
+
+
+def replaced_by(path: Path) -> list[str]:
+    """The segments that a pack replaces.
+
+    Raises
+    ------
+    LedgerError
+        Its first line, which names them, was changed.
+    """
+    first = next(read_lines(path, complete=True), None)
+    if first is None or first.row is None or first.row.get("kind") != "pack":
+        raise LedgerError(
+            f"{path}: the first line, which names the segments that it replaces, was changed; restore it from a backup",
+            path=str(path),
+        )
+    return [str(name) for name in first.row["segments"]]
+
+
+def take_pack(database: sqlite3.Connection, path: Path, closed: set[str]) -> list[int]:
+    """Bring the read model up to date with a pack that is new to it; returns the offsets of damaged lines.
+
+    `closed` are the segments whose rows the read model has in its sums.
+
+    Raises
+    ------
+    LedgerError
+        The pack cannot be used, or the read model is older than it.
+    """
+    names = replaced_by(path)
+    counted = [name for name in names if name in closed]
+    if counted and len(counted) < len(names):
+        raise LedgerError(
+            f"{path}: replaces segments of which the read model knows only some, so it is older; delete ledger.db to "
+            "have it rebuilt",
+            path=str(path),
+        )
+    damaged: list[int] = []
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        if counted:
+            _drop_rows(database, path.parent, names)
+        else:
+            damaged = _add_sums(database, path)
+        database.executemany(
+            "INSERT INTO segments VALUES (?, ?, 1, ?) ON CONFLICT (name) DO UPDATE SET closed = 1",
+            [*((name, 0, 0) for name in names), (path.name, path.stat().st_size, len(damaged))],
+        )
+        database.execute("COMMIT")
+    except BaseException:
+        database.execute("ROLLBACK")
+        raise
+    return damaged
+
+
+def _add_sums(database: sqlite3.Connection, path: Path) -> list[int]:
+    rollups = {table.name: table.rollup() for table in ROLLUPS}
+    damaged: list[int] = []
+    for line in read_lines(path, complete=True):
+        if line.row is None:
+            damaged.append(line.start)
+        elif line.row.get("table") in rollups:
+            rollups[line.row["table"]].add_sums(line.row["sums"])
+    for rollup in rollups.values():
+        rollup.store(database)
+    return damaged
+
+
+def _drop_rows(database: sqlite3.Connection, folder: Path, names: Sequence[str]) -> None:
+    """Delete the rows of segments; their sums stay."""
+    database.executemany("DELETE FROM attempts WHERE segment = ?", [(name,) for name in names])
+    for name in names:
+        if not (folder / name).exists():
+            continue
+        calls = [
+            (line.row["route_id"],)
+            for line in read_lines(folder / name, complete=True)
+            if line.row and line.row.get("kind") == "route"
+        ]
+        for table in (ROUTES, STEPS):
+            database.executemany(f'DELETE FROM "{table.name}" WHERE route_id = ?', calls)  # noqa: S608

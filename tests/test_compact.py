@@ -1,0 +1,265 @@
+"""Packing: what is old becomes its hourly sums, no sum changes, and whoever is killed meanwhile loses nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router import Router
+from router.audit import audit
+from router.audit.forget import forget
+from router.core.call import Call
+from router.errors import LedgerError
+from router.ledger import Fingerprints, fold, load_secret
+from router.ledger.compact import compact
+from router.ledger.packs import packs_in
+from router.ledger.segments import segments_in
+from router.ledger.verify import verify
+from router.testing import ScriptedModels, SimulatedClock
+from router.world import World
+from tests.support import Cli, make_policy, read_table
+
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+DAY_S = 86_400.0
+NOW_S = 1_700_000_000.0
+NOW = World(clock=SimulatedClock(NOW_S))
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A ledger of three segments, 200, 100 and 1 days old, folded, in memory."""
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        home = Path(folder) / "home"
+        for days in (200, 100, 1):
+            with _router(home, days) as router:
+                for number in range(4):
+                    router.route(
+                        "t", "x" * (number + 1), feature=f"f{number % 2}", user="ann", idempotency_key=f"{number}"
+                    )
+        fold(home)
+        yield home
+
+
+def _router(home: Path, days: float) -> Router:
+    def small(call: Call) -> str:
+        return "yes" if len(call.messages[0]["content"]) % 2 else "perhaps"
+
+    clock = SimulatedClock(NOW_S - days * DAY_S)
+    models = ScriptedModels({"small": small, "large": "no"}, latency_s={"small": 0.25, "large": 0.5}, clock=clock)
+    return Router(
+        make_policy({"answer": {"choice": ["yes", "no"]}}), backend=models, home=home, world=World(clock=clock)
+    )
+
+
+def _sums(home: Path) -> list[Any]:
+    """Everything that an audit shows."""
+    reports = [audit(home, by=by) for by in ("task", "feature", "user", "model", "day", "hour")]
+    return [(report.rows, report.total, report.uncertain) for report in reports]
+
+
+def _compact(home: Path, days: float = 90, *, apply: bool = True) -> Any:
+    return compact(home, older_than_s=days * DAY_S, apply=apply, world=NOW)
+
+
+def test_old_segments_become_their_sums_and_nothing_else_changes(home: Path) -> None:
+    """Files and rows of that time are gone, every figure of the audit stays, and verify agrees."""
+    before = _sums(home)
+    newest = segments_in(home / "segments")[-1]
+    report = _compact(home)
+    assert (len(report.segments), report.rows, report.applied) == (2, 2 * (4 * 3 + 2 * 2), True)
+    assert segments_in(home / "segments") == [newest]
+    assert len(read_table(home, "routes")) == 4
+    assert {row["segment"] for row in read_table(home, "attempts")} == {newest.name}
+    assert (_sums(home), verify(home).differences, verify(home).gone) == (before, [], [])
+
+
+def test_a_read_model_that_is_made_anew_has_the_same_sums(home: Path) -> None:
+    """The packs are part of the truth."""
+    before = _sums(home)
+    _compact(home)
+    (home / "ledger.db").unlink()
+    assert (_sums(home), verify(home).ok) == (before, True)
+
+
+def test_without_a_yes_nothing_is_changed(home: Path) -> None:
+    """What would be done is said first."""
+    files = {path: path.read_bytes() for path in home.rglob("*.seg")}
+    report = _compact(home, apply=False)
+    assert (len(report.segments), report.applied) == (2, False)
+    assert {path: path.read_bytes() for path in home.rglob("*.seg")} == files
+    assert len(read_table(home, "routes")) == 12
+
+
+def test_packing_again_packs_what_has_grown_old_since(home: Path) -> None:
+    """Packs add up; with nothing old there is nothing to do."""
+    before = _sums(home)
+    assert [len(_compact(home, days).segments) for days in (150, 90, 90, 0.5)] == [1, 1, 0, 1]
+    assert len(packs_in(home / "segments")) == 3
+    (home / "ledger.db").unlink()
+    assert (_sums(home), verify(home).ok) == (before, True)
+
+
+def test_a_segment_that_is_still_written_is_left_alone(home: Path) -> None:
+    """However old its rows are."""
+    router = _router(home, 300)
+    router.route("t", "hi")
+    (living,) = set(segments_in(home / "segments")) - {*segments_in(home / "segments")[1:]}
+    report = _compact(home)
+    assert (report.living, len(report.segments), living.exists()) == (1, 2, True)
+    router.route("t", "hi")
+    router.close()
+    assert (audit(home).total.calls, verify(home).ok) == (14, True)
+    assert len(_compact(home).segments) == 1
+
+
+def test_a_damaged_segment_is_left_for_whoever_repairs_it(home: Path) -> None:
+    """A half line of a dead writer is no damage."""
+    oldest, old, _ = segments_in(home / "segments")
+    oldest.write_bytes(oldest.read_bytes().replace(b'"fault":null', b'"fault":NULL', 1))
+    with old.open("ab") as file:
+        file.write(b"0123")
+    before = _sums(home)
+    report = _compact(home)
+    assert (report.damaged, report.segments) == ([oldest.name], [old.name])
+    assert _sums(home) == before
+
+
+def test_rows_of_another_time_keep_their_segment(home: Path) -> None:
+    """A clock that was wrong for a while makes no new row old."""
+    clock = SimulatedClock(0.0)
+    with Router(make_policy(), backend=ScriptedModels({"small": "yes"}), home=home, world=World(clock=clock)) as router:
+        router.route("t", "hi")
+        clock.sleep(NOW_S)
+        router.route("t", "hi")
+    assert len(_compact(home).segments) == 2
+    assert len([row for row in read_table(home, "routes") if row["time_s"] < DAY_S]) == 1
+
+
+_KILLED = """
+import json, os, shutil, signal, sys
+from pathlib import Path
+from router.ledger.compact import compact
+from router.ledger import compact as _, fold, packs
+from router.testing import SimulatedClock
+from router.world import World
+
+home, seen = Path(sys.argv[1]), 0
+FILES = tuple(f"ledger/{name}.py" for name in ("compact", "packs", "fold"))
+
+def run(home, kill_at):
+    global seen
+    seen = 0
+    def line(frame, event, argument):
+        global seen
+        if event == "line":
+            seen += 1
+            if seen == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return line
+    def call(frame, event, argument):
+        return line if frame.f_code.co_filename.endswith(FILES) else None
+    sys.settrace(call)
+    compact(home, older_than_s=90 * 86400.0, apply=True, world=World(clock=SimulatedClock(1_700_000_000.0)))
+    sys.settrace(None)
+    return seen
+
+def child(name, kill_at):
+    copy = home.with_name(name)
+    shutil.copytree(home, copy)
+    pid = os.fork()
+    if pid == 0:
+        lines = run(copy, kill_at)
+        (copy / "lines").write_text(str(lines))
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return copy
+
+total = int((child("whole", 0) / "lines").read_text())
+steps = sorted({round(number * total / 60) for number in range(1, 61)} | set(range(total - 20, total)))
+print(json.dumps([str(child(f"killed-{step}", step)) for step in steps if step > 0]))
+"""
+
+
+def test_whoever_is_killed_while_packing_loses_nothing(home: Path) -> None:
+    """Killed at any line, before, within or after: the next fold has the same sums, and packing again ends it."""
+    before = _sums(home)
+    done = subprocess.run(
+        [sys.executable, "-c", _KILLED, str(home)], capture_output=True, text=True, check=True, timeout=300
+    )
+    states = set()
+    for copy in map(Path, json.loads(done.stdout)):
+        folder = copy / "segments"
+        states.add((len(segments_in(folder)), len(packs_in(folder))))
+        assert not (copy / "lines").exists()
+        assert _sums(copy) == before, copy
+        assert verify(copy).ok, (copy, verify(copy).differences)
+        _compact(copy)
+        assert (_sums(copy), verify(copy).ok, len(segments_in(folder))) == (before, True, 1), copy
+        (copy / "ledger.db").unlink()
+        assert _sums(copy) == before, copy
+    assert states >= {(3, 0), (3, 1), (2, 1), (1, 1)}
+
+
+def test_a_read_model_older_than_a_pack_is_made_anew(home: Path) -> None:
+    """A copy of it from before knows only some of the segments: the error says so, and the remedy works."""
+    before, oldest = _sums(home), segments_in(home / "segments")[0]
+    with tempfile.TemporaryDirectory(dir=MEMORY) as other:
+        (Path(other) / "segments").mkdir()
+        (Path(other) / "segments" / oldest.name).write_bytes(oldest.read_bytes())
+        fold(Path(other))
+        _compact(home)
+        (home / "ledger.db").write_bytes((Path(other) / "ledger.db").read_bytes())
+    with pytest.raises(LedgerError, match=r"\.pack: replaces segments of which .* delete ledger\.db"):
+        fold(home)
+    (home / "ledger.db").unlink()
+    assert _sums(home) == before
+
+
+def test_a_changed_byte_of_a_pack_is_named(home: Path) -> None:
+    """Verify reads packs as it reads segments; without the line that names the segments nothing can be made anew."""
+    _compact(home)
+    (pack,) = packs_in(home / "segments")
+    content = pack.read_bytes()
+    for offset, line in ((len(content) - 10, content.count(b"\n")), (20, 1)):
+        pack.write_bytes(content[:offset] + b"?" + content[offset + 1 :])
+        assert [(damage.segment, damage.line) for damage in verify(home).damaged] == [(pack.name, line)]
+    (home / "ledger.db").unlink()
+    with pytest.raises(LedgerError, match="the first line, which names the segments that it replaces, was changed"):
+        fold(home)
+    pack.write_bytes(content)
+    assert verify(home).ok
+
+
+def test_forgetting_reaches_the_packs_of_an_earlier_release(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their sums carry names, too."""
+    with monkeypatch.context() as patch, suppress(FileNotFoundError):
+        patch.setattr("router.api.load_fingerprints", lambda home, world, _: Fingerprints(load_secret(home, world)))
+        with _router(home, 300) as router:
+            router.route("t", "hi", user="ann")
+    _compact(home)
+    name = str(Fingerprints(load_secret(home, World())).name("user", "ann")).encode()
+    before, (pack,) = _sums(home), packs_in(home / "segments")
+    assert name in pack.read_bytes()
+    assert forget(home, "ann") is not None
+    assert name not in pack.read_bytes()
+    assert [total for _, total, _ in _sums(home)] == [total for _, total, _ in before]
+    (home / "ledger.db").unlink()
+    assert verify(home).ok
+
+
+def test_the_command_shows_first_and_packs_with_yes(home: Path, cli: Cli) -> None:
+    """An age that is none is a wrong call; all segments are older than the machine's day."""
+    shown = cli("ledger", "compact", "--home", str(home))
+    assert (shown.code, shown.out.startswith("would pack: 3 segments, 48 rows, ")) == (0, True)
+    assert "next: the same with --yes" in shown.out
+    done = cli("ledger", "compact", "--older-than", "48h", "--yes", "--home", str(home), "--json")
+    assert (done.code, done.json["applied"], done.json["rows"]) == (0, True, 48)
+    assert cli("ledger", "compact", "--older-than", "soon").code == 2
