@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +25,7 @@ from router.tuning.rows import EvalRow
 from router.tuning.runs import EvalRun
 from router.tuning.search import choose, needed_rows
 from router.tuning.simulate import Realised, simulate
+from router.tuning.table import Rows
 from router.tuning.tune import Method, Tuner, require_rows
 from router.world import World
 
@@ -71,6 +72,10 @@ class TaskTuning:
     artefact: Artefact | None
     """What `write` writes; `None` where nothing could be certified."""
     folder: Path | None
+    tuner: Tuner = field(repr=False)
+    """What it was tuned with: the fits, and the rows as they were split."""
+    shown: Rows = field(repr=False)
+    """Places in the tuner's table of the rows that old and new plan are shown on."""
 
     @property
     def plan(self) -> TunedPlan:
@@ -186,7 +191,8 @@ def tune_task(
     now = (world or World()).clock.time()
     in_force = resolve(loaded, task, Replay(()), (checks or {}).get(task), now_s=now)
     artefact = _artefact(loaded, data, found, binds_to, now, valid_days) if found.certified else None
-    rows = tuner.table.run.take(tuner.certify[:_SHOWN_ROWS])
+    shown = tuner.certify[:_SHOWN_ROWS]
+    rows = tuner.table.run.take(shown)
     return TaskTuning(
         task=task,
         target=target,
@@ -200,6 +206,8 @@ def tune_task(
         stricter=_stricter(tuner, target, look.number) if found.certified else (),
         artefact=artefact,
         folder=loaded.folder,
+        tuner=tuner,
+        shown=shown,
     )
 
 

@@ -1,0 +1,5 @@
+"""The tune report: figures from held-out rows, drawn as one page that needs nothing from outside."""
+
+from router.tuning.report.numbers import Report, report_of
+
+__all__ = ["Report", "report_of"]
