@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from router.tuning.quality import Quality, quality_of
-from router.tuning.report.curves import Bin, Curve, Kept, bins_of, curve_of, risk_coverage
+from router.tuning.report.curves import Bin, Curve, Interval, Kept, Point, bins_of, curve_of, risk_coverage
 from router.tuning.report.held_out import HeldOut, held_out
-from router.tuning.report.mistakes import Mistake, Mistakes, mistakes_of
+from router.tuning.report.mistakes import Mistakes, mistakes_of
 from router.tuning.report.spend import Spend, spend_of
 from router.tuning.report.worth import Worth, worth_of
+from router.tuning.simulate import Realised
 from router.tuning.task import TaskTuning
 
 # With fewer drafts a reliability diagram or the worth of a signal would be noise.
@@ -49,6 +49,8 @@ class Report:
     clusters: int | None
     """Clusters that the rows are of; `None` for rows one by one."""
     curve: Curve
+    in_force: Point
+    """The plan that calls follow now; NaN where the run cannot tell."""
     drafts: tuple[Drafts, ...]
     """One for each model whose drafts are judged, in the order they are asked."""
     spend: Spend
@@ -82,10 +84,16 @@ def report_of(tuned: TaskTuning) -> Report:
         train_rows=len(held.tuner.train),
         clusters=units if units < held.table.rows else None,
         curve=curve_of(held, tuned.target.max_quality_loss),
+        in_force=_as_point("in force", tuned.old),
         drafts=tuple(_drafts(held, position) for position in range(len(held.family.rungs) - 1)),
         spend=spend_of(held),
         mistakes=mistakes_of(held),
     )
+
+
+def _as_point(name: str, one: Realised) -> Point:
+    cost, loss = Interval(*one.cost_interval), Interval(*one.loss_interval)
+    return Point(name, one.cost, cost, one.loss, loss, float(one.quality.mean()))
 
 
 def _drafts(held: HeldOut, position: int) -> Drafts:
@@ -115,12 +123,3 @@ def _kept(held: HeldOut, position: int) -> Kept | None:
     kept = held.scores(used[0].family).draft[position] >= threshold
     risk = float(1.0 - held.table.quality[kept, model].mean()) if kept.any() else math.nan
     return Kept(float(kept.mean()), risk)
-
-
-def run_file(tuned: TaskTuning) -> Path | None:
-    """Where the run was read from."""
-    name = tuned.run.provenance.get("run")
-    return Path(str(name)) if name else None
-
-
-__all__ = ["Drafts", "Mistake", "Report", "plain", "report_of", "run_file"]

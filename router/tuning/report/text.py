@@ -1,0 +1,74 @@
+"""Text for a page: escaped, and without the characters that HTML has no place for."""
+
+from __future__ import annotations
+
+import math
+import re
+from html import escape
+from typing import NamedTuple
+
+# Control characters and halves of surrogate pairs, which no page may hold.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+def escaped(words: str) -> str:
+    """Text that no markup can come out of."""
+    return escape(_UNPRINTABLE.sub("�", words))
+
+
+def isolated(words: str) -> str:
+    """Text of users: escaped, and whichever way its letters run, those around it keep theirs."""
+    return f'<bdi dir="auto">{escaped(words)}</bdi>'
+
+
+class Cell(NamedTuple):
+    """A cell of a table that is HTML already."""
+
+    html: str
+
+
+def table(caption: str, columns: tuple[str, ...], rows: list[tuple[str | Cell, ...]]) -> str:
+    """A table whose first column names its rows; the others are right-aligned numbers where they begin like one."""
+    head = "".join(f'<th scope="col">{escaped(name)}</th>' for name in columns)
+    body = "".join(
+        f'<tr><th scope="row">{_html(first)}</th>{"".join(map(_cell, rest))}</tr>' for first, *rest in rows
+    )
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escaped(caption)}"><table>'
+        f"<caption>{escaped(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _cell(value: str | Cell) -> str:
+    number = isinstance(value, str) and value[:1] in "0123456789+−$–" and value != ""
+    return f'<td class="number">{_html(value)}</td>' if number else f"<td>{_html(value)}</td>"
+
+
+def _html(value: str | Cell) -> str:
+    return value.html if isinstance(value, Cell) else isolated(value)
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share as a percentage."""
+    return f"{100 * share:.{digits}f} %".replace("-", "−") if math.isfinite(share) else "unknown"
+
+
+def points(share: float, digits: int = 2) -> str:
+    """A difference of quality in points, signed."""
+    return f"{100 * share:+.{digits}f}".replace("-", "−") if math.isfinite(share) else "unknown"
+
+
+def dollars(usd: float) -> str:
+    """An amount with three digits that count."""
+    if not math.isfinite(usd) or usd <= 0:
+        return "$0" if usd == 0 else "unknown"
+    digits = max(2, 2 - math.floor(math.log10(usd)))
+    return f"${usd:,.{min(digits, 9)}f}"
+
+
+def figure(value: float, low: float = math.nan, high: float = math.nan, digits: int = 3) -> str:
+    """A number with its interval, where it has one."""
+    if not math.isfinite(value):
+        return "unknown"
+    ends = f" ({low:.{digits}f} to {high:.{digits}f})" if math.isfinite(low) else ""
+    return f"{value:.{digits}f}{ends}".replace("-", "−")
