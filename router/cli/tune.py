@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from router.cli.common import AsJson, Environment, Policies, percent, print_json, print_table, say
+from router.cli.common import AsJson, Environment, Policies, Refused, percent, print_json, print_table, say
 from router.cli.evaluate import Fields, Grader, Tolerance, run_eval
 from router.errors import TuningError
 
 if TYPE_CHECKING:
     from router.tuning import Realised, TaskTuning, Verified
+    from router.tuning.report import Report
 
 _FINDING, _NOT_CERTIFIABLE = 1, 4
 
@@ -39,6 +40,8 @@ def tune(
     tolerance: Tolerance = 0.0,
     fields: Fields = "",
     write: Annotated[bool, typer.Option("--write", help="Write tuned/TASK.json, which calls then follow.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Write all figures as a web page, one file.")] = None,
+    examples: Annotated[bool, typer.Option(help="With --report: show excerpts of misjudged prompts.")] = True,
     check: Annotated[bool, typer.Option("--check", help="Only check that plans in force keep their target.")] = False,
     policies: Policies = None,
     environment: Environment = None,
@@ -50,6 +53,7 @@ def tune(
     nothing can be certified, 1 when --check finds something.
     """
     from router.tuning import check_tuned, tune_task
+    from router.tuning.report import page, report_of
 
     if check:
         found = check_tuned(task, run, policies=policies, environment=environment)
@@ -57,6 +61,8 @@ def tune(
         raise typer.Exit(_FINDING if any(one.findings for one in found) else 0)
     if task is None:
         raise typer.BadParameter("name a task; only --check takes all of them", param_hint="TASK")
+    if report is not None and (report.is_dir() or not report.parent.is_dir()):
+        raise typer.BadParameter(f"{str(report)!r} is no file in a folder that is there", param_hint="--report")
     if method not in ("split", "crossfit"):
         raise typer.BadParameter(f"{method!r} is neither split nor crossfit", param_hint="--method")
     if data is not None:
@@ -100,11 +106,24 @@ def tune(
         typer.echo(f"not certifiable: {error}; nothing was written", err=True)
         raise typer.Exit(_NOT_CERTIFIABLE) from None
     written = tuned.write() if write and tuned.tuning.certified else None
+    figures = report_of(tuned) if report is not None or as_json else None
     if as_json:
-        print_json(_as_plain(tuned, written))
+        print_json({**_as_plain(tuned, written), "report": figures.as_json() if figures else None})
     else:
-        _print(tuned, written)
+        _print(tuned, written, figures)
+    if report is not None and figures is not None:
+        _write_page(report, page(tuned, figures, examples=examples), quiet=as_json, examples=examples)
     raise typer.Exit(0 if tuned.tuning.certified else _NOT_CERTIFIABLE)
+
+
+def _write_page(path: Path, text: str, *, quiet: bool, examples: bool) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise Refused(f"{path}: cannot be written ({error.strerror}); choose another --report", exit_code=1) from None
+    if not quiet:
+        prompts = "; it holds excerpts of prompts, --no-examples leaves them out" if examples else ""
+        say(f"wrote {path}{prompts}")
 
 
 def _require_target(
@@ -133,7 +152,7 @@ def _require_target(
         raise typer.Exit(_NOT_CERTIFIABLE) from None
 
 
-def _print(tuned: TaskTuning, written: Path | None) -> None:
+def _print(tuned: TaskTuning, written: Path | None, figures: Report | None) -> None:
     from router.tuning.words import certificate_words, in_force_words, plan_words
 
     top = tuned.run.models[-1]
@@ -146,6 +165,8 @@ def _print(tuned: TaskTuning, written: Path | None) -> None:
     ]
     if tuned.tuning.certified:
         lines.append(_line("found", tuned.new))
+    if figures is not None:
+        lines += _others(figures)
     print_table(columns, lines, numbers=columns[1:])
     typer.echo("intervals are 90 %\n")
     _print_quality(tuned)
@@ -198,6 +219,14 @@ def _line(name: str, one: Realised) -> list[str]:
         f"{100 * one.loss:.2f} ({100 * least:.2f} to {100 * most:.2f})",
         percent(one.escalated_share),
     ]
+
+
+def _others(figures: Report) -> list[list[str]]:
+    """What a sceptic would compare with: the best static choice, and what could be had at most."""
+    curve = figures.curve
+    best = next(one for one in curve.models if one.name == curve.best_alone)
+    shown = ((f"best static choice: {best.name}", best), ("oracle, which nobody has", curve.oracle))
+    return [[name, percent(one.cost), f"{100 * one.loss:.2f}", ""] for name, one in shown]
 
 
 def _stricter(loss: float, rows: int | None, have: int) -> str:

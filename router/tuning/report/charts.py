@@ -9,11 +9,13 @@ from string import ascii_uppercase
 from router.tuning.report.curves import Bin, Curve, Kept, Point
 from router.tuning.report.spend import Part, Spend
 from router.tuning.report.svg import WIDTH, Axis, Frame, Shape, axis, picture, text
-from router.tuning.report.text import figure, percent, points
+from router.tuning.report.text import percent, points
 
 _SHARE = Axis(0.0, 1.0, "", lambda value: f"{100 * value:.0f}%")
 # The bars of the money, and the room of each.
 _BAR, _BAR_STEP = 26.0, 62.0
+# Height of the strip of a reliability diagram that the counts stand in.
+_COUNTS = 0.2
 # What loses more than so many times the target would squeeze all that matters.
 _FAR = 8.0
 
@@ -51,31 +53,35 @@ def cost_quality(curve: Curve, target: float, in_force: Point) -> str:
 def _plane(curve: Curve, target: float, in_force: Point) -> Frame:
     """Axes that hold what matters: a model that loses many times the target stands on the edge."""
     shown = [*curve.models, curve.oracle, in_force]
-    losses = [one.loss for one in (*shown, *curve.frontier)]
+    losses = [*(one.loss for one in shown), *(one.loss for one in curve.frontier)]
     losses = [min(loss, _FAR * target) for loss in losses] + [target, *curve.plan.loss_interval]
-    costs = [0.0, 1.0, *curve.plan.cost_interval, *(one.cost for one in (*shown, *curve.frontier))]
+    worst = max(map(abs, losses))
+    costs = [0.0, 1.0, *curve.plan.cost_interval, *(one.cost for one in shown)]
+    costs += [one.cost for one in curve.frontier]
     return Frame(
         axis(costs, "cost, % of always the top rung", lambda share: f"{100 * share:.0f}"),
-        axis([-loss for loss in losses], "quality against it, points", lambda share: f"{100 * share:+g}"),
+        axis(
+            [-loss for loss in losses],
+            "quality against it, points",
+            lambda share: points(share, 0 if worst > 0.03 else 1),
+        ),
     )
 
 
 def reliability(model: int, bins: Sequence[Bin]) -> str:
     """Confidence against what happened, with the count of each bin below."""
     frame = Frame(
-        Axis(0.0, 1.0, "confidence; bars: share of the drafts in each bin", _SHARE.written),
-        Axis(0.0, 1.0, "drafts that are right", _SHARE.written),
+        Axis(0.0, 1.0, "confidence; above it how many drafts", _SHARE.written),
+        Axis(-_COUNTS, 1.0, "drafts that are right", _SHARE.written),
     )
-    total, most = sum(one.rows for one in bins), max(one.rows for one in bins)
     parts = [frame.grid(), frame.line([(0.0, 0.0), (1.0, 1.0)], "chance")]
-    for one in bins:
-        left, right = max(0.0, one.confidence - 0.012), min(1.0, one.confidence + 0.012)
-        parts.append(frame.bar((left, 0.0), (right, 0.15 * one.rows / most), "count"))
     parts.append(frame.line([(one.confidence, one.right) for one in bins], "ours"))
     for one in bins:
         low, high = one.interval
+        parts.append(frame.upright((one.confidence, -_COUNTS + 0.015), f"{one.rows:,}"))
         parts.append(frame.whisker((one.confidence, low), (one.confidence, high), "ours"))
         parts.append(frame.marker((one.confidence, one.right), "circle", "ours"))
+    total = sum(one.rows for one in bins)
     off = max(bins, key=lambda one: abs(one.right - one.confidence))
     said = (
         f"{len(bins)} bins of {total} drafts. Furthest from the diagonal: at confidence {percent(off.confidence, 0)}, "
@@ -100,7 +106,7 @@ def risk(model: int, curve: Sequence[Kept], wrong: float, area: float, kept: Kep
     ]
     if kept is not None and kept.risk == kept.risk:
         parts.append(frame.marker((kept.coverage, kept.risk), "diamond", "ours"))
-    said = f"Area under the curve {figure(area)}; kept at random {percent(wrong)} would be wrong."
+    said = f"Area under the curve {area:.3f}; kept at random {percent(wrong)} would be wrong."
     return picture(f"risk-{model}", "Risk and coverage", said, "".join(parts))
 
 
@@ -109,7 +115,7 @@ def money(spend: Spend, models: Sequence[str]) -> str:
     whole = max(1.0, sum(part.share for part in spend.parts))
     room = WIDTH - 24.0
     top = _stretch(12.0, 24.0, room / whole, "top")
-    parts = [text(12, 18, "always the top rung: 100 %", "label"), top]
+    parts = [text(12, 18, "always the top rung: 100%", "label"), top]
     x, y = 12.0, 24.0 + _BAR_STEP
     total = sum(part.share for part in spend.parts)
     parts.append(text(12, y - 6, f"the plan: {percent(total)}", "label"))
@@ -135,10 +141,10 @@ def money_class(part: Part, models: Sequence[str]) -> str:
 
 
 KEY: tuple[tuple[Shape | None, str, str], ...] = (
-    ("diamond", "ours", "the plan that was found, with its 90 % interval"),
+    ("diamond", "ours", "the plan that was found, with its 90% interval"),
     (None, "ours", "the tuner's settings, strict (right) to loose (left)"),
     ("circle", "alone", "one model alone"),
-    ("square", "alone", "the best of those that keeps the target"),
+    ("square", "alone", "the best static choice: the cheapest alone that keeps the target"),
     (None, "chance", "the best two models mixed at random, without drafts"),
     ("triangle", "oracle", "oracle: pays the cheapest draft, climbs only where that helps"),
     ("cross", "old", "the plan in force"),

@@ -18,6 +18,8 @@ Z90 = 1.6448536269514722
 _SETTINGS = 41
 # Bins of a reliability diagram, and the fewest rows that deserve a bin.
 _BINS, _BIN_ROWS = 10, 20
+# Bins whose mean confidences are closer could not be told apart in a diagram.
+_APART = 0.04
 # Places of a curve that a chart can tell apart.
 _PLACES = 120
 
@@ -143,18 +145,22 @@ def _frontier(held: HeldOut) -> tuple[Setting, ...]:
 
 
 def bins_of(p: Floats, outcome: Floats) -> tuple[Bin, ...]:
-    """Drafts in bins of about equal count, from unsure to sure; drafts of equal confidence share a bin."""
+    """Drafts in at most ten bins of about equal count, unsure to sure; neighbours of nearly one confidence merged."""
     count = min(_BINS, len(p) // _BIN_ROWS)
     if not count:
         return ()
     _, place, size = np.unique(p, return_inverse=True, return_counts=True)
     middle = np.cumsum(size) - size / 2
     bins = np.minimum((middle * count / len(p)).astype(int), count - 1)[place]
-    found = []
+    found: list[Bin] = []
+    members = np.zeros(len(p), bool)
     for one in np.unique(bins):
         inside = bins == one
-        right, rows = float(outcome[inside].mean()), int(inside.sum())
-        found.append(Bin(rows, float(p[inside].mean()), right, wilson(right, rows)))
+        apart = not found or p[inside].mean() - found[-1].confidence >= _APART
+        members = inside if apart else members | inside
+        right, rows = float(outcome[members].mean()), int(members.sum())
+        merged = Bin(rows, float(p[members].mean()), right, wilson(right, rows))
+        found = [*found, merged] if apart else [*found[:-1], merged]
     return tuple(found)
 
 

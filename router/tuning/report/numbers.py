@@ -117,9 +117,10 @@ def _drafts(held: HeldOut, position: int) -> Drafts:
 def _kept(held: HeldOut, position: int) -> Kept | None:
     """The share of all drafts at or above the plan's one threshold, and how many of those are wrong."""
     used = [part for part in held.parts if len(part.family.rungs) > 1]
-    if len(used) != 1 or used[0].family.by[position] != "confidence" or used[0].thresholds[position] is None:
+    threshold = used[0].thresholds[position] if len(used) == 1 else None
+    if threshold is None or used[0].family.by[position] != "confidence":
         return None
-    model, threshold = used[0].family.rungs[position], used[0].thresholds[position]
+    model = used[0].family.rungs[position]
     kept = held.scores(used[0].family).draft[position] >= threshold
     risk = float(1.0 - held.table.quality[kept, model].mean()) if kept.any() else math.nan
     return Kept(float(kept.mean()), risk)

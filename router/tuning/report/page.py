@@ -11,7 +11,7 @@ from router.tuning.report import sections
 from router.tuning.report.mistakes import Excerpt, excerpts
 from router.tuning.report.numbers import Report, plain
 from router.tuning.report.style import sheet
-from router.tuning.report.text import Cell, escaped, isolated, percent, points, table
+from router.tuning.report.text import Cell, escaped, isolated, percent, points, signed, table
 from router.tuning.task import TaskTuning
 from router.tuning.words import certificate_words, in_force_words, plan_words, rungs_words
 
@@ -79,10 +79,10 @@ def _statement(tuned: TaskTuning, report: Report) -> str:
     plan, lines = report.curve.plan, "".join(f"<p>{isolated(line)}</p>" for line in told)
     (low, high), (least, most) = plan.cost_interval, plan.loss_interval
     tiles = [
-        ("cost against always the top rung", points_of(plan.cost - 1.0), f"{points_of(low - 1)} to {points_of(high - 1)}"),
-        ("quality against it", f"{points(-plan.loss)} points", f"{points(-most)} to {points(-least)}"),
+        ("cost against always the top rung", signed(plan.cost - 1.0), f"{signed(low - 1)} to {signed(high - 1)}"),
+        ("quality against it, points", points(-plan.loss), f"{points(-most)} to {points(-least)}"),
         ("calls that climb", percent(report.spend.climbed_share), ""),
-        ("target", f"−{percent(tuned.target.max_quality_loss)[:-2]} points", f"at {tuned.target.at_confidence:.0%}"),
+        ("target, points", points(-tuned.target.max_quality_loss), f"at {tuned.target.at_confidence:.0%} confidence"),
     ]
     shown = "".join(
         f"<div><dt>{escaped(name)}</dt><dd>{escaped(value)}</dd>{f'<dd>{escaped(more)}</dd>' if more else ''}</div>"
@@ -90,14 +90,9 @@ def _statement(tuned: TaskTuning, report: Report) -> str:
     )
     return (
         f"<div class='{kind}'>{lines}</div><dl class='tiles'>{shown}</dl>"
-        "<p class='note'>Intervals are 90 % everywhere on this page.</p>"
+        "<p class='note'>Intervals are 90% everywhere on this page.</p>"
         f"<details><summary>The certificate as JSON</summary><pre>{escaped(_as_json(tuned))}</pre></details>"
     )
-
-
-def points_of(change: float) -> str:
-    """A change of cost as a signed percentage."""
-    return ("+" if change > 0 else "") + percent(change)
 
 
 def _as_json(tuned: TaskTuning) -> str:

@@ -11,7 +11,7 @@ from router.tuning.report.mistakes import Excerpt, Mistake, Mistakes
 from router.tuning.report.numbers import Drafts, Report
 from router.tuning.report.spend import Part, Spend
 from router.tuning.report.svg import swatch
-from router.tuning.report.text import Cell, dollars, escaped, figure, isolated, percent, points, table
+from router.tuning.report.text import Cell, dollars, escaped, figure, isolated, percent, points, ranged, table
 
 _FIGURES = (
     ("Brier score", "brier", "0 is best"),
@@ -28,22 +28,22 @@ def cost_section(report: Report, target: float) -> str:
     curve, letters = report.curve, charts.letters(report.curve)
     rows: list[tuple[str | Cell, ...]] = [_point("the plan", curve.plan), _point("in force", report.in_force)]
     for one in curve.models:
-        best = ", the best alone that keeps the target" if one.name == curve.best_alone else ""
+        best = ", best static choice" if one.name == curve.best_alone else ""
         name = Cell(f"<b>{letters[one.name]}</b> {isolated(one.name)} alone{best}")
         rows.append((name, *_point("", one)[1:]))
     rows.append(_point("oracle", curve.oracle))
-    columns = ("", "cost, % of always the top rung", "quality against it, points", "quality")
+    columns = ("", "cost, share of always the top rung", "quality against it, points", "quality")
     key = _key([(swatch(shape, kind), words) for shape, kind, words in charts.KEY])
     settings = table(
         "The tuner's settings, strict to loose; their thresholds come from the training rows",
-        ("keep a draft at or above", "cost, %", "points"),
+        ("keep a draft at or above", "cost", "points"),
         [(f"{one.threshold:.4f}", percent(one.cost), points(-one.loss)) for one in curve.frontier],
     )
     return (
         "<h2>Cost and quality</h2>"
         f"<p>Every draft is charged, the ones that were not kept too. {_against(curve)}</p>"
         f"<div class='pair'><figure>{charts.cost_quality(curve, target, report.in_force)}{key}</figure>"
-        f"<div>{table('Every point, with 90 % intervals', columns, rows)}"
+        f"<div>{table('Every point, with 90% intervals', columns, rows)}"
         f"<details><summary>The {len(curve.frontier)} settings on the line</summary>{settings}</details></div></div>"
     )
 
@@ -56,8 +56,8 @@ def _against(curve: Curve) -> str:
     share = (curve.plan.cost - low.cost) / (high.cost - low.cost)
     mixed = (1.0 - share) * low.loss + share * high.loss
     return (
-        f"For the plan's money, {isolated(low.name)} and {isolated(high.name)} mixed at random differ from the top rung "
-        f"by {points(-mixed)} points, the plan by {points(-curve.plan.loss)}."
+        f"For the plan's money, {isolated(low.name)} and {isolated(high.name)} mixed at random differ from the top "
+        f"rung by {points(-mixed)} points, the plan by {points(-curve.plan.loss)}."
     )
 
 
@@ -65,14 +65,13 @@ def _point(name: str, one: Point) -> tuple[str | Cell, ...]:
     return name, _ranged(one.cost, one.cost_interval), _lost(one.loss, one.loss_interval), percent(one.quality)
 
 
-def _ranged(share: float, interval: Interval) -> str:
-    low, high = interval
-    return percent(share) if high - low < 1e-9 else f"{percent(share)} ({percent(low)} to {percent(high)})"
+def _ranged(share: float, interval: Interval) -> Cell:
+    return ranged(percent(share), *map(percent, interval))
 
 
-def _lost(loss: float, interval: Interval) -> str:
+def _lost(loss: float, interval: Interval) -> Cell:
     low, high = interval
-    return points(-loss) if high - low < 1e-9 else f"{points(-loss)} ({points(-high)} to {points(-low)})"
+    return ranged(points(-loss), points(-high), points(-low))
 
 
 def confidence_section(report: Report) -> str:
@@ -96,9 +95,9 @@ def _reliability(at: int, one: Drafts) -> str:
     rows: list[tuple[str | Cell, ...]] = [
         (percent(each.confidence), f"{each.rows:,}", _ranged(each.right, each.interval)) for each in one.bins
     ]
-    behind = table("Drafts by confidence, with 90 % intervals", ("mean confidence", "drafts", "right"), rows)
+    behind = table("Drafts by confidence, with 90% intervals", ("mean confidence", "drafts", "right"), rows)
     return (
-        "<figure><figcaption>Of the drafts that it calls 80 % sure, are 80 % right? On the diagonal, yes.</figcaption>"
+        "<figure><figcaption>Of the drafts that it calls 80% sure, are 80% right? On the diagonal, yes.</figcaption>"
         f"{charts.reliability(at, one.bins)}<details><summary>The {len(one.bins)} bins</summary>{behind}</details>"
         "</figure>"
     )
@@ -111,11 +110,13 @@ def _risk(at: int, one: Drafts, quality: Quality) -> str:
     rows: list[tuple[str | Cell, ...]] = [(percent(each.coverage), percent(each.risk)) for each in places]
     plan = ""
     if one.kept is not None and one.kept.risk == one.kept.risk:
-        plan = f" The diamond is the plan's threshold: {percent(one.kept.coverage)} kept, {percent(one.kept.risk)} wrong."
+        plan = (
+            f" The diamond is the plan's threshold: {percent(one.kept.coverage)} kept, {percent(one.kept.risk)} wrong."
+        )
     behind = table("Wrong drafts among the surest", ("kept", "wrong among them"), rows)
     return (
         "<figure><figcaption>Keep only the surest drafts: how many of them are wrong? "
-        f"Area {figure(area)}; dashed: at random, and the best order.{plan}</figcaption>"
+        f"Area {area:.3f}; dashed: at random, and the best order.{plan}</figcaption>"
         f"{charts.risk(at, one.risk_coverage, one.wrong, area, one.kept)}"
         f"<details><summary>The numbers</summary>{behind}</details></figure>"
     )
@@ -126,7 +127,7 @@ def _figures(one: Drafts, quality: Quality) -> str:
     for title, name, means in _FIGURES:
         estimate = getattr(quality, name)
         rows.append((title, figure(estimate.value, estimate.low, estimate.high), means))
-    caption = f"On {quality.rows:,} drafts, of which {percent(one.wrong)} are wrong; 90 % intervals"
+    caption = f"On {quality.rows:,} drafts, of which {percent(one.wrong)} are wrong; 90% intervals"
     return table(caption, ("", "value", ""), rows)
 
 
@@ -175,22 +176,22 @@ def signals_section(report: Report) -> str:
     parts = [
         head,
         "<p>The confidence is fitted again on the training rows without one signal, and tried on the held-out rows. "
-        "Signals that say the same cover for one another: each alone may be worth little, so the last column has each "
-        "by itself. All of them are read off the prompt and the draft, and cost no request.</p>",
+        "Signals that say the same cover for one another, so that none of them is missed: the last column has each by "
+        "itself.</p>",
     ]
-    columns = ("", "AUROC lost without it", "log loss added without it", "AUROC alone", "known in")
+    columns = ("", "known in", "AUROC lost without it", "log loss added without it", "AUROC alone")
     for one in known:
         rows: list[tuple[str | Cell, ...]] = [
             (
                 each.signal,
-                figure(*each.auroc_drop, digits=3),
+                percent(each.known, 0),
+                figure(*each.auroc_drop),
                 figure(*each.log_loss_rise, digits=4),
                 figure(each.auroc_alone),
-                percent(each.known, 0),
             )
             for each in one.signals
         ]
-        parts.append(table(f"Drafts of {one.model}; 90 % intervals", columns, rows))
+        parts.append(table(f"Drafts of {one.model}; 90% intervals", columns, rows))
     return "".join(parts)
 
 
@@ -202,7 +203,10 @@ def calls_section(found: Mistakes, texts: Mapping[str, Excerpt] | None, top: str
             f"{head}<p>{found.kept_rows:,} calls kept a draft where the top rung is better; {found.climbed_rows:,} "
             "climbed although the draft is right. They are left out of this page.</p>"
         )
-    note = "<p class='note'>This part holds excerpts of prompts and answers; <code>--no-examples</code> leaves them out.</p>"
+    note = (
+        "<p class='note'>This part holds excerpts of prompts and answers; <code>--no-examples</code> leaves them "
+        "out.</p>"
+    )
     return (
         f"{head}{note if texts else ''}<div class='pair'>"
         f"<div><h3>Kept, and the top rung is better: {_of(found.kept, found.kept_rows)}</h3>"
@@ -236,7 +240,9 @@ def _call(one: Mistake, said: Excerpt | None, top: str) -> str:
 
 
 def _key(entries: Sequence[tuple[str, str]]) -> str:
-    return f"<ul class='key'>{''.join(f'<li>{drawn}<span>{escaped(words)}</span></li>' for drawn, words in entries)}</ul>"
+    return (
+        f"<ul class='key'>{''.join(f'<li>{drawn}<span>{escaped(words)}</span></li>' for drawn, words in entries)}</ul>"
+    )
 
 
 def _none(sentence: str) -> str:

@@ -25,7 +25,8 @@ _SHEET = """
 :root{color-scheme:light dark;LIGHT}
 @media (prefers-color-scheme:dark){:root{DARK}}
 *{box-sizing:border-box}
-body{margin:0;background:var(--ground);color:var(--ink);font:16px/1.5 system-ui,sans-serif;overflow-wrap:anywhere}
+body{margin:0;background:var(--ground);color:var(--ink);font:16px/1.5 system-ui,sans-serif;overflow-wrap:break-word}
+bdi.long{overflow-wrap:anywhere}
 main{max-width:68rem;margin:0 auto;padding:1.25rem 1rem 3rem}
 h1{font-size:1.6rem;line-height:1.25;margin:.2rem 0 .4rem}
 h2{font-size:1.2rem;margin:2.4rem 0 .4rem}
@@ -33,7 +34,8 @@ h3{font-size:1rem;margin:1.2rem 0 .3rem}
 p,ul{margin:.4rem 0;max-width:46rem}
 ul{padding-left:1.2rem}
 .note,caption,summary,.key,dt{color:var(--muted);font-size:.875rem}
-.card{background:var(--card);border-radius:.6rem;padding:.9rem 1.1rem;margin:.8rem 0;border-left:.3rem solid var(--ours)}
+.card{background:var(--card);border-radius:.6rem;padding:.9rem 1.1rem;margin:.8rem 0;
+border-left:.3rem solid var(--ours)}
 .card.refused{border-color:var(--limit)}
 .card p:first-child{font-size:1.1rem;margin-top:0}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:.6rem;margin:.8rem 0}
@@ -47,14 +49,20 @@ figure>svg{display:block;width:100%;max-width:32rem;height:auto}
 .scroll:focus-visible,summary:focus-visible{outline:2px solid var(--ours);outline-offset:2px}
 table{border-collapse:collapse;width:100%;font-size:.875rem}
 caption{text-align:left;padding:0 0 .3rem}
-th,td{text-align:left;vertical-align:top;padding:.3rem .7rem .3rem 0;border-bottom:1px solid var(--grid);min-width:3.2rem}
+th,td{text-align:left;vertical-align:top;padding:.3rem .7rem .3rem 0;
+border-bottom:1px solid var(--grid);min-width:3.2rem}
 thead th{color:var(--muted);font-weight:500}
 tbody th{font-weight:500}
-td.number{font-variant-numeric:tabular-nums}
+td{font-variant-numeric:tabular-nums}
+td.number,.figure{white-space:nowrap}
+.figure small{display:block;color:var(--muted)}
+main>.scroll{max-width:46rem}
 details{margin:.5rem 0}
 summary{cursor:pointer;padding:.2rem 0}
-pre{white-space:pre-wrap;font-size:.8rem;background:var(--card);padding:.8rem;border-radius:.5rem;max-height:30rem;overflow:auto}
-.key{list-style:none;padding:0;display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,15rem),1fr));gap:.1rem .8rem}
+pre{white-space:pre-wrap;font-size:.8rem;background:var(--card);padding:.8rem;border-radius:.5rem;
+max-height:30rem;overflow:auto}
+.key{list-style:none;padding:0;display:grid;gap:.1rem .8rem;
+grid-template-columns:repeat(auto-fit,minmax(min(100%,15rem),1fr))}
 .key li{display:flex;gap:.5rem;align-items:baseline}
 .swatch{width:18px;height:16px;flex:none;align-self:center}
 ol.calls{padding:0;list-style:none;max-width:46rem}
@@ -71,7 +79,6 @@ svg .end{text-anchor:end}
 .whisker{fill:none;stroke-width:1.5}
 .marker{stroke:var(--ground);stroke-width:1.2}
 .marker.old{fill:none;stroke-width:2.5}
-.bar.count{fill:var(--grid)}
 .bar{stroke:var(--ground);stroke-width:1}
 @media print{:root{LIGHT}.scroll{overflow:visible}}
 """

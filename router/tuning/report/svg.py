@@ -43,19 +43,17 @@ class Axis:
 
 
 def axis(values: Iterable[float], title: str, written: Callable[[float], str]) -> Axis:
-    """An axis that holds all of these values, from one round number to another."""
+    """An axis that holds all of these values with a little room, and starts at 0 where they do."""
     known = [value for value in values if math.isfinite(value)]
     low, high = min(known, default=0.0), max(known, default=1.0)
-    if high - low < 1e-9:
-        low, high = low - 0.005, high + 0.005
-    step = _round_step((high - low) / 5)
-    return Axis(math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step, title, written)
+    room = max(0.04 * (high - low), 0.002)
+    return Axis(low - room if low else 0.0, high + room, title, written)
 
 
 def _round_step(least: float) -> float:
-    """The smallest of 1, 2, 5, 10 ... times a power of ten that is not less."""
+    """The smallest of 1, 2, 2.5, 5, 10 times a power of ten that is not less."""
     scale = 10.0 ** math.floor(math.log10(least))
-    return next(step * scale for step in (1.0, 2.0, 5.0, 10.0) if step * scale >= least * (1 - 1e-9))
+    return next(step * scale for step in (1.0, 2.0, 2.5, 5.0, 10.0) if step * scale >= least * (1 - 1e-9))
 
 
 @dataclass(frozen=True)
@@ -85,9 +83,8 @@ class Frame:
             parts.append(text(min(x, right - 8), bottom + 15, self.x.written(value), "tick middle"))
         parts.append(text((_LEFT + right) / 2, HEIGHT - 7, self.x.title, "tick middle"))
         middle = (_TOP + bottom) / 2
-        parts.append(
-            f'<text class="tick middle" transform="translate(11 {middle:.1f}) rotate(-90)">{escaped(self.y.title)}</text>'
-        )
+        turned = f"translate(11 {middle:.1f}) rotate(-90)"
+        parts.append(f'<text class="tick middle" transform="{turned}">{escaped(self.y.title)}</text>')
         return "".join(parts)
 
     def line(self, points: Sequence[Place], kind: str) -> str:
@@ -106,6 +103,11 @@ class Frame:
         """A rectangle between two values."""
         (x0, y0), (x1, y1) = self.at(*low), self.at(*high)
         return f'<rect class="bar {kind}" x="{x0:.1f}" y="{y1:.1f}" width="{x1 - x0:.1f}" height="{y0 - y1:.1f}"/>'
+
+    def upright(self, point: Place, words: str) -> str:
+        """Text that runs upwards from a value, so that neighbours have room."""
+        x, y = self.at(*point)
+        return f'<text class="tick" transform="translate({x + 3.5:.1f} {y:.1f}) rotate(-90)">{escaped(words)}</text>'
 
     def marker(self, point: Place, shape: Shape, kind: str) -> str:
         """A marker at a value."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -45,8 +45,8 @@ def worth_of(held: HeldOut, model: int, earlier: int | None) -> tuple[Worth, ...
     columns = held.table.columns(model, earlier)
     found = []
     for name in dict.fromkeys(whole.signals):
-        without = _refitted(held, model, earlier, lambda other, name=name: other != name)
-        alone = _refitted(held, model, earlier, lambda other, name=name: other == name)
+        without = _refitted(held, model, earlier, {*columns} - {name})
+        alone = _refitted(held, model, earlier, {name})
         known = float((~np.isnan(columns[name])).mean()) if name in columns else 0.0
         drop = _difference(auroc, full, without, outcome)
         rise = _difference(log_loss, without, full, outcome)
@@ -54,12 +54,12 @@ def worth_of(held: HeldOut, model: int, earlier: int | None) -> tuple[Worth, ...
     return tuple(sorted(found, key=lambda one: -one.log_loss_rise.value))
 
 
-def _refitted(held: HeldOut, model: int, earlier: int | None, wanted: Callable[[str], bool]) -> Floats:
+def _refitted(held: HeldOut, model: int, earlier: int | None, wanted: Collection[str]) -> Floats:
     """The confidence of a fit to some of the signals."""
     train, rows = held.tuner.trained.train, held.table.rows
 
     def some(columns: Columns) -> dict[str, Floats]:
-        return {name: values for name, values in columns.items() if wanted(name)}
+        return {name: values for name, values in columns.items() if name in wanted}
 
     folds = folds_of(train.unit, FOLDS, held.tuner.seed)
     fitted = fit(some(train.columns(model, earlier)), train.quality[:, model], folds)
