@@ -15,6 +15,8 @@ from router.tuning.report.text import Cell, escaped, isolated, percent, points, 
 from router.tuning.task import TaskTuning
 from router.tuning.words import certificate_words, in_force_words, plan_words, rungs_words
 
+# More of the certificate, as with many groups, is folded away.
+_SENTENCES = 8
 _SPLITS = {
     "certify": "They had no part in fitting or in choosing what to try; of the settings that passed on them, the "
     "cheapest was kept.",
@@ -76,23 +78,32 @@ def _statement(tuned: TaskTuning, report: Report) -> str:
         told, kind = certificate_words(certificate, top), "card"
     if report.clusters:
         told.append("In the figures below each row counts once, whatever cluster it is of.")
-    plan, lines = report.curve.plan, "".join(f"<p>{isolated(line)}</p>" for line in told)
+    lines = [f"<p>{isolated(line)}</p>" for line in told]
+    first, more = "".join(lines[:_SENTENCES]), lines[_SENTENCES:]
+    if more:
+        first += f"<details><summary>{len(more)} more sentences</summary>{''.join(more)}</details>"
+    return (
+        f"<div class='{kind}'>{first}</div>{_tiles(tuned, report)}"
+        "<p class='note'>Intervals are 90% everywhere on this page.</p>"
+        f"<details><summary>The certificate as JSON</summary><pre>{escaped(_as_json(tuned))}</pre></details>"
+    )
+
+
+def _tiles(tuned: TaskTuning, report: Report) -> str:
+    """The four figures that matter most."""
+    plan, target = report.curve.plan, tuned.target
     (low, high), (least, most) = plan.cost_interval, plan.loss_interval
     tiles = [
         ("cost against always the top rung", signed(plan.cost - 1.0), f"{signed(low - 1)} to {signed(high - 1)}"),
         ("quality against it, points", points(-plan.loss), f"{points(-most)} to {points(-least)}"),
         ("calls that climb", percent(report.spend.climbed_share), ""),
-        ("target, points", points(-tuned.target.max_quality_loss), f"at {tuned.target.at_confidence:.0%} confidence"),
+        ("target, points", points(-target.max_quality_loss), f"at {percent(target.at_confidence, 0)} confidence"),
     ]
     shown = "".join(
         f"<div><dt>{escaped(name)}</dt><dd>{escaped(value)}</dd>{f'<dd>{escaped(more)}</dd>' if more else ''}</div>"
         for name, value, more in tiles
     )
-    return (
-        f"<div class='{kind}'>{lines}</div><dl class='tiles'>{shown}</dl>"
-        "<p class='note'>Intervals are 90% everywhere on this page.</p>"
-        f"<details><summary>The certificate as JSON</summary><pre>{escaped(_as_json(tuned))}</pre></details>"
-    )
+    return f"<dl class='tiles'>{shown}</dl>"
 
 
 def _as_json(tuned: TaskTuning) -> str:
@@ -109,7 +120,7 @@ def _plans(tuned: TaskTuning) -> str:
     ]
     rows: list[tuple[str | Cell, ...]] = [
         (f"in force: {in_force_words(tuned.in_force)}", rungs_words(old)),
-        ("found" if tuned.tuning.certified else "what is left", " ".join(plan_words(tuned.plan))),
+        *(("found" if tuned.tuning.certified else "what is left", line) for line in plan_words(tuned.plan)),
     ]
     return f"<h2>The plans</h2>{table('What a call does', ('', 'plan'), rows)}"
 

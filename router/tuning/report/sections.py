@@ -175,9 +175,9 @@ def signals_section(report: Report) -> str:
         return head + _none("No signal is in use, or the rows are too few to tell its worth.")
     parts = [
         head,
-        "<p>The confidence is fitted again on the training rows without one signal, and tried on the held-out rows. "
-        "Signals that say the same cover for one another, so that none of them is missed: the last column has each by "
-        "itself.</p>",
+        "<p>The confidence is fitted again on the training rows without one signal, and tried on rows that it has not "
+        "seen. Signals that say the same cover for one another, so that none of them is missed: the last column has "
+        "each by itself.</p>",
     ]
     columns = ("", "known in", "AUROC lost without it", "log loss added without it", "AUROC alone")
     for one in known:

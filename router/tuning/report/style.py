@@ -63,8 +63,8 @@ pre{white-space:pre-wrap;font-size:.8rem;background:var(--card);padding:.8rem;bo
 max-height:30rem;overflow:auto}
 .key{list-style:none;padding:0;display:grid;gap:.1rem .8rem;
 grid-template-columns:repeat(auto-fit,minmax(min(100%,15rem),1fr))}
-.key li{display:flex;gap:.5rem;align-items:baseline}
-.swatch{width:18px;height:16px;flex:none;align-self:center}
+.key li{display:flex;gap:.5rem;align-items:flex-start}
+.swatch{width:18px;height:16px;flex:none;margin-top:.15rem}
 ol.calls{padding:0;list-style:none;max-width:46rem}
 ol.calls li{border-bottom:1px solid var(--grid);padding:.5rem 0}
 ol.calls q{quotes:none;display:block}

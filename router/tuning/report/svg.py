@@ -14,7 +14,7 @@ from typing import Literal
 from router.tuning.report.text import escaped
 
 WIDTH, HEIGHT = 360.0, 260.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 12.0, 12.0, 42.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 12.0, 12.0, 42.0
 
 Shape = Literal["circle", "square", "diamond", "triangle", "cross"]
 Place = tuple[float, float]
@@ -76,14 +76,14 @@ class Frame:
         for value in self.y.ticks:
             _, y = self.at(self.x.low, value)
             parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{right}"/>')
-            parts.append(text(_LEFT - 6, y + 4, self.y.written(value), "tick end"))
+            parts.append(text(_LEFT - 6, y + 3.5, self.y.written(value), "tick end"))
         for value in self.x.ticks:
             x, _ = self.at(value, self.y.low)
             parts.append(f'<path class="grid" d="M{x:.1f} {_TOP}V{bottom}"/>')
-            parts.append(text(min(x, right - 8), bottom + 15, self.x.written(value), "tick middle"))
-        parts.append(text((_LEFT + right) / 2, HEIGHT - 7, self.x.title, "tick middle"))
+            parts.append(text(min(x, right - 8), bottom + 17, self.x.written(value), "tick middle"))
+        parts.append(text((_LEFT + right) / 2, HEIGHT - 6, self.x.title, "tick middle"))
         middle = (_TOP + bottom) / 2
-        turned = f"translate(11 {middle:.1f}) rotate(-90)"
+        turned = f"translate(12 {middle:.1f}) rotate(-90)"
         parts.append(f'<text class="tick middle" transform="{turned}">{escaped(self.y.title)}</text>')
         return "".join(parts)
 

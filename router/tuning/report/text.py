@@ -12,6 +12,7 @@ _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\uff
 
 # Words longer than this may be broken anywhere, so that no table grows wider than a telephone for them.
 _LONG = 20
+_ENDLESS = re.compile(r"\S{81,}")
 _A_NUMBER = re.compile(r"[+−$]?[\d,.]+%?")
 
 
@@ -21,9 +22,13 @@ def escaped(words: str) -> str:
 
 
 def isolated(words: str) -> str:
-    """Text of users: escaped, and whichever way its letters run, those around it keep theirs."""
+    """Text of users: escaped, endless words cut; whichever way its letters run, those around it keep theirs."""
     long = ' class="long"' if any(len(word) > _LONG for word in words.split()) else ""
-    return f'<bdi dir="auto"{long}>{escaped(words)}</bdi>'
+    return f'<bdi dir="auto"{long}>{escaped(_ENDLESS.sub(_shorten, words))}</bdi>'
+
+
+def _shorten(word: re.Match[str]) -> str:
+    return f"{word[0][:40]}…{word[0][-8:]}"
 
 
 class Cell(NamedTuple):
