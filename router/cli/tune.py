@@ -53,7 +53,6 @@ def tune(
     nothing can be certified, 1 when --check finds something.
     """
     from router.tuning import check_tuned, tune_task
-    from router.tuning.report import page, report_of
 
     if check:
         found = check_tuned(task, run, policies=policies, environment=environment)
@@ -61,8 +60,7 @@ def tune(
         raise typer.Exit(_FINDING if any(one.findings for one in found) else 0)
     if task is None:
         raise typer.BadParameter("name a task; only --check takes all of them", param_hint="TASK")
-    if report is not None and (report.is_dir() or not report.parent.is_dir()):
-        raise typer.BadParameter(f"{str(report)!r} is no file in a folder that is there", param_hint="--report")
+    _require_place(report)
     if method not in ("split", "crossfit"):
         raise typer.BadParameter(f"{method!r} is neither split nor crossfit", param_hint="--method")
     if data is not None:
@@ -105,25 +103,33 @@ def tune(
     except TuningError as error:
         typer.echo(f"not certifiable: {error}; nothing was written", err=True)
         raise typer.Exit(_NOT_CERTIFIABLE) from None
-    written = tuned.write() if write and tuned.tuning.certified else None
+    _show(tuned, tuned.write() if write and tuned.tuning.certified else None, report, examples, as_json=as_json)
+    raise typer.Exit(0 if tuned.tuning.certified else _NOT_CERTIFIABLE)
+
+
+def _show(tuned: TaskTuning, written: Path | None, report: Path | None, examples: bool, *, as_json: bool) -> None:
+    """The result in the terminal or as JSON, and as a page where one is wanted."""
+    from router.tuning.report import page, report_of
+
     figures = report_of(tuned) if report is not None or as_json else None
     if as_json:
         print_json({**_as_plain(tuned, written), "report": figures.as_json() if figures else None})
     else:
         _print(tuned, written, figures)
-    if report is not None and figures is not None:
-        _write_page(report, page(tuned, figures, examples=examples), quiet=as_json, examples=examples)
-    raise typer.Exit(0 if tuned.tuning.certified else _NOT_CERTIFIABLE)
-
-
-def _write_page(path: Path, text: str, *, quiet: bool, examples: bool) -> None:
+    if report is None or figures is None:
+        return
     try:
-        path.write_text(text, encoding="utf-8")
+        report.write_text(page(tuned, figures, examples=examples), encoding="utf-8")
     except OSError as error:
-        raise Refused(f"{path}: cannot be written ({error.strerror}); choose another --report", exit_code=1) from None
-    if not quiet:
-        prompts = "; it holds excerpts of prompts, --no-examples leaves them out" if examples else ""
-        say(f"wrote {path}{prompts}")
+        raise Refused(f"{report}: cannot be written ({error.strerror}); choose another --report", exit_code=1) from None
+    if not as_json:
+        say(f"wrote {report}" + ("; it holds excerpts of prompts, --no-examples leaves them out" if examples else ""))
+
+
+def _require_place(report: Path | None) -> None:
+    """A page that could not be written is refused before a look is spent."""
+    if report is not None and (report.is_dir() or not report.parent.is_dir()):
+        raise typer.BadParameter(f"{str(report)!r} is no file in a folder that is there", param_hint="--report")
 
 
 def _require_target(

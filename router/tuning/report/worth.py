@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +11,10 @@ from router.tuning.features import Columns, Floats, first_score
 from router.tuning.fit import FOLDS, fit
 from router.tuning.quality import Estimate, auroc, jackknife, log_loss
 from router.tuning.report.held_out import HeldOut
-from router.tuning.table import folds_of
+from router.tuning.table import Table, folds_of
+
+# More rows than these change no digit that is shown.
+_FIT_ROWS, _SHOWN_ROWS = 5_000, 10_000
 
 
 class Worth(NamedTuple):
@@ -40,37 +43,47 @@ def worth_of(held: HeldOut, model: int, earlier: int | None) -> tuple[Worth, ...
     earlier
         Column of the model that was asked before, for agreement; `None` for the first.
     """
-    whole = held.tuner.trained.confidence(model, earlier).calibrator
-    outcome, full = held.table.quality[:, model], held.confidence(model, earlier)
-    columns = held.table.columns(model, earlier)
+    refits = _Refits(held, model, earlier)
+    outcome, names = refits.outcome, set(refits.columns)
+    full = refits.confidence(names)
     found = []
-    for name in dict.fromkeys(whole.signals):
-        without = _refitted(held, model, earlier, {*columns} - {name})
-        alone = _refitted(held, model, earlier, {name})
-        known = float((~np.isnan(columns[name])).mean()) if name in columns else 0.0
+    for name in dict.fromkeys(held.tuner.trained.confidence(model, earlier).calibrator.signals):
+        without, alone = refits.confidence(names - {name}), refits.confidence({name})
+        known = float((~np.isnan(refits.columns[name])).mean()) if name in names else 0.0
         drop = _difference(auroc, full, without, outcome)
         rise = _difference(log_loss, without, full, outcome)
         found.append(Worth(name, known, drop, rise, auroc(alone, outcome)))
     return tuple(sorted(found, key=lambda one: -one.log_loss_rise.value))
 
 
-def _refitted(held: HeldOut, model: int, earlier: int | None, wanted: Collection[str]) -> Floats:
-    """The confidence of a fit to some of the signals."""
-    train, rows = held.tuner.trained.train, held.table.rows
+class _Refits:
+    """Fits to some of the signals, on as many rows as it takes to tell them apart."""
 
-    def some(columns: Columns) -> dict[str, Floats]:
-        return {name: values for name, values in columns.items() if name in wanted}
+    def __init__(self, held: HeldOut, model: int, earlier: int | None) -> None:
+        self.crossfit = held.crossfit
+        train = _sample(held.tuner.trained.train, _FIT_ROWS)
+        shown = train if held.crossfit else _sample(held.table, _SHOWN_ROWS)
+        self.trained, self.columns = train.columns(model, earlier), shown.columns(model, earlier)
+        self.trained_outcome, self.outcome = train.quality[:, model], shown.quality[:, model]
+        self.folds = folds_of(train.unit, FOLDS, held.tuner.seed)
 
-    folds = folds_of(train.unit, FOLDS, held.tuner.seed)
-    fitted = fit(some(train.columns(model, earlier)), train.quality[:, model], folds)
-    if held.crossfit:
-        return fitted.out_of_fold[held.rows]
-    p = first_score((fitted.calibrator,), some(held.table.columns(model, earlier)), rows)
-    # Where none of the signals is at hand, all that is known is how often drafts are right.
-    return np.where(np.isnan(p), train.quality[:, model].mean(), p)
+    def confidence(self, names: set[str]) -> Floats:
+        """The confidence in the drafts, from these signals only."""
+        fitted = fit(_some(self.trained, names), self.trained_outcome, self.folds)
+        if self.crossfit:
+            return fitted.out_of_fold
+        p = first_score((fitted.calibrator,), _some(self.columns, names), len(self.outcome))
+        # Where none of the signals is at hand, all that is known is how often drafts are right.
+        return np.where(np.isnan(p), self.trained_outcome.mean(), p)
+
+
+def _sample(table: Table, most: int) -> Table:
+    return table.take(np.sort(np.random.default_rng(0).permutation(table.rows)[:most]))
+
+
+def _some(columns: Columns, names: set[str]) -> dict[str, Floats]:
+    return {name: values for name, values in columns.items() if name in names}
 
 
 def _difference(figure: Callable[[Floats, Floats], float], one: Floats, other: Floats, outcome: Floats) -> Estimate:
-    usable = ~(np.isnan(one) | np.isnan(other))
-    one, other, outcome = one[usable], other[usable], outcome[usable]
     return jackknife(lambda rows: figure(one[rows], outcome[rows]) - figure(other[rows], outcome[rows]), len(outcome))
