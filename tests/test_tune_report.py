@@ -123,6 +123,19 @@ def test_the_figures_are_those_that_calls_would_have(tuned: Tuned, case: dict[st
     assert report.rows == len(found.shown)
 
 
+def test_failed_answers_leave_no_figure_unknown(tuned: Tuned) -> None:
+    """A lower rung that failed is wrong and a top rung that failed is right, in the plan in force too."""
+    rows = recorded(900)
+    for at in (7, 40, 88, 1201):
+        kept = {name: row for name, row in rows[at].items() if name not in ("correct", "response", "logprob")}
+        rows[at] = {**kept, "error": {"fault": "content_filter", "status": 400}}
+    found = tuned(rows)
+    report = report_of(found)
+    assert report.curve.plan.loss == pytest.approx(found.new.loss)
+    assert report.in_force.loss == pytest.approx(found.old.loss)
+    assert json.dumps(report.as_json(), allow_nan=False)
+
+
 def test_the_rows_had_no_part_in_fitting(tuned: Tuned) -> None:
     """Every figure is of rows outside the training split; with `crossfit` the report says that there are none."""
     found = tuned()

@@ -192,7 +192,7 @@ def tune_task(
     in_force = resolve(loaded, task, Replay(()), (checks or {}).get(task), now_s=now)
     artefact = _artefact(loaded, data, found, binds_to, now, valid_days) if found.certified else None
     shown = tuner.certify[:_SHOWN_ROWS]
-    rows = tuner.table.run.take(shown)
+    rows = replace(tuner.table.run, cost_nusd=tuner.table.cost).take(shown)
     return TaskTuning(
         task=task,
         target=target,
