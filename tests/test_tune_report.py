@@ -319,7 +319,8 @@ def test_the_certificate_comes_first_in_words_and_as_json(tuned: Tuned) -> None:
 MISSING: dict[str, tuple[dict[str, Any], str]] = {
     "no signals": ({"rows": without_texts(recorded(900))}, "No signal is in use"),
     "a refusal": (CASES["a target that cannot be met"], "No plan is certified: "),
-    "a direct plan": (CASES["one cheaper rung alone"], "The plan never climbs: each call pays one answer."),
+    "a direct plan": (CASES["one cheaper rung alone"], "The plan asks one model and needs no confidence"),
+    "no climbing": (CASES["one cheaper rung alone"], "The plan never climbs: each call pays one answer."),
     "no prompts": (
         {"rows": [{name: row[name] for name in row if name != "prompt"} for row in recorded(900)]},
         "whose text the run lacks",

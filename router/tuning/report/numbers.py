@@ -48,6 +48,8 @@ class Report:
     train_rows: int
     clusters: int | None
     """Clusters that the rows are of; `None` for rows one by one."""
+    direct: bool
+    """Whether the plan asks one model in every call: then drafts and frontier are of the cascade that came closest."""
     curve: Curve
     in_force: Point
     """The plan that calls follow now; NaN where the run cannot tell."""
@@ -83,6 +85,7 @@ def report_of(tuned: TaskTuning) -> Report:
         rows=held.table.rows,
         train_rows=len(held.tuner.train),
         clusters=units if units < held.table.rows else None,
+        direct=tuned.plan.direct,
         curve=curve_of(held, tuned.target.max_quality_loss),
         in_force=_as_point("in force", tuned.old),
         drafts=tuple(_drafts(held, position) for position in range(len(held.family.rungs) - 1)),

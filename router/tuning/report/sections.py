@@ -78,8 +78,12 @@ def confidence_section(report: Report) -> str:
     """Reliability, and risk against coverage, of every judged draft."""
     known = [(at, one, one.quality) for at, one in enumerate(report.drafts) if one.quality is not None]
     parts = ["<h2>Is the confidence honest?</h2>"]
+    if report.direct:
+        parts.append(
+            _none("The plan asks one model and needs no confidence; this is of the cascade that came closest.")
+        )
     if not known:
-        return parts[0] + _none("The rows are too few to say how good the confidence is.")
+        return "".join(parts) + _none("The rows are too few to say how good the confidence is.")
     if not any(one.signals for one in report.drafts):
         parts.append(_none("No signal tells the drafts apart: each has the same confidence."))
     for at, one, quality in known:
