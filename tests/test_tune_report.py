@@ -357,8 +357,8 @@ HOSTILE = (
 def hostile(rows: list[Row]) -> list[Row]:
     """The same rows with texts that would break a careless page."""
     found = []
-    for at, row in enumerate(rows):
-        nasty = HOSTILE[(at // 2) % len(HOSTILE)]
+    for row in rows:
+        nasty = HOSTILE[int(row["prompt_id"][1:]) % len(HOSTILE)]
         meta = {**row["meta"], "language": nasty or "x"}
         printable = nasty.replace("\ud800", "")  # A prompt with half of a surrogate pair never left.
         found.append(
