@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from router.cli.common import AsJson, Environment, Policies, percent, print_json, print_table, say
+from router.cli.common import AsJson, Environment, Policies, Refused, percent, print_json, print_table, say
 from router.cli.evaluate import Fields, Grader, Tolerance, run_eval
 from router.errors import TuningError
 
 if TYPE_CHECKING:
-    from router.tuning import Realised, Report, TaskTuning, Verified
+    from router.tuning import Realised, Shown, TaskTuning, Verified
 
 _FINDING, _NOT_CERTIFIABLE = 1, 4
 
@@ -42,6 +42,8 @@ def tune(
     tolerance: Tolerance = 0.0,
     fields: Fields = "",
     write: Annotated[bool, typer.Option("--write", help="Write tuned/TASK.json, which calls then follow.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Write all figures as a web page, one file.")] = None,
+    examples: Annotated[bool, typer.Option(help="With --report: show excerpts of misjudged prompts.")] = True,
     check: Annotated[bool, typer.Option("--check", help="Only check that plans in force keep their target.")] = False,
     policies: Policies = None,
     environment: Environment = None,
@@ -60,6 +62,7 @@ def tune(
         raise typer.Exit(_FINDING if any(one.findings for one in found) else 0)
     if task is None:
         raise typer.BadParameter("name a task; only --check takes all of them", param_hint="TASK")
+    _require_place(report)
     if method not in ("split", "crossfit"):
         raise typer.BadParameter(f"{method!r} is neither split nor crossfit", param_hint="--method")
     if max_loss is not None and not 0.0 < max_loss < 1.0:
@@ -105,12 +108,33 @@ def tune(
     except TuningError as error:
         typer.echo(f"not certifiable: {error}; nothing was written", err=True)
         raise typer.Exit(_NOT_CERTIFIABLE) from None
-    written = tuned.write() if write and tuned.tuning.certified else None
+    _show(tuned, tuned.write() if write and tuned.tuning.certified else None, report, examples, as_json=as_json)
+    raise typer.Exit(0 if tuned.tuning.certified else _NOT_CERTIFIABLE)
+
+
+def _show(tuned: TaskTuning, written: Path | None, report: Path | None, examples: bool, *, as_json: bool) -> None:
+    """The result in the terminal or as JSON, and as a page where one is wanted."""
+    from router.tuning.report import page, report_of
+
+    figures = report_of(tuned) if report is not None or as_json else None
     if as_json:
-        print_json(_as_plain(tuned, written))
+        print_json({**_as_plain(tuned, written), "report": figures.as_json() if figures else None})
     else:
         _print(tuned, written)
-    raise typer.Exit(0 if tuned.tuning.certified else _NOT_CERTIFIABLE)
+    if report is None or figures is None:
+        return
+    try:
+        report.write_text(page(tuned, figures, examples=examples), encoding="utf-8")
+    except OSError as error:
+        raise Refused(f"{report}: cannot be written ({error.strerror}); choose another --report", exit_code=1) from None
+    if not as_json:
+        say(f"wrote {report}" + ("; it holds excerpts of prompts, --no-examples leaves them out" if examples else ""))
+
+
+def _require_place(report: Path | None) -> None:
+    """A page that could not be written is refused before a look is spent."""
+    if report is not None and (report.is_dir() or not report.parent.is_dir()):
+        raise typer.BadParameter(f"{str(report)!r} is no file in a folder that is there", param_hint="--report")
 
 
 def _require_target(
@@ -168,7 +192,7 @@ def _print(tuned: TaskTuning, written: Path | None) -> None:
     typer.echo(f"wrote {written}" if written else f"nothing was written; --write puts it into tuned/{tuned.task}.json")
 
 
-def _print_report(tuned: TaskTuning, shown: Report, in_force: str) -> None:
+def _print_report(tuned: TaskTuning, shown: Shown, in_force: str) -> None:
     """What could be done with these rows, what is done now and what was found; drafts are charged everywhere."""
     columns = ["", "cost", "points lost", "escalated"]
     others = [one for one in shown.choices if one.name in (*tuned.run.models, "random", "oracle")]
@@ -200,7 +224,7 @@ def _print_report(tuned: TaskTuning, shown: Report, in_force: str) -> None:
     _print_quality(shown, tuned.run.models[-1])
 
 
-def _print_quality(shown: Report, top: str) -> None:
+def _print_quality(shown: Shown, top: str) -> None:
     """What the fitted confidence is worth, model by model; the top rung's decides nothing."""
     drafts = {name: one for name, one in shown.quality.items() if name != top}
     if not drafts:

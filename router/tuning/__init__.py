@@ -6,10 +6,10 @@ from router.tuning.evaluate import Estimate, Eval, Evaluated, Progress
 from router.tuning.graders import GRADERS, Grader, build_grader
 from router.tuning.labels import LabelledText, read_labels
 from router.tuning.loading import load_columns, load_run
-from router.tuning.report import Report
 from router.tuning.result import Applied, Tuning
 from router.tuning.rows import EvalRow, read_rows
 from router.tuning.runs import EvalRun
+from router.tuning.shown import Shown
 from router.tuning.simulate import Realised, simulate
 from router.tuning.task import TaskTuning, run_path, tune_task
 from router.tuning.tune import Tuner, tune
@@ -30,7 +30,7 @@ __all__ = [
     "LabelledText",
     "Progress",
     "Realised",
-    "Report",
+    "Shown",
     "TaskTuning",
     "Tuner",
     "Tuning",

@@ -69,12 +69,16 @@ def quality_of(p: Floats, outcome: Floats) -> Quality:
 
 
 def _with_interval(figure: Callable[[Floats, Floats], float], p: Floats, outcome: Floats) -> Estimate:
-    """A figure and its 90 % interval by the jackknife: each of twenty groups of rows is left out once."""
-    value = figure(p, outcome)
-    if len(p) < 2 * _GROUPS or not math.isfinite(value):
+    return jackknife(lambda rows: figure(p[rows], outcome[rows]), len(p))
+
+
+def jackknife(figure: Callable[[NDArray[np.bool_]], float], rows: int) -> Estimate:
+    """A figure of some rows and its 90 % interval by the jackknife: each of twenty groups of rows is left out once."""
+    value = figure(np.ones(rows, bool))
+    if rows < 2 * _GROUPS or not math.isfinite(value):
         return Estimate(value, math.nan, math.nan)
-    group = np.random.default_rng(0).permutation(len(p)) % _GROUPS
-    parts = np.array([figure(p[group != one], outcome[group != one]) for one in range(_GROUPS)])
+    group = np.random.default_rng(0).permutation(rows) % _GROUPS
+    parts = np.array([figure(group != one) for one in range(_GROUPS)])
     spread = math.sqrt((_GROUPS - 1) / _GROUPS * float(((parts - parts.mean()) ** 2).sum()))
     return Estimate(value, value - _Z90 * spread, value + _Z90 * spread)
 

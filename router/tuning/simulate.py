@@ -15,6 +15,7 @@ import numpy as np
 from router.core.decision import gate_reason, judge
 from router.core.plan import Plan, Rung
 from router.tuning.runs import EvalRun
+from router.tuning.table import filled_against
 from router.tuning.units import Units, error_of_mean, unit_losses, units_of
 
 if TYPE_CHECKING:
@@ -108,13 +109,13 @@ def simulate(plan: Plan, run: EvalRun) -> Realised:
     taken = [paths.get(None if groups is None else str(groups[row]), paths[None]).take(row) for row in range(run.rows)]
     model = np.array([one for one, _, _ in taken], dtype=np.intp)
     rows = np.arange(run.rows)
-    top = len(run.models) - 1
+    top, quality = len(run.models) - 1, filled_against(run.quality)
     return Realised(
         model,
-        run.quality[rows, model],
+        quality[rows, model],
         np.array([cost for _, cost, _ in taken]),
         np.array([climbed for _, _, climbed in taken], dtype=bool),
-        run.quality[:, top],
+        quality[:, top],
         run.cost_nusd[:, top],
         units_of(run.cluster, run.rows),
     )

@@ -100,8 +100,7 @@ def prepare(run: EvalRun, *, filled: bool = True) -> Table:
             "(`router eval` goes on where it stopped), or tune without it",
             needed=lacking,
         )
-    quality = np.where(known, kept.quality, 0.0)
-    quality[~known[:, -1], -1] = 1.0
+    quality = filled_against(kept.quality)
     if filled and quality.min() == quality.max() and len(rows) > 1:
         raise TuningError(
             f"quality: is {quality.min():g} for every model in all {len(rows)} rows, so nothing can be told from it; "
@@ -113,6 +112,13 @@ def prepare(run: EvalRun, *, filled: bool = True) -> Table:
         _require_clusters(kept.cluster)
     units = units_of(kept.cluster, len(rows))
     return Table(kept, quality, _costs(kept), check, units, run.rows - len(rows))
+
+
+def filled_against(quality: Floats) -> Floats:
+    """Quality without gaps, which never help a plan: a lower rung that failed is wrong, the top one right."""
+    found = np.nan_to_num(quality, nan=0.0)
+    found[np.isnan(quality[:, -1]), -1] = 1.0
+    return found
 
 
 def _require_clusters(cluster: NDArray[np.object_]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -20,12 +20,13 @@ from router.resolve import bound, resolve
 from router.spec import Artefact, Loaded, adopt, exclusive, load, write_artefact
 from router.tuning.loading import load_run
 from router.tuning.looks import next_look
-from router.tuning.report import Report, filled, held_out, report
 from router.tuning.result import Tuning
 from router.tuning.rows import EvalRow
 from router.tuning.runs import EvalRun
 from router.tuning.search import choose, needed_rows
+from router.tuning.shown import SHOWN_ROWS, Shown, filled, held_out, shown_on
 from router.tuning.simulate import Realised
+from router.tuning.table import Rows
 from router.tuning.tune import Method, Tuner, require_rows
 from router.world import World
 
@@ -60,14 +61,18 @@ class TaskTuning:
     look: int | None
     """Which look at these rows it was; `None` for the only one."""
     in_force: Plan
-    shown: Report
+    shown: Shown
     """Old and new plan on the rows that the certificate stands on."""
-    test: Report | None
+    test: Shown | None
     """The same on the rows of the test split, which had no part in anything; `None` without one."""
     stricter: tuple[Stricter, ...]
     artefact: Artefact | None
     """What `write` writes; `None` where nothing could be certified."""
     folder: Path | None
+    tuner: Tuner = field(repr=False)
+    """What it was tuned with: the fits, and the rows as they were split."""
+    certified_on: Rows = field(repr=False)
+    """Places in the tuner's table of the rows that the certificate stands on, at most 50,000."""
 
     @property
     def old(self) -> Realised:
@@ -198,7 +203,6 @@ def tune_task(
     now = (world or World()).clock.time()
     in_force = resolve(_answering(loaded, task), task, Replay(()), (checks or {}).get(task), now_s=now)
     artefact = _artefact(loaded, data, found, binds_to, now, valid_days) if found.certified else None
-    certified_on = filled(tuner.table, tuner.certify)
     return TaskTuning(
         task=task,
         target=target,
@@ -206,11 +210,13 @@ def tune_task(
         tuning=found,
         look=look.number,
         in_force=in_force,
-        shown=report(in_force, found, certified_on, target),
-        test=report(in_force, found, apart, target) if apart else None,
+        shown=shown_on(in_force, found, filled(tuner.table, tuner.certify), target),
+        test=shown_on(in_force, found, apart, target) if apart else None,
         stricter=_stricter(tuner, target, look.number, test_share) if found.certified else (),
         artefact=artefact,
         folder=loaded.folder,
+        tuner=tuner,
+        certified_on=tuner.certify[:SHOWN_ROWS],
     )
 
 

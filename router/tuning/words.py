@@ -11,12 +11,13 @@ from router.core.tuned import Certificate, Statement, TunedPlan, TunedRung
 def plan_words(plan: TunedPlan) -> list[str]:
     """What a call of the task does, one sentence for each group."""
     if plan.group is None:
-        return [_rungs_words(plan.rungs)]
-    lines = [f"{plan.group} {name}: {_rungs_words(rungs)}" for name, rungs in plan.groups.items()]
-    return [*lines, f"any other {plan.group}: {_rungs_words(plan.rungs)}"]
+        return [rungs_words(plan.rungs)]
+    lines = [f"{plan.group} {name}: {rungs_words(rungs)}" for name, rungs in plan.groups.items()]
+    return [*lines, f"any other {plan.group}: {rungs_words(plan.rungs)}"]
 
 
-def _rungs_words(rungs: Sequence[TunedRung]) -> str:
+def rungs_words(rungs: Sequence[TunedRung]) -> str:
+    """What a call does on these rungs, in one sentence."""
     if len(rungs) == 1:
         return f"always ask {rungs[0].model}."
     parts = []

@@ -19,14 +19,14 @@ from router.tuning.simulate import Realised, simulate
 from router.tuning.table import Rows, Table, prepare, split
 
 # Plans are shown on at most so many rows, which stand in the order of digests: a fair sample.
-_SHOWN_ROWS = 50_000
+SHOWN_ROWS = 50_000
 # Of the test split alone: the same rows whatever the seed of the tuning, so that no other seed ever tunes on them.
 _TEST_SEED = 20_261
 MAX_TEST_SHARE = 0.8
 
 
 @dataclass(frozen=True)
-class Report:
+class Shown:
     """Old and new plan on the same rows, among everything else that could be done."""
 
     rows: int
@@ -53,12 +53,12 @@ class Report:
         }
 
 
-def report(in_force: Plan, found: Tuning, run: EvalRun, target: Target) -> Report:
+def shown_on(in_force: Plan, found: Tuning, run: EvalRun, target: Target) -> Shown:
     """The report on the rows of a run."""
-    rows = run if run.rows <= _SHOWN_ROWS else run.take(np.arange(_SHOWN_ROWS))
+    rows = run if run.rows <= SHOWN_ROWS else run.take(np.arange(SHOWN_ROWS))
     old, new = simulate(in_force, rows), simulate(planned(in_force, found), rows)
     choices = compare(found, rows, target.max_quality_loss, in_force=in_force)
-    return Report(rows.rows, old, new, change(old, new), choices, found.calibration(rows))
+    return Shown(rows.rows, old, new, change(old, new), choices, found.calibration(rows))
 
 
 def held_out(run: EvalRun, share: float) -> tuple[EvalRun, EvalRun | None]:

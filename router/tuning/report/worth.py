@@ -1,0 +1,89 @@
+"""What each signal is worth: how much worse the confidence gets without it, on rows that no fit has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from router.tuning.features import Columns, Floats, first_score
+from router.tuning.fit import FOLDS, fit
+from router.tuning.quality import Estimate, auroc, jackknife, log_loss
+from router.tuning.report.held_out import HeldOut
+from router.tuning.table import Table, folds_of
+
+# More rows than these change no digit that is shown.
+_FIT_ROWS, _SHOWN_ROWS = 5_000, 10_000
+
+
+class Worth(NamedTuple):
+    """One signal of one model's drafts."""
+
+    signal: str
+    known: float
+    """Share of the drafts that have it."""
+    auroc_drop: Estimate
+    """How much less the confidence tells right from wrong without it; below 0 it does better without."""
+    log_loss_rise: Estimate
+    """How much worse the confidence fits what happened without it, in nats."""
+    auroc_alone: float
+    """What it tells without any other signal."""
+
+
+def worth_of(held: HeldOut, model: int, earlier: int | None) -> tuple[Worth, ...]:
+    """Every signal that the confidence in a model's drafts uses, the one that is missed most first.
+
+    Parameters
+    ----------
+    held
+        The rows.
+    model
+        Column of the model whose drafts are judged.
+    earlier
+        Column of the model that was asked before, for agreement; `None` for the first.
+    """
+    refits = _Refits(held, model, earlier)
+    outcome, names = refits.outcome, set(refits.columns)
+    full = refits.confidence(names)
+    found = []
+    for name in dict.fromkeys(held.tuner.trained.confidence(model, earlier).calibrator.signals):
+        without, alone = refits.confidence(names - {name}), refits.confidence({name})
+        known = float((~np.isnan(refits.columns[name])).mean()) if name in names else 0.0
+        drop = _difference(auroc, full, without, outcome)
+        rise = _difference(log_loss, without, full, outcome)
+        found.append(Worth(name, known, drop, rise, auroc(alone, outcome)))
+    return tuple(sorted(found, key=lambda one: -one.log_loss_rise.value))
+
+
+class _Refits:
+    """Fits to some of the signals, on as many rows as it takes to tell them apart."""
+
+    def __init__(self, held: HeldOut, model: int, earlier: int | None) -> None:
+        self.crossfit = held.crossfit
+        train = _sample(held.tuner.trained.train, _FIT_ROWS)
+        shown = train if held.crossfit else _sample(held.table, _SHOWN_ROWS)
+        self.trained, self.columns = train.columns(model, earlier), shown.columns(model, earlier)
+        self.trained_outcome, self.outcome = train.quality[:, model], shown.quality[:, model]
+        self.folds = folds_of(train.unit, FOLDS, held.tuner.seed)
+
+    def confidence(self, names: set[str]) -> Floats:
+        """The confidence in the drafts, from these signals only."""
+        fitted = fit(_some(self.trained, names), self.trained_outcome, self.folds)
+        if self.crossfit:
+            return fitted.out_of_fold
+        p = first_score((fitted.calibrator,), _some(self.columns, names), len(self.outcome))
+        # Where none of the signals is at hand, all that is known is how often drafts are right.
+        return np.where(np.isnan(p), self.trained_outcome.mean(), p)
+
+
+def _sample(table: Table, most: int) -> Table:
+    return table.take(np.sort(np.random.default_rng(0).permutation(table.rows)[:most]))
+
+
+def _some(columns: Columns, names: set[str]) -> dict[str, Floats]:
+    return {name: values for name, values in columns.items() if name in names}
+
+
+def _difference(figure: Callable[[Floats, Floats], float], one: Floats, other: Floats, outcome: Floats) -> Estimate:
+    return jackknife(lambda rows: figure(one[rows], outcome[rows]) - figure(other[rows], outcome[rows]), len(outcome))
