@@ -12,8 +12,9 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal, DivisionByZero, InvalidOp
 from typing import Literal, NamedTuple
 
 from router.core.call import Failure, Outcome, Reply, Usage
-from router.core.faults import FAULTS
+from router.core.faults import FAULTS, billed_share
 from router.core.policy import Price, PriceTier
+from router.core.usual import Usual
 
 NUSD_PER_USD = 1_000_000_000
 _SECONDS_PER_HOUR = 3600
@@ -28,8 +29,9 @@ Settled = Literal["settled", "estimated", "maybe_billed", "unknown"]
 class Amount:
     """What one request cost, and how sure that is.
 
-    `settled`: `nusd` is exact. `estimated`: usage was not reported, `nusd` is a guess up to `upper_nusd`.
-    `maybe_billed`: no answer came, the provider charged between 0 and `upper_nusd`; `nusd` is 0. `unknown`: no price.
+    `settled`: `nusd` is exact. `estimated`: usage was not reported, `nusd` is what such a reply usually costs.
+    `maybe_billed`: no answer came, the provider charged between 0 and `upper_nusd`; `nusd` is what a request usually
+    costs times the share of such failures that is billed (`router.core.faults.BILLED_SHARE`). `unknown`: no price.
     """
 
     state: Settled
@@ -41,11 +43,20 @@ class Amount:
 FREE = Amount("settled", 0, 0, "none")
 
 
-def settle(outcome: Outcome, rates: Rates, *, upper_nusd: int | None, estimate: Usage, seconds: float) -> Amount:
+def settle(
+    outcome: Outcome,
+    rates: Rates,
+    *,
+    upper_nusd: int | None,
+    estimate: Usage,
+    seconds: float,
+    usual: Usual | None = None,
+    began: bool = False,
+) -> Amount:
     """What a request cost, from what came back.
 
-    The provider's own figure wins; then its usage at our price. `estimate` stands in for a reply without usage and
-    for an answer that broke off, and `upper_nusd` bounds what cannot be settled.
+    The provider's own figure wins; then its usage at our price. `estimate`, put right by what is `usual`, stands in
+    where no usage was reported, and `upper_nusd` bounds what cannot be settled. `began`: a part of the answer came.
     """
     if outcome.reported_cost_nusd is not None:
         return Amount("settled", outcome.reported_cost_nusd, outcome.reported_cost_nusd, "provider")
@@ -55,12 +66,16 @@ def settle(outcome: Outcome, rates: Rates, *, upper_nusd: int | None, estimate: 
         tier = outcome.service_tier if isinstance(outcome, Reply) else ""
         exact = rates.cost_nusd(outcome.usage or Usage(), seconds, tier)
         return Amount("unknown", None, None) if exact is None else Amount("settled", exact, exact)
-    if isinstance(outcome, Failure) and not outcome.partial:
+    came = began or isinstance(outcome, Reply) or bool(outcome.partial)
+    share = 1.0 if isinstance(outcome, Reply) or came else billed_share(outcome.fault, outcome.status)
+    if not share:
         return Amount("maybe_billed", 0, upper_nusd)
     guess = rates.cost_nusd(estimate, seconds)
     if guess is None:
         return Amount("unknown", None, None)
-    return Amount("estimated", guess if upper_nusd is None else min(guess, upper_nusd), upper_nusd)
+    guess = round((usual.expected_nusd(guess) if usual else guess) * share)
+    state: Settled = "estimated" if came else "maybe_billed"
+    return Amount(state, guess if upper_nusd is None else min(guess, upper_nusd), upper_nusd)
 
 
 Buckets = tuple[int | None, ...]
