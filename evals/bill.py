@@ -1,9 +1,11 @@
-"""Does the ledger agree with the bill? `python -m evals.bill [--calls N] [--processes N] [--faults SHARE] [--json]`.
+"""Does the ledger agree with the bill? Several processes call an upstream that keeps its own, and the two are compared.
 
-Several processes call through one home, over loopback, an upstream that bills random tokens, breaks a share of the
-requests in every way it knows and keeps its own bill; some calls stream, some are cancelled, some streams are left. Of
-the requests that nobody answered it bills about half. Exits 1 where the ledger and the bill disagree: a settled row that
-is not exact, a bill outside its bounds, a point estimate that is off by more than two per cent, a row settled twice.
+    python -m evals.bill [--calls N] [--processes N] [--faults SHARE] [--billed SHARE] [--json]
+
+Over loopback, through one home. The upstream bills random tokens and breaks a share of the calls in every way that it
+knows; some calls stream, some are cancelled, some streams are left. Of the requests that nobody answered it bills a
+share, half unless `--billed` says otherwise. Exits 1 where the ledger and the bill disagree: a settled row that is not
+exact, a bill outside its bounds, a point estimate that is off by more than two per cent, a row settled twice.
 """
 
 from __future__ import annotations
@@ -40,13 +42,24 @@ MOST_OFF = 0.02
 PATIENCE_S = 1.5
 SEED = 20_261_121
 
-# Each kind that may be billed stands beside its twin that is not.
 _REFUSED = (Fault.RATE_LIMITED, Fault.SERVER_ERROR, Fault.UNAVAILABLE, Fault.OVERLOADED, Fault.BAD_GATEWAY)
-_SILENT = (Fault.TIMEOUT, Fault.TIMEOUT_BILLED)
-_BROKEN = (Fault.RESET, Fault.RESET_BILLED, Fault.DROP, Fault.TRUNCATED)
+# Nobody answers, and the dice say whether that is billed.
+_SILENT = (Fault.TIMEOUT, Fault.RESET)
+_BILLED = {Fault.TIMEOUT: Fault.TIMEOUT_BILLED, Fault.RESET: Fault.RESET_BILLED}
 _ODD = (Fault.EMPTY_CHOICES, Fault.NULL_CONTENT, Fault.MISSING_USAGE, Fault.ZERO_USAGE, Fault.FILTERED_REPLY)
-_SPOILT = (Fault.HTML, Fault.BAD_JSON, Fault.GATEWAY_TIMEOUT)
+_SPOILT = (Fault.HTML, Fault.BAD_JSON, Fault.TRUNCATED, Fault.GATEWAY_TIMEOUT)
 _IN_STREAM = (Fault.CUT, Fault.CUT_RESET, Fault.STALLED, Fault.STREAM_ERROR)
+
+
+@dataclass(frozen=True)
+class World:
+    """How the upstream behaves."""
+
+    faults: float = 0.2
+    """Share of the calls whose first request goes wrong."""
+    billed: float = 0.5
+    """Share of the requests without an answer that it bills."""
+    seed: int = SEED
 
 
 @dataclass(frozen=True)
@@ -88,11 +101,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--calls", type=int, default=20_000)
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--faults", type=float, default=0.2, help="share of the calls whose first request goes wrong")
+    parser.add_argument("--billed", type=float, default=0.5, help="share of the requests without an answer it bills")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as home:
-        bill = compare(Path(home), options.calls, options.processes, options.faults, options.seed)
+        world = World(options.faults, options.billed, options.seed)
+        bill = compare(Path(home), options.calls, options.processes, world)
     if options.json:
         print(json.dumps({**asdict(bill), "off": bill.off, "holds": bill.holds}, indent=2))
     else:
@@ -100,18 +115,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if bill.holds else 1
 
 
-def compare(home: Path, calls: int, processes: int, faults: float, seed: int = SEED) -> Bill:
+def compare(home: Path, calls: int, processes: int, world: World) -> Bill:
     """Make so many calls from so many processes, and hold the ledger against the bill."""
     started = time.monotonic()
     shares = [calls // processes + (number < calls % processes) for number in range(processes)]
     with Upstream() as upstream:
-        upstream.reset(f"seed={seed} usage=random")
+        upstream.reset(f"seed={world.seed} usage=random")
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(processes, mp_context=spawn) as pool:
-            jobs = [
-                pool.submit(work, upstream.root, home, faults, f"{seed}-{number}", share)
-                for number, share in enumerate(shares)
-            ]
+            jobs = [pool.submit(work, upstream.root, home, world, number, share) for number, share in enumerate(shares)]
             for job in jobs:
                 job.result()
         rows = upstream.bill()
@@ -180,18 +192,18 @@ def _price(nusd: tuple[int, ...]) -> Price:
     )
 
 
-def work(root: str, home: Path, faults: float, seed: str, calls: int) -> None:
+def work(root: str, home: Path, world: World, process: int, calls: int) -> None:
     """One process with its share of the calls."""
     os.environ |= {"OPENAI_API_KEY": "not-a-key", "ANTHROPIC_API_KEY": "not-a-key"}
     warnings.simplefilter("ignore")
-    dice = random.Random(seed)
+    dice = random.Random(f"{world.seed} {process}")
 
     async def run() -> None:
         places = asyncio.Semaphore(AT_ONCE)
 
         async def one(number: int) -> None:
             async with places:
-                await _call(router, dice, faults, f"{seed}-{number}")
+                await _call(router, dice, world, f"{process}-{number}")
 
         async with Router(policy(root), home=home) as router:
             await asyncio.gather(*(one(number) for number in range(calls)))
@@ -199,19 +211,20 @@ def work(root: str, home: Path, faults: float, seed: str, calls: int) -> None:
     asyncio.run(run())
 
 
-async def _call(router: Router, dice: random.Random, faults: float, name: str) -> None:
+async def _call(router: Router, dice: random.Random, world: World, name: str) -> None:
     """One call of some kind, however it ends."""
-    wrong, ease = dice.random() < faults, "x" * dice.randint(0, 600)
+    wrong, ease = dice.random() < world.faults, "x" * dice.randint(0, 600)
     task, streams = dice.choice(("climb", "climb", "small", "large")), dice.random() < 0.4
     words = "_".join(["yes", *(["or", "no"] * dice.randint(0, 5))])
     said = dice.choice(("yes", "no", "yes", "perhaps")) if task == "climb" else words
-    kinds = _REFUSED + _SILENT + _BROKEN + _ODD + _SPOILT + (_IN_STREAM if streams else ())
+    kinds = _REFUSED + _SILENT + _ODD + _SPOILT + (_IN_STREAM if streams else ())
     fault = dice.choice(kinds) if wrong else Fault.OK
-    cancelled = fault in _SILENT and dice.random() < 0.5
+    cancelled = fault is Fault.TIMEOUT and dice.random() < 0.5
+    deadline_s = PATIENCE_S if fault in (Fault.TIMEOUT, Fault.STALLED) else None
+    fault = _BILLED.get(fault, fault) if dice.random() < world.billed else fault
     left = streams and not wrong and dice.random() < 0.1
     goes = "drip" if left else f"{fault}{dice.choice(('', ',ok'))}"
     prompt = f"fault={goes} say={said} id={name} {ease}"
-    deadline_s = PATIENCE_S if fault in (*_SILENT, Fault.STALLED) else None
     asking = _stream(router, task, prompt, deadline_s, left) if streams else _whole(router, task, prompt, deadline_s)
     doing = asyncio.create_task(asking)
     with suppress(NoAnswer, asyncio.CancelledError):

@@ -314,7 +314,7 @@ def main() -> None:
         epilog="Faults: " + ", ".join(Fault),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    prices_help = 'nano-USD per token for input, cached input, output, reasoning, cache writes: {"small": [100, 25, 400]}'
+    prices_help = 'nano-USD per token of each kind, in the order of Tokens: {"small": [100, 25, 400]}'
     parser.add_argument("--prices", default="{}", type=json.loads, help=prices_help)
     prices = parser.parse_args().prices
     threading.Thread(target=exit_with_parent, daemon=True).start()

@@ -165,6 +165,8 @@ class Failure:
     """The text that arrived before it broke."""
     reported_cost_nusd: int | None = None
     """What the provider itself says the request cost, although its answer is unusable."""
+    arrived: bool | None = None
+    """Whether the request surely came to the provider, because a response began, or surely did not."""
 
 
 Outcome = Reply | Failure

@@ -71,8 +71,18 @@ FAULTS: dict[Fault, Rule] = {
 }
 
 
-def billed_share(fault: Fault, status: int | None) -> float:
-    """The share of its expected cost that a failed request counts for; a refusal with a status is rarely billed."""
+def is_free(fault: Fault, arrived: bool | None) -> bool:
+    """Whether a failed request surely costs nothing."""
+    return FAULTS[fault].billed == "no" or arrived is False
+
+
+def billed_share(fault: Fault, status: int | None, arrived: bool | None) -> float:
+    """The share of its expected cost that a failed request counts for.
+
+    Where the table says `even`, a refusal with a status is unlikely to be billed, and an answer that began is likely.
+    """
     billed = FAULTS[fault].billed
-    refused = status is not None and status >= 400 and billed == "even"
-    return BILLED_SHARE["unlikely" if refused else billed]
+    if billed == "even":
+        refused = status is not None and status >= 400
+        billed = "unlikely" if refused else "likely" if arrived else "even"
+    return BILLED_SHARE[billed]

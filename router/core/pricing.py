@@ -12,7 +12,7 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal, DivisionByZero, InvalidOp
 from typing import Literal, NamedTuple
 
 from router.core.call import Failure, Outcome, Reply, Usage
-from router.core.faults import FAULTS, billed_share
+from router.core.faults import billed_share, is_free
 from router.core.policy import Price, PriceTier
 from router.core.usual import Usual
 
@@ -60,14 +60,14 @@ def settle(
     """
     if outcome.reported_cost_nusd is not None:
         return Amount("settled", outcome.reported_cost_nusd, outcome.reported_cost_nusd, "provider")
-    if isinstance(outcome, Failure) and outcome.usage is None and FAULTS[outcome.fault].billed == "no":
+    if isinstance(outcome, Failure) and outcome.usage is None and is_free(outcome.fault, outcome.arrived):
         return FREE
     if outcome.usage is not None or rates.by_second:
         tier = outcome.service_tier if isinstance(outcome, Reply) else ""
         exact = rates.cost_nusd(outcome.usage or Usage(), seconds, tier)
         return Amount("unknown", None, None) if exact is None else Amount("settled", exact, exact)
     came = began or isinstance(outcome, Reply) or bool(outcome.partial)
-    share = 1.0 if isinstance(outcome, Reply) or came else billed_share(outcome.fault, outcome.status)
+    share = 1.0 if isinstance(outcome, Reply) or came else billed_share(outcome.fault, outcome.status, outcome.arrived)
     if not share:
         return Amount("maybe_billed", 0, upper_nusd)
     guess = rates.cost_nusd(estimate, seconds)

@@ -28,6 +28,7 @@ from router.errors import NetworkForbidden
 from router.models import About, Facts
 from router.models.litellm_faults import (
     EXCEPTIONS,
+    arrived,
     classify,
     lacks_credentials,
     nothing_came,
@@ -288,6 +289,7 @@ def _failure(litellm: Any, error: Exception, call: Call) -> Failure:
         status=status,
         retry_after_s=retry_after_s(error),
         detail=detail,
+        arrived=arrived(error) if fault is Fault.CONNECTION else None,
         provider_message=str(getattr(error, "message", ""))[:2000],
     )
 
