@@ -235,7 +235,8 @@ async def _call(router: Router, dice: random.Random, world: World, name: str) ->
 
 
 async def _whole(router: Router, task: str, prompt: str, deadline_s: float | None) -> None:
-    await router.aroute(task, prompt, **({"deadline_s": deadline_s} if deadline_s else {}))
+    options: Any = {"deadline_s": deadline_s} if deadline_s else {}
+    await router.aroute(task, prompt, **options)
 
 
 async def _stream(router: Router, task: str, prompt: str, deadline_s: float | None, left: bool) -> None:

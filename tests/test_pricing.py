@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from router import Router
 from router.core.call import Call, Failure, Outcome, Reply, Usage
-from router.core.faults import FAULTS, Fault
+from router.core.faults import BILLED_SHARE, FAULTS, Fault
 from router.core.policy import Model, Price, PriceTier
 from router.core.pricing import FREE, Amount, Rates, cost_nusd, merged, settle, tier_name, total, upper_bound_nusd, usd
 from router.models.replay import Replay
@@ -381,8 +381,17 @@ CASES = {
     "no_usage_and_no_price": Case(Reply("x", None), UNKNOWN, NO_PRICE),
     "certainly_unbilled": Case(Failure(Fault.RATE_LIMITED), FREE),
     "unbilled_at_no_price": Case(Failure(Fault.RATE_LIMITED), FREE, NO_PRICE, None),
-    "maybe_billed": Case(Failure(Fault.TIMEOUT), Amount("maybe_billed", 0, UPPER)),
-    "maybe_billed_without_a_bound": Case(Failure(Fault.TIMEOUT), Amount("maybe_billed", 0, None), NO_PRICE, None),
+    "half_of_the_estimate_where_nobody_knows": Case(Failure(Fault.TIMEOUT), Amount("maybe_billed", COST // 4, UPPER)),
+    "all_of_it_where_an_answer_began": Case(
+        Failure(Fault.CONNECTION, arrived=True), Amount("maybe_billed", COST // 2, UPPER)
+    ),
+    "nothing_where_no_connection_came_about": Case(Failure(Fault.CONNECTION, arrived=False), FREE),
+    "nothing_of_it_where_a_gateway_refused": Case(Failure(Fault.TIMEOUT, status=504), Amount("maybe_billed", 0, UPPER)),
+    "no_expectation_above_the_bound": Case(Failure(Fault.TIMEOUT), Amount("maybe_billed", 100, 100), upper=100),
+    "maybe_billed_at_no_price": Case(Failure(Fault.TIMEOUT), UNKNOWN, NO_PRICE, None),
+    "unlikely_to_be_billed_at_no_price": Case(
+        Failure(Fault.SERVER_ERROR), Amount("maybe_billed", 0, None), NO_PRICE, None
+    ),
     "failure_with_usage": Case(Failure(Fault.EMPTY, usage=USAGE), EXACT),
     "usage_counts_where_none_was_expected": Case(Failure(Fault.RATE_LIMITED, usage=USAGE), EXACT),
     "failure_at_no_price": Case(Failure(Fault.EMPTY, usage=USAGE), UNKNOWN, NO_PRICE),
@@ -402,7 +411,8 @@ def test_a_request_is_settled_estimated_maybe_billed_or_unknown(case: Case) -> N
 @pytest.mark.parametrize("fault", Fault)
 def test_a_failure_without_usage_costs_nothing_or_up_to_its_bound(fault: Fault) -> None:
     """As the fault table says."""
-    expected = FREE if FAULTS[fault].billed == "no" else Amount("maybe_billed", 0, UPPER)
+    billed = FAULTS[fault].billed
+    expected = FREE if billed == "no" else Amount("maybe_billed", int(COST // 2 * BILLED_SHARE[billed]), UPPER)
     assert settle(Failure(fault), Rates(PRICE), upper_nusd=UPPER, estimate=ESTIMATE, seconds=2.0) == expected
 
 
