@@ -135,7 +135,8 @@ def _compared(home: Path, calls: int, billed: Any, seconds: float) -> Bill:
     found = read_table(home, "attempts")
     ends: Counter[str] = Counter()
     for segment in segments_in(home / "segments"):
-        ends.update(line.row["attempt_id"] for line in read_lines(segment, complete=True) if _settles(line.row))
+        rows = [line.row for line in read_lines(segment, complete=True) if line.row]
+        ends.update(row["attempt_id"] for row in rows if row["kind"] == "settle")
     states: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(("rows", "estimated", "billed"), 0))
     for row in found:
         states[row["state"]]["rows"] += 1
@@ -158,10 +159,6 @@ def _compared(home: Path, calls: int, billed: Any, seconds: float) -> Bill:
         seconds=round(seconds, 1),
         states=dict(states),
     )
-
-
-def _settles(row: Any) -> bool:
-    return row is not None and row.get("kind") == "settle"
 
 
 def policy(root: str) -> Policy:

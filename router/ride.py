@@ -24,7 +24,7 @@ from router.core.call import (
 )
 from router.core.effects import Ask, Asked, CountTokens, Do, Effect, Finish, ReadClock, Wait
 from router.core.faults import Fault
-from router.core.pricing import settle
+from router.core.pricing import Rates, settle, used_source
 from router.core.tools import Marks
 from router.core.usual import Usual
 from router.errors import RouterError
@@ -263,8 +263,8 @@ class Ride:
     def _begin(self, ask: Ask, before: int) -> _Pending:
         number = len(self._attempts) - before + 1
         attempt_id = f"{self._trace.route_id}-{len(self._attempts) + 1}"
-        pending = _Pending(ask, attempt_id, number, self._world.clock.monotonic())
         time_s = self._world.clock.time()
+        pending = _Pending(ask, attempt_id, number, self._world.clock.monotonic(), ask.rates.at(time_s))
         self._ledger.intent(intent_row(self._trace, ask, pending.attempt_id, number, time_s))
         return pending
 
@@ -283,6 +283,8 @@ class _Pending:
     attempt_id: str
     number: int
     started_s: float
+    rates: Rates
+    """In force when it left."""
     first_token_s: float | None = None
     come_bytes: int = 0
     """Of a live answer: text, reasoning and tool calls together."""
@@ -325,7 +327,7 @@ def _interrupted(error: BaseException) -> Failure:
 
 def _attempt(pending: _Pending, outcome: Outcome, seconds: float, usual: Usual) -> Attempt:
     """The record of a request."""
-    ask = pending.ask
+    ask, rates = pending.ask, pending.rates
     if isinstance(outcome, Reply) and outcome.latency_ms is not None:
         seconds = outcome.latency_ms / 1000
     failure = outcome if isinstance(outcome, Failure) else None
@@ -338,7 +340,7 @@ def _attempt(pending: _Pending, outcome: Outcome, seconds: float, usual: Usual) 
     usage = guess if outcome.usage is None and came else outcome.usage
     amount = settle(
         outcome,
-        ask.rates,
+        rates,
         upper_nusd=ask.upper_nusd,
         estimate=guess,
         seconds=seconds,
@@ -346,7 +348,7 @@ def _attempt(pending: _Pending, outcome: Outcome, seconds: float, usual: Usual) 
         began=came,
     )
     if failure is None and amount.state == "settled":
-        usual.learn(guess, ask.rates.cost_nusd(guess, seconds), amount.nusd)
+        usual.learn(guess, rates.cost_nusd(guess, seconds), amount.nusd)
     return Attempt(
         attempt_id=pending.attempt_id,
         rung=ask.rung,
@@ -362,6 +364,8 @@ def _attempt(pending: _Pending, outcome: Outcome, seconds: float, usual: Usual) 
         latency_ms=seconds * 1000,
         first_token_ms=None if pending.first_token_s is None else pending.first_token_s * 1000,
         detail=failure.detail if failure else "",
+        service_tier=outcome.service_tier if isinstance(outcome, Reply) else "",
+        price_source=used_source(amount, rates),
     )
 
 

@@ -16,7 +16,7 @@ from router.core.policy import Model
 from router.core.usual import Usual
 from router.errors import NoAnswer
 from router.models.litellm import LiteLLM
-from router.testing import Fault, ScriptedModels, SimulatedWorld
+from router.testing import Fault, Scripted, ScriptedModels, SimulatedWorld
 from tests.support import make_policy, read_table
 from tests.upstream import Upstream
 
@@ -58,7 +58,7 @@ def test_the_same_requests_again_are_expected_to_cost_the_same(seen: list[tuple[
 
 def test_a_timeout_is_expected_to_cost_half_of_what_the_model_usually_does(home: Path) -> None:
     """The same prompt, answered and then not: nobody knows whether that is billed."""
-    scripts = [Reply("yes", Usage(200, output_tokens=20)), Failure(Fault.TIMEOUT)]
+    scripts: list[Scripted] = [Reply("yes", Usage(200, output_tokens=20)), Failure(Fault.TIMEOUT)]
     router = Router(make_policy(ONE_RUNG), backend=ScriptedModels({"small": scripts}), home=home)
     answer = router.route("t", "x" * 400)
     with pytest.raises(NoAnswer) as caught:

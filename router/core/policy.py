@@ -116,6 +116,9 @@ class Price:
     """Longest input that these prices hold for; a longer one has another price, so its cost is unknown."""
     tiers: tuple[PriceTier, ...] = ()
     """Prices for long inputs and service tiers; those of the price map hold when no price is given here at all."""
+    changes: Mapping[Text, Price] | None = field(default=None, hash=False)
+    """By the date that they begin at, in order, such as `2026-12-01`: the parts that are another price from then on.
+    UTC where a time has no zone. A request costs what is in force when it leaves."""
 
 
 Capability = Literal["images", "json_schema", "logprobs", "reasoning", "system", "tools"]

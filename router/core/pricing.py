@@ -109,9 +109,12 @@ class Rates:
     Every rate is in nano-dollars a token times `scale`, the power of ten that makes all of them whole.
     """
 
-    __slots__ = ("_bands", "_flat", "_limit", "_request", "_scale", "_second", "_usual", "by_second")
+    __slots__ = ("_bands", "_flat", "_limit", "_next", "_request", "_scale", "_second", "_usual", "by_second", "source")
 
-    def __init__(self, price: Price) -> None:
+    def __init__(self, price: Price, source: str = "", following: tuple[float, Price] | None = None) -> None:
+        """`following` is the price that soon takes the place of this one, after the instant that it begins at."""
+        self.source = source
+        self._next = (following[0], Rates(following[1], source)) if following else None
         with localcontext(_EXACT):
             self._make(price)
 
@@ -166,6 +169,10 @@ class Rates:
                 total += count * rate
         return _half_even(total, self._scale)
 
+    def at(self, time_s: float) -> Rates:
+        """The rates of a request that leaves at this instant."""
+        return self._next[1] if self._next and time_s >= self._next[0] else self
+
     def plain_nusd(self, input_tokens: int, output_tokens: int) -> int | None:
         """The cost of so many tokens without cache and reasoning; `None` when a price is unknown."""
         buckets = self._buckets(input_tokens, "")
@@ -178,8 +185,18 @@ class Rates:
     ) -> int | None:
         """The most a request can cost with at most so many tokens, or `None` when nothing bounds it.
 
-        A request for a service tier may be served in the usual one, so both bound it.
+        A request for a service tier may be served in the usual one, so both bound it; so does a price that is about
+        to begin.
         """
+        own = self._upper_nusd(input_tokens, output_tokens, seconds, tier)
+        if self._next is None or own is None:
+            return own
+        following = self._next[1].upper_nusd(input_tokens, output_tokens, seconds, tier)
+        return None if following is None else max(own, following)
+
+    def _upper_nusd(
+        self, input_tokens: int | None, output_tokens: int | None, seconds: float | None, tier: str
+    ) -> int | None:
         if self.by_second:
             return None if seconds is None else self._of_seconds(seconds)
         if self._limit is not None and (input_tokens is None or input_tokens > self._limit):
@@ -256,6 +273,13 @@ def second_usd(price: Price) -> Decimal | None:
 
 # What providers call the tier of their list prices.
 _USUAL = frozenset({"", "auto", "default", "standard", "standard_only", "on_demand"})
+
+
+def used_source(amount: Amount, rates: Rates) -> str | None:
+    """Which price an amount was computed with; `None` where it needed none, or there is none."""
+    if amount.source == "provider":
+        return "provider"
+    return rates.source or None if amount.source == "price" and amount.nusd is not None else None
 
 
 def tier_name(tier: object, speed: object = None, place: object = None) -> str:

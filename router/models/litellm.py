@@ -36,7 +36,7 @@ from router.models.litellm_faults import (
     was_silent,
 )
 from router.models.litellm_library import as_ours, library, without_mcp
-from router.models.litellm_prices import price_of
+from router.models.litellm_prices import map_name, price_of
 from router.models.litellm_replies import read_reply
 from router.models.litellm_stream import Gathered
 
@@ -86,6 +86,7 @@ class LiteLLM:
             _tokens(entry, "max_input_tokens"),
             _tokens(entry, "max_output_tokens"),
             frozenset(name for name, flag in _CAPABILITIES.items() if entry.get(flag)),
+            map_name(),
         )
 
     def about(self, model: Model) -> About:

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from router.core.dated import starts_s
 from router.core.params import RESERVED_PARAMS, suggestion
 from router.core.policy import AnswerKind, Policy, Price
 from router.errors import PolicyError, shown
@@ -286,11 +287,33 @@ def _price_problems(here: Path_, price: Price) -> Iterator[_Problem]:
     shared = (price.gpu_concurrency, price.gpu_utilisation) != (1.0, 1.0)
     if shared and price.gpu_hour_usd is None:
         yield _Problem(here, "gpu_concurrency and gpu_utilisation divide gpu_hour_usd, which is missing; give it")
+    yield from _change_problems((*here, "changes"), price.changes or {})
     places = [(one.above_input_tokens, one.service_tier) for one in price.tiers]
     for index, place in enumerate(places):
         if place in [(0, ""), *places[:index]]:
             problem = "holds where other prices hold already; give it its own above_input_tokens or service_tier"
             yield _Problem((*here, "tiers", index), problem)
+
+
+def _change_problems(here: Path_, changes: Mapping[str, Price]) -> Iterator[_Problem]:
+    last_s = None
+    for date, price in changes.items():
+        try:
+            begins_s = starts_s(date)
+        except (ValueError, OverflowError):
+            yield _Problem((*here, date), "is no date; write 2026-12-01, or 2026-12-01T08:00+08:00 with a time")
+            continue
+        if last_s is not None and begins_s <= last_s:
+            twice = "begins when the one above it does; keep one"
+            order = "is before the one above it; put the dates in order"
+            yield _Problem((*here, date), twice if begins_s == last_s else order)
+        last_s = begins_s
+        if price.changes is not None:
+            yield _Problem((*here, date, "changes"), "a change has none of its own; put its dates beside this one")
+        elif price == Price():
+            yield _Problem((*here, date), "changes nothing; name the parts of the price that change, or remove it")
+        if price.gpu_second_usd is not None and price.gpu_hour_usd is not None:
+            yield _Problem((*here, date), "has gpu_hour_usd and gpu_second_usd, and they say the same; keep one")
 
 
 def _ladder_problems(here: Path_, ladder: tuple[Any, ...], policy: Policy) -> Iterator[_Problem]:
