@@ -196,6 +196,7 @@ def _ladder(policy: Policy, name: str, backend: Backend, tuned: Tuned | None, no
                 model=model,
                 price=merged(own, facts.price),
                 price_source=price_source(own, facts.price, facts.price_source),
+                image_tokens=model.image_tokens or facts.image_tokens,
                 change=change if change and change.starts_s - now_s <= NOTICE_S else None,
                 threshold=threshold,
                 calibrators=tuned.calibrators.get(rung, ()) if tuned else (),

@@ -48,6 +48,8 @@ class Rung:
     """Why it is never asked, or nothing."""
     spare: bool = False
     """Whether it is asked only when the rung below it could not be reached."""
+    image_tokens: int | None = None
+    """What one image counts for at the most; `None` where nothing bounds it."""
     price_source: str = ""
     """Where the price comes from: the policy, the price map by its version, or both."""
     change: tuple[float, Price] | None = None

@@ -144,6 +144,9 @@ class Model:
     """Largest input the model takes, in tokens; litellm's figure when missing."""
     max_output_tokens: Count | None = None
     """Largest output the model can give, in tokens; litellm's figure when missing. Bounds costs, truncates nothing."""
+    image_tokens: Count | None = None
+    """Most tokens that one image in a prompt can count for, as its vendor documents. Bounds costs; a cost limit refuses
+    images without it. Known for models of `anthropic/`."""
     capabilities: tuple[Capability, ...] | None = None
     """Everything the model can do, in place of what litellm knows; a call that needs something else skips it."""
     price: Price = field(default_factory=Price)

@@ -66,6 +66,9 @@ _RESENDING = frozenset(
     ]
 )
 
+# platform.claude.com, "Vision": images are made smaller until they have no more, on models with the highest resolution.
+_ANTHROPIC_IMAGE_TOKENS = 4_784
+
 # No provider works longer than this on one request; litellm's own default is 6,000 s.
 _LONGEST_REQUEST_S = 600.0
 
@@ -86,6 +89,7 @@ class LiteLLM:
             _tokens(entry, "max_input_tokens"),
             _tokens(entry, "max_output_tokens"),
             frozenset(name for name, flag in _CAPABILITIES.items() if entry.get(flag)),
+            _ANTHROPIC_IMAGE_TOKENS if model.litellm.startswith("anthropic/") else None,
             map_name(),
         )
 
