@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router import Router
+from router import Policy, Router
 from router.core.call import Call, Failure, Outcome, Reply, Usage
 from router.core.faults import BILLED_SHARE, FAULTS, Fault
-from router.core.policy import Model, Price, PriceTier
+from router.core.policy import Model, Price, PriceTier, Retry, Task
 from router.core.pricing import FREE, Amount, Rates, cost_nusd, merged, settle, tier_name, total, upper_bound_nusd, usd
 from router.models.replay import Replay
 from router.testing import ScriptedModels, SimulatedWorld
@@ -433,6 +433,37 @@ def test_the_bill_lies_between_the_amount_and_its_upper_bound(
     assert amount.nusd is None or amount.upper_nusd is None or amount.nusd <= amount.upper_nusd
     assert amount.state != "settled" or amount.nusd == amount.upper_nusd
     assert amount.state != "unknown" or amount.upper_nusd is None
+
+
+@given(
+    usage=usages(1000) | st.none(),
+    price=prices(),
+    fault=st.none() | st.sampled_from([Fault.TIMEOUT, Fault.EMPTY, Fault.CONNECTION]),
+)
+def test_an_unknown_price_never_becomes_nothing_on_its_way_through_a_call(
+    usage: Usage | None, price: Price, fault: Fault | None
+) -> None:
+    """Through flow, answer and row: what a request cost is known exactly when all prices are that it needs."""
+    said: Outcome = Reply("yes", usage) if fault is None else Failure(fault, usage=usage)
+    policy = Policy(
+        version=1,
+        models={"m": Model(litellm="m", price=price), "top": Model(litellm="top", price=PRICE)},
+        tasks={"t": Task(ladder=("m", "top"), retry=Retry(attempts=1), threshold=0.0)},
+    )
+    router = Router(policy, backend=ScriptedModels({"m": said, "top": "yes"}), world=SimulatedWorld())
+    answer = router.route("t", "Is it?")
+    first = answer.attempts[0]
+    if usage is not None:
+        assert first.amount.nusd == cost_nusd(usage, price)
+    else:
+        assert (first.amount.nusd is None) is (price.input_usd_per_mtok is None or not _outputs(price, fault))
+    assert (answer.cost_nusd is None) is (first.amount.nusd is None)
+    assert answer.steps[0].cost_nusd == first.amount.nusd
+
+
+def _outputs(price: Price, fault: Fault | None) -> bool:
+    """Whether the output of a request without usage can be priced: a failure is not known to have had any."""
+    return price.output_usd_per_mtok is not None or fault is not None
 
 
 # Sums

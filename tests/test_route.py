@@ -142,7 +142,9 @@ def test_a_cost_limit_needs_a_known_price() -> None:
         router.route("t", "Is it?", max_cost_usd=1.0)
 
 
-IMAGE: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}]}]
+IMAGE: list[dict[str, Any]] = [
+    {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}]}
+]
 
 
 @pytest.mark.parametrize(

@@ -248,7 +248,8 @@ def _text(entry: Mapping[str, Any], where: Path_, value: Any) -> str:
         if name in RESERVED_PARAMS:
             return f"unknown key {name!r}: {RESERVED_PARAMS[name]}"
         keys = allowed_keys(where[:-1])
-        return f"unknown key {shown(name)}; {suggestion(name, keys)}"
+        unit = " Prices are US dollars, those of tokens per million." if "price" in where[:-1] else ""
+        return f"unknown key {shown(name)}; {suggestion(name, keys)}{unit}"
     if kind in ("missing", "missing_argument"):
         return f"{name!r} is missing; add it"
     if kind == "string_pattern_mismatch" and "api_key_env" in where:
@@ -258,6 +259,10 @@ def _text(entry: Mapping[str, Any], where: Path_, value: Any) -> str:
         return "is no name; use letters, digits and any of ._@+- (a letter or digit first, at most 100 characters)"
     message = str(entry["msg"]).removeprefix("Value error, ").replace(" after validation", "")
     message = re.sub(r"^(?:Input|String|Tuple) should", "should", message)
+    if kind in ("decimal_parsing", "decimal_type"):
+        message = "should be US dollars as a plain number, such as 0.25"
+    if name == "gpu_utilisation":
+        message += ", a share such as 0.8 for 80 %"
     if (
         isinstance(value, str | int | float | bool)
         and kind != "value_error"
