@@ -467,7 +467,7 @@ def test_a_cost_limit_with_an_unknown_cost_raises(rung: Mapping[str, Any], more:
     error = played.error
     assert isinstance(error, CostLimitExceeded)
     assert error.needed_usd is None
-    assert "give the model a `price:` and the task a `max_output_tokens:`" in str(error)
+    assert "its longest output is unknown; give the task a `max_output_tokens:`" in str(error)
 
 
 def test_without_a_cost_limit_an_unknown_cost_is_no_hindrance() -> None:

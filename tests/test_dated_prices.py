@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -219,3 +219,13 @@ def test_a_change_that_cannot_be_is_refused_by_place(tmp_path: Path, changes: st
     assert caught.value.where == f"models.m.price.{place}"
     assert caught.value.line == 7
     assert problem in str(caught.value)
+
+
+@given(st.datetimes(datetime.fromisoformat("1970-01-02"), datetime.fromisoformat("2999-01-01")), st.integers(-23 * 60, 23 * 60) | st.none())
+def test_every_date_is_the_instant_that_it_names(date: datetime, minutes: int | None) -> None:
+    """To the second, in every zone."""
+    zone = UTC if minutes is None else timezone(timedelta(minutes=minutes))
+    whole = date.replace(microsecond=0, tzinfo=zone)
+    text = whole.isoformat() if minutes is not None else whole.replace(tzinfo=None).isoformat()
+    assert starts_s(text) == whole.timestamp()
+    assert starts_s(text[:10]) == whole.replace(hour=0, minute=0, second=0, tzinfo=UTC).timestamp()

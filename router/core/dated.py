@@ -5,8 +5,9 @@ Instants are seconds since 1970; whoever knows the time gives it.
 
 from __future__ import annotations
 
+import re
+from calendar import monthrange, timegm
 from dataclasses import fields, replace
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 from router.core.policy import Price
@@ -16,6 +17,8 @@ from router.core.pricing import merged
 NOTICE_S = 3600.0
 
 _DEFAULT = Price()
+_TIME = r"[T ](\d\d):(\d\d)(?::(\d\d))?(Z|[+-]([01]\d|2[0-3]):?([0-5]\d))?"
+_DATE = re.compile(rf"([12]\d{{3}})-(\d\d)-(\d\d)(?:{_TIME})?")
 
 
 class Change(NamedTuple):
@@ -27,8 +30,14 @@ class Change(NamedTuple):
 
 def starts_s(date: str) -> float:
     """When a change begins; UTC where the date has no zone. A `ValueError` where it is no date."""
-    found = datetime.fromisoformat(date)
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    found = _DATE.fullmatch(date)
+    if found is None:
+        raise ValueError(f"{date!r} is no date")
+    year, month, day, hour, minute, second = (int(part or 0) for part in found.group(1, 2, 3, 4, 5, 6))
+    if not (1 <= month <= 12 and 1 <= day <= monthrange(year, month)[1] and hour < 24 and minute < 60 and second < 60):
+        raise ValueError(f"{date!r} is no day or time that there is")
+    east_s = 0 if found[7] in (None, "Z") else int(f"{found[7][0]}1") * (int(found[8]) * 60 + int(found[9])) * 60
+    return float(timegm((year, month, day, hour, minute, second)) - east_s)
 
 
 def own_price(own: Price, now_s: float) -> Price:
