@@ -221,7 +221,10 @@ def test_a_change_that_cannot_be_is_refused_by_place(tmp_path: Path, changes: st
     assert problem in str(caught.value)
 
 
-@given(st.datetimes(datetime.fromisoformat("1970-01-02"), datetime.fromisoformat("2999-01-01")), st.integers(-23 * 60, 23 * 60) | st.none())
+DAYS = st.datetimes(datetime.fromisoformat("1970-01-02"), datetime.fromisoformat("2999-01-01"))
+
+
+@given(DAYS, st.integers(-23 * 60, 23 * 60) | st.none())
 def test_every_date_is_the_instant_that_it_names(date: datetime, minutes: int | None) -> None:
     """To the second, in every zone."""
     zone = UTC if minutes is None else timezone(timedelta(minutes=minutes))
