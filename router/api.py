@@ -330,6 +330,7 @@ class Router:
             ledger=self._ledger,
             max_wait_s=plan.task.retry.max_wait_s,
             deadline_s=request.deadline_s,
+            usual=in_force.usual[task],
             on_finish=lambda *ended: self._finished(in_force, *ended),
         )
         flow = cascade(plan, request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -9,6 +10,7 @@ from typing import Any, Self
 from router.core.answer import Attempt
 from router.core.params import suggestion
 from router.core.plan import Plan
+from router.core.usual import Usual
 from router.errors import UnknownTask, shown
 from router.models import Backend, checked_backend
 from router.models.real import RealModels
@@ -28,6 +30,8 @@ class InForce:
         self._own_backend = backend
         self._checks = checks
         self._clock = clock
+        self.usual: dict[str, defaultdict[str, Usual]] = defaultdict(lambda: defaultdict(Usual))
+        """By task and model, what requests usually come to."""
         self._plans = Plans(loaded, self.backend, checks, clock)
         for task in checks:
             self._require(task)

@@ -13,6 +13,7 @@ from typing import Any
 from router.core.answer import Attempt
 from router.core.binding import binding, changed
 from router.core.checks import Check, build_check
+from router.core.dated import NOTICE_S, next_change, own_price, price_source, starts_s
 from router.core.plan import Force, Plan, Rung, Standing, follow
 from router.core.policy import Policy, Task
 from router.core.pricing import merged
@@ -98,7 +99,8 @@ def resolve(
     standing = stand(loaded, name, tuned, own_check=own_check is not None, now_s=now_s, unseen=unseen)
     if standing.stale and task.on_stale == "refuse" and tuned is not None:
         raise PolicyError(f"{standing.problem}; `on_stale: refuse` stops calls until then", path=tuned.path)
-    ladder = _ladder(policy, name, backend, tuned)
+    ladder = _ladder(policy, name, backend, tuned, now_s)
+    standing = replace(standing, check_again_s=_next_look(standing, policy, name, now_s))
     plan = Plan(
         name,
         task,
@@ -190,7 +192,7 @@ def _misfit(ladder: Sequence[str], tuned: Tuned) -> str:
     return ""
 
 
-def _ladder(policy: Policy, name: str, backend: Backend, tuned: Tuned | None) -> tuple[Rung, ...]:
+def _ladder(policy: Policy, name: str, backend: Backend, tuned: Tuned | None, now_s: float) -> tuple[Rung, ...]:
     """Every rung of the policy's ladder, with the calibrators that there are for it."""
     task = policy.tasks[name]
     rungs = []
@@ -199,11 +201,15 @@ def _ladder(policy: Policy, name: str, backend: Backend, tuned: Tuned | None) ->
             raise PolicyError("panels and fallbacks are not built yet", where=f"tasks.{name}.ladder")
         model = policy.models[rung]
         facts = backend.facts(model)
+        own, change = own_price(model.price, now_s), next_change(model.price, facts.price, now_s)
         rungs.append(
             Rung(
                 name=rung,
                 model=model,
-                price=merged(model.price, facts.price),
+                price=merged(own, facts.price),
+                price_source=price_source(own, facts.price, facts.price_source),
+                image_tokens=model.image_tokens or facts.image_tokens,
+                change=change if change and change.starts_s - now_s <= NOTICE_S else None,
                 threshold=threshold,
                 calibrators=tuned.calibrators.get(rung, ()) if tuned else (),
                 confidence_source=tuned.source if tuned else "prior",
@@ -215,6 +221,14 @@ def _ladder(policy: Policy, name: str, backend: Backend, tuned: Tuned | None) ->
             )
         )
     return tuple(rungs)
+
+
+def _next_look(standing: Standing, policy: Policy, name: str, now_s: float) -> float | None:
+    """When the plan has to be made anew: its certificate runs out, or a price is about to change or changes."""
+    prices = [policy.models[rung].price for rung in policy.tasks[name].ladder if isinstance(rung, str)]
+    dates = [starts_s(date) for price in prices for date in price.changes or ()]
+    looks = [at for date in dates for at in (date - NOTICE_S, date) if at > now_s]
+    return min([*looks, *([] if standing.check_again_s is None else [standing.check_again_s])], default=None)
 
 
 def _top_only(ladder: tuple[Rung, ...]) -> tuple[Rung, ...]:

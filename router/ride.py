@@ -6,7 +6,7 @@ A request is recorded before it leaves and settled whatever happens to it, an ex
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -24,8 +24,9 @@ from router.core.call import (
 )
 from router.core.effects import Ask, Asked, CountTokens, Do, Effect, Finish, ReadClock, Wait
 from router.core.faults import Fault
-from router.core.pricing import settle
+from router.core.pricing import Rates, settle, used_source
 from router.core.tools import Marks
+from router.core.usual import Usual
 from router.errors import RouterError
 from router.ledger import LedgerWriter, Trace
 from router.ledger.rows import intent_row, route_row, settle_row
@@ -48,6 +49,7 @@ class Ride:
         ledger: LedgerWriter,
         max_wait_s: float,
         deadline_s: float | None,
+        usual: Mapping[str, Usual],
         on_finish: OnFinish,
     ) -> None:
         self._trace = trace
@@ -56,6 +58,7 @@ class Ride:
         self._ledger = ledger
         self._max_wait_s = max_wait_s
         self._deadline_s = deadline_s
+        self._usual = usual
         self._on_finish = on_finish
         self._started_s = world.clock.monotonic()
         self._attempts: list[Attempt] = []
@@ -260,13 +263,14 @@ class Ride:
     def _begin(self, ask: Ask, before: int) -> _Pending:
         number = len(self._attempts) - before + 1
         attempt_id = f"{self._trace.route_id}-{len(self._attempts) + 1}"
-        pending = _Pending(ask, attempt_id, number, self._world.clock.monotonic())
         time_s = self._world.clock.time()
+        pending = _Pending(ask, attempt_id, number, self._world.clock.monotonic(), ask.rates.at(time_s))
         self._ledger.intent(intent_row(self._trace, ask, pending.attempt_id, number, time_s))
         return pending
 
     def _end(self, pending: _Pending, outcome: Outcome) -> None:
-        attempt = _attempt(pending, outcome, self._world.clock.monotonic() - pending.started_s)
+        usual = self._usual[pending.ask.call.name]
+        attempt = _attempt(pending, outcome, self._world.clock.monotonic() - pending.started_s, usual)
         self._attempts.append(attempt)
         self._ledger.record(settle_row(attempt, self._world.clock.time()))
 
@@ -279,6 +283,8 @@ class _Pending:
     attempt_id: str
     number: int
     started_s: float
+    rates: Rates
+    """In force when it left."""
     first_token_s: float | None = None
     come_bytes: int = 0
     """Of a live answer: text, reasoning and tool calls together."""
@@ -319,19 +325,30 @@ def _interrupted(error: BaseException) -> Failure:
     return Failure(Fault.CRASHED if isinstance(error, Exception) else Fault.CANCELLED)
 
 
-def _attempt(pending: _Pending, outcome: Outcome, seconds: float) -> Attempt:
+def _attempt(pending: _Pending, outcome: Outcome, seconds: float, usual: Usual) -> Attempt:
     """The record of a request."""
-    ask = pending.ask
-    usage = estimate = outcome.usage
+    ask, rates = pending.ask, pending.rates
     if isinstance(outcome, Reply) and outcome.latency_ms is not None:
         seconds = outcome.latency_ms / 1000
     failure = outcome if isinstance(outcome, Failure) else None
     come_bytes = pending.come_bytes or _size_bytes(outcome)
-    if usage is None and (come_bytes or not failure):
-        usage = estimate = Usage(
-            input_tokens=input_tokens_estimate(ask.call.messages, ask.call.params.get("tools")),
-            output_tokens=-(-come_bytes // BYTES_PER_TOKEN),
-        )
+    came = bool(come_bytes or not failure)
+    guess = Usage(
+        input_tokens=input_tokens_estimate(ask.call.messages, ask.call.params.get("tools")),
+        output_tokens=-(-come_bytes // BYTES_PER_TOKEN) if came else usual.output_tokens,
+    )
+    usage = guess if outcome.usage is None and came else outcome.usage
+    amount = settle(
+        outcome,
+        rates,
+        upper_nusd=ask.upper_nusd,
+        estimate=guess,
+        seconds=seconds,
+        usual=usual,
+        began=came,
+    )
+    if failure is None and amount.state == "settled":
+        usual.learn(guess, rates.cost_nusd(guess, seconds), amount.nusd)
     return Attempt(
         attempt_id=pending.attempt_id,
         rung=ask.rung,
@@ -343,10 +360,12 @@ def _attempt(pending: _Pending, outcome: Outcome, seconds: float) -> Attempt:
         status=failure.status if failure else None,
         usage=usage,
         usage_source="none" if usage is None else "estimated" if outcome.usage is None else "provider",
-        amount=settle(outcome, ask.rates, upper_nusd=ask.upper_nusd, estimate=estimate or Usage(), seconds=seconds),
+        amount=amount,
         latency_ms=seconds * 1000,
         first_token_ms=None if pending.first_token_s is None else pending.first_token_s * 1000,
         detail=failure.detail if failure else "",
+        service_tier=outcome.service_tier if isinstance(outcome, Reply) else "",
+        price_source=used_source(amount, rates),
     )
 
 

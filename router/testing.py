@@ -33,7 +33,7 @@ from router.core.call import (
     output_tokens_estimate,
 )
 from router.core.faults import Fault
-from router.core.policy import Model
+from router.core.policy import Model, Price
 from router.errors import InvalidCall, RouterError
 from router.models import Facts, whole_chunk
 from router.models import litellm as _litellm_door
@@ -82,6 +82,8 @@ class ScriptedModels:
         Where latencies pass; give a `SimulatedWorld`'s clock for tests that take no time.
     facts
         Prices and limits by litellm name, for policies that name none.
+    price
+        What every other model costs where the policy names no price: cost limits refuse a model without one.
     """
 
     def __init__(
@@ -91,16 +93,18 @@ class ScriptedModels:
         latency_s: Mapping[str, float] | None = None,
         clock: Clock | None = None,
         facts: Mapping[str, Facts] | None = None,
+        price: Price | None = None,
     ) -> None:
         self._scripts = {name: _said(name, script) for name, script in scripts.items()}
         self._latency_s = dict(latency_s or {})
         self._clock = clock or SystemClock()
         self._facts = dict(facts or {})
+        self._usual = Facts(price, price_source="script" if price else "")
         self.history: list[Call] = []
         """Every request, in the order in which they came."""
 
     def facts(self, model: Model) -> Facts:
-        return self._facts.get(model.litellm, Facts())
+        return self._facts.get(model.litellm, self._usual)
 
     def count_tokens(self, call: Call) -> int:
         return input_tokens_estimate(call.messages)

@@ -187,8 +187,8 @@ def test_a_cancelled_coroutine_is_settled_and_stays_cancelled(upstream: Upstream
     with capture() as events, Router(make_policy(api_base=upstream.url)) as router:
         asyncio.run(main())
     (attempt,) = read_table(home, "attempts")
-    assert (attempt["fault"], attempt["state"], attempt["cost_nusd"]) == ("cancelled", "maybe_billed", 0)
-    assert attempt["upper_nusd"] > 0
+    assert (attempt["fault"], attempt["state"]) == ("cancelled", "maybe_billed")
+    assert 0 < attempt["cost_nusd"] < attempt["upper_nusd"]
     (route,) = read_table(home, "routes")
     assert (route["outcome"], route["upper_nusd"]) == ("aborted", attempt["upper_nusd"])
     assert [event["outcome"] for event in events] == ["aborted"]

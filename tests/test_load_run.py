@@ -211,8 +211,8 @@ def test_a_broken_file_is_told_by_line(tmp_path: Path, content: bytes, says: str
 
 
 def test_a_run_that_is_not_there_is_told(tmp_path: Path) -> None:
-    """By its name."""
-    with pytest.raises(RecordingError, match=r"none\.jsonl: cannot be read"):
+    """By its name, with the command that makes one."""
+    with pytest.raises(RecordingError, match=r"none\.jsonl: there is no eval run; make one with `router eval"):
         load_run(tmp_path / "none.jsonl", "colours", policies=make_policy())
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 from router import load_policy
 from router.models.local import Classifier, classifier_path, save
+from router.models.price_history import announced
 from router.models.text_features import SIZES
 from tests.support import Cli, Done
 
@@ -75,9 +78,18 @@ def test_each_model_is_shown_with_what_it_costs_and_can(cli: Cli) -> None:
     found = _blocks(done.out)
     assert (done.code, done.err) == (0, "")
     assert list(found) == ["luna", "haiku", "tenant", "own", "hosted", "unpriced", "tiny"]
-    assert [sorted(block) for block in found.values()] == [
-        ["can", "context", "key", "model", "name", "price", "used by"]
-    ] * 7
+    lines = {"can", "context", "key", "model", "name", "price", "used by"}
+    assert [sorted(block.keys() - {"from"}) for block in found.values()] == [sorted(lines)] * 7
+    sources = {name: block.get("from", "").partition(" 1.")[0] for name, block in found.items()}
+    assert sources == {
+        "luna": "litellm",
+        "haiku": "policy and litellm",
+        "tenant": "litellm",
+        "own": "",
+        "hosted": "policy",
+        "unpriced": "",
+        "tiny": "policy",
+    }
     assert found["luna"]["price"] == "$0.2 in, $1.2 out, per million tokens"
     assert found["haiku"]["price"] == "$0.07 in, $0.5 out, per million tokens"
     assert found["luna"]["context"] == "922,000 tokens"
@@ -178,7 +190,8 @@ def test_the_output_fits_80_columns(template: bool, cli: Cli) -> None:
         assert cli("init").code == 0
     done = cli("models")
     assert done.code == 0
-    assert len(done.out.splitlines()) == 8 * len(load_policy().models)
+    priced = sum(line.startswith(("from ", "announced ")) for line in done.out.splitlines())
+    assert len(done.out.splitlines()) == 8 * len(load_policy().models) + priced
     assert [line for line in done.out.splitlines() if len(line) > 80] == []
     assert "\x1b" not in done.out
 
@@ -208,3 +221,27 @@ def test_an_overlay_counts(cli: Cli) -> None:
     found = _blocks(cli("models", "--env", "prod").out)
     assert (found["own"]["price"], found["own"]["used by"]) == ("$2 a second", "write")
     assert found["luna"]["used by"] == "classify"
+
+
+def test_prices_to_come_are_shown(cli: Cli) -> None:
+    """The policy's next change, or else one that the vendor has announced and that nobody has written down."""
+    Path("policies/p.yml").write_text(
+        "version: 1\n"
+        "models:\n"
+        "  ours: {litellm: my/own, price: {input_usd_per_mtok: 1, output_usd_per_mtok: 2, changes: "
+        "{2100-01-01: {input_usd_per_mtok: 3}}}}\n"
+        "tasks: {t: {ladder: [ours]}}\n"
+    )
+    found = _blocks(cli("models").out)["ours"]
+    assert found["price"] == "$1 in, $2 out, per million tokens"
+    assert found["next"] == "$3 in, $2 out, per million tokens, from 2100-01-01"
+    row = _models(cli("models", "--json"))["ours"]
+    assert (row["next_price"]["starts"], row["next_price"]["input_usd_per_mtok"]) == ("2100-01-01", "3")
+
+
+def test_an_announced_change_is_known_until_its_date() -> None:
+    """From the installed release of genai-prices: Gemini 4 Argon doubles on the first of December."""
+    before, after = (datetime(2026, 12, day, tzinfo=UTC) - timedelta(hours=1) for day in (1, 2))
+    assert announced("google", "gemini-4-argon", before) == ("2026-12-01", Decimal(4), Decimal(20))
+    assert announced("google", "gemini-4-argon", after) is None
+    assert announced("google", "no-such-model", before) is None

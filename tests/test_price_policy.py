@@ -45,6 +45,17 @@ def test_a_policy_may_price_lengths_tiers_and_machines(tmp_path: Path) -> None:
         ("{input_usd_per_mtok: -1}", "models.m.price.input_usd_per_mtok", "greater than or equal to 0"),
         ("{input_usd_per_mtok: .nan}", "models.m.price.input_usd_per_mtok", "finite"),
         ("{input_usd_per_ktok: 1}", "models.m.price.input_usd_per_ktok", "input_usd_per_mtok"),
+        ("{input_usd_per_token: 1}", "models.m.price.input_usd_per_token", "those of tokens per million"),
+        ("{input_eur_per_mtok: 1}", "models.m.price.input_eur_per_mtok", "Prices are US dollars"),
+        (
+            "{input_usd_per_mtok: 5 EUR}",
+            "models.m.price.input_usd_per_mtok",
+            "a plain number, such as 0.25, found '5 EUR'",
+        ),
+        ("{input_usd_per_mtok: true}", "models.m.price.input_usd_per_mtok", "a plain number, such as 0.25, found True"),
+        ("{input_usd_per_mtok: 'NaN'}", "models.m.price.input_usd_per_mtok", "finite"),
+        ("{gpu_hour_usd: 1, gpu_concurrency: 0}", "models.m.price.gpu_concurrency", "greater than 0"),
+        ("{gpu_hour_usd: 1, gpu_utilisation: 80}", "models.m.price.gpu_utilisation", "such as 0.8 for 80 %"),
         ("{tiers: [{input_usd_per_mtok: 1}]}", "models.m.price.tiers.0", "holds where other prices hold already"),
         ("{tiers: [{service_tier: flex}, {service_tier: flex}]}", "models.m.price.tiers.1", "hold already"),
     ],
@@ -55,3 +66,4 @@ def test_a_price_that_cannot_be_is_refused_by_place(tmp_path: Path, price: str, 
         load_policy(write(tmp_path, price))
     assert caught.value.where.replace("[", ".").replace("]", "") == place
     assert problem in str(caught.value)
+    assert (caught.value.path, caught.value.line) == (str(tmp_path / "p.yml"), 2)

@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router import Router
+from router import Policy, Router
 from router.core.call import Call, Failure, Outcome, Reply, Usage
-from router.core.faults import FAULTS, Fault
-from router.core.policy import Model, Price, PriceTier
+from router.core.faults import BILLED_SHARE, FAULTS, Fault
+from router.core.policy import Model, Price, PriceTier, Retry, Task
 from router.core.pricing import FREE, Amount, Rates, cost_nusd, merged, settle, tier_name, total, upper_bound_nusd, usd
 from router.models.replay import Replay
 from router.testing import ScriptedModels, SimulatedWorld
@@ -381,8 +381,17 @@ CASES = {
     "no_usage_and_no_price": Case(Reply("x", None), UNKNOWN, NO_PRICE),
     "certainly_unbilled": Case(Failure(Fault.RATE_LIMITED), FREE),
     "unbilled_at_no_price": Case(Failure(Fault.RATE_LIMITED), FREE, NO_PRICE, None),
-    "maybe_billed": Case(Failure(Fault.TIMEOUT), Amount("maybe_billed", 0, UPPER)),
-    "maybe_billed_without_a_bound": Case(Failure(Fault.TIMEOUT), Amount("maybe_billed", 0, None), NO_PRICE, None),
+    "half_of_the_estimate_where_nobody_knows": Case(Failure(Fault.TIMEOUT), Amount("maybe_billed", COST // 4, UPPER)),
+    "all_of_it_where_an_answer_began": Case(
+        Failure(Fault.CONNECTION, arrived=True), Amount("maybe_billed", COST // 2, UPPER)
+    ),
+    "nothing_where_no_connection_came_about": Case(Failure(Fault.CONNECTION, arrived=False), FREE),
+    "nothing_of_it_where_a_gateway_refused": Case(Failure(Fault.TIMEOUT, status=504), Amount("maybe_billed", 0, UPPER)),
+    "no_expectation_above_the_bound": Case(Failure(Fault.TIMEOUT), Amount("maybe_billed", 100, 100), upper=100),
+    "maybe_billed_at_no_price": Case(Failure(Fault.TIMEOUT), UNKNOWN, NO_PRICE, None),
+    "unlikely_to_be_billed_at_no_price": Case(
+        Failure(Fault.SERVER_ERROR), Amount("maybe_billed", 0, None), NO_PRICE, None
+    ),
     "failure_with_usage": Case(Failure(Fault.EMPTY, usage=USAGE), EXACT),
     "usage_counts_where_none_was_expected": Case(Failure(Fault.RATE_LIMITED, usage=USAGE), EXACT),
     "failure_at_no_price": Case(Failure(Fault.EMPTY, usage=USAGE), UNKNOWN, NO_PRICE),
@@ -402,7 +411,8 @@ def test_a_request_is_settled_estimated_maybe_billed_or_unknown(case: Case) -> N
 @pytest.mark.parametrize("fault", Fault)
 def test_a_failure_without_usage_costs_nothing_or_up_to_its_bound(fault: Fault) -> None:
     """As the fault table says."""
-    expected = FREE if FAULTS[fault].billed == "no" else Amount("maybe_billed", 0, UPPER)
+    billed = FAULTS[fault].billed
+    expected = FREE if billed == "no" else Amount("maybe_billed", int(COST // 2 * BILLED_SHARE[billed]), UPPER)
     assert settle(Failure(fault), Rates(PRICE), upper_nusd=UPPER, estimate=ESTIMATE, seconds=2.0) == expected
 
 
@@ -423,6 +433,37 @@ def test_the_bill_lies_between_the_amount_and_its_upper_bound(
     assert amount.nusd is None or amount.upper_nusd is None or amount.nusd <= amount.upper_nusd
     assert amount.state != "settled" or amount.nusd == amount.upper_nusd
     assert amount.state != "unknown" or amount.upper_nusd is None
+
+
+@given(
+    usage=usages(1000) | st.none(),
+    price=prices(),
+    fault=st.none() | st.sampled_from([Fault.TIMEOUT, Fault.EMPTY, Fault.CONNECTION]),
+)
+def test_an_unknown_price_never_becomes_nothing_on_its_way_through_a_call(
+    usage: Usage | None, price: Price, fault: Fault | None
+) -> None:
+    """Through flow, answer and row: what a request cost is known exactly when all prices are that it needs."""
+    said: Outcome = Reply("yes", usage) if fault is None else Failure(fault, usage=usage)
+    policy = Policy(
+        version=1,
+        models={"m": Model(litellm="m", price=price), "top": Model(litellm="top", price=PRICE)},
+        tasks={"t": Task(ladder=("m", "top"), retry=Retry(attempts=1), threshold=0.0)},
+    )
+    router = Router(policy, backend=ScriptedModels({"m": said, "top": "yes"}), world=SimulatedWorld())
+    answer = router.route("t", "Is it?")
+    first = answer.attempts[0]
+    if usage is not None:
+        assert first.amount.nusd == cost_nusd(usage, price)
+    else:
+        assert (first.amount.nusd is None) is (price.input_usd_per_mtok is None or not _outputs(price, fault))
+    assert (answer.cost_nusd is None) is (first.amount.nusd is None)
+    assert answer.steps[0].cost_nusd == first.amount.nusd
+
+
+def _outputs(price: Price, fault: Fault | None) -> bool:
+    """Whether the output of a request without usage can be priced: a failure is not known to have had any."""
+    return price.output_usd_per_mtok is not None or fault is not None
 
 
 # Sums

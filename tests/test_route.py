@@ -6,20 +6,25 @@ import asyncio
 import copy
 import json
 import pickle
+import re
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import router as package
-from router import Answer, Router
+from router import Answer, Policy, Router
 from router.core.call import Call, Failure, Reply, Usage
 from router.core.faults import Fault
+from router.core.policy import Model, Price, Task
 from router.errors import ContentFiltered, CostLimitExceeded, DeadlineExceeded, RequestRefused
 from router.testing import ScriptedModels, SimulatedWorld, capture, no_network
 from router.world import World
 from tests.support import make_policy, read_table
 
+TEXT_PRICE = Price(input_usd_per_mtok=Decimal(1), output_usd_per_mtok=Decimal(2))
 LABELS = {"answer": {"choice": ["yes", "no"]}}
 
 
@@ -133,8 +138,52 @@ def test_a_cost_limit_needs_a_known_price() -> None:
     """What cannot be bounded cannot be promised: the error says what to add."""
     policy = make_policy({"max_output_tokens": None})
     router = Router(policy, backend=ScriptedModels({"small": "yes"}))
-    with pytest.raises(CostLimitExceeded, match="has no bound: its price, its longest output"):
+    with pytest.raises(CostLimitExceeded, match="has no bound: its longest output is unknown"):
         router.route("t", "Is it?", max_cost_usd=1.0)
+
+
+IMAGE: list[dict[str, Any]] = [
+    {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}]}
+]
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "prompt", "says"),
+    [
+        ({}, {}, "hi", "its price is unknown; give the model a `price:`, or `ScriptedModels(price=...)` in a test"),
+        ({"price": TEXT_PRICE}, {}, IMAGE, "the prompt holds an image, sound or file, and nothing says how many"),
+        ({"price": Price(gpu_second_usd=Decimal(1))}, {}, "hi", "priced by the second; give the task a `deadline_s:`"),
+        ({"price": replace(TEXT_PRICE, up_to_input_tokens=1)}, {}, "hi", "give the model `tiers:` in its `price:`"),
+        ({"price": TEXT_PRICE}, {"max_output_tokens": None}, "hi", "its longest output is unknown"),
+    ],
+    ids=["price", "image", "seconds", "length", "output"],
+)
+def test_a_cost_limit_says_what_it_lacks(model: Any, task: Any, prompt: Any, says: str) -> None:
+    """Each missing bound by itself, with what helps."""
+    models = {"m": Model(litellm="m", **model)}
+    tasks = {"t": Task(ladder=("m",), **{"max_output_tokens": 10, **task})}
+    router = Router(Policy(version=1, models=models, tasks=tasks), backend=ScriptedModels({"m": "yes"}))
+    with pytest.raises(CostLimitExceeded, match=re.escape(says)):
+        router.route("t", prompt, max_cost_usd=1.0)
+
+
+def test_scripted_models_may_have_a_price() -> None:
+    """So that tests of tasks with cost limits need no price in the policy."""
+    policy = Policy(version=1, models={"m": Model(litellm="m")}, tasks={"t": Task(ladder=("m",), max_output_tokens=10)})
+    models = ScriptedModels({"m": "yes"}, price=TEXT_PRICE)
+    answer = Router(policy, backend=models).route("t", "hi", max_cost_usd=1.0)
+    assert answer.cost_nusd == 1_000 + 2_000
+    assert answer.attempts[0].price_source == "script"
+
+
+def test_images_are_bounded_by_what_the_vendor_says() -> None:
+    """A limit that a thousand tokens keep admits one such image and not two."""
+    models = {"m": Model(litellm="m", price=TEXT_PRICE, image_tokens=1000)}
+    policy = Policy(version=1, models=models, tasks={"t": Task(ladder=("m",), max_output_tokens=10)})
+    router = Router(policy, backend=ScriptedModels({"m": "yes"}))
+    assert router.route("t", IMAGE, max_cost_usd=0.0012).text == "yes"
+    with pytest.raises(CostLimitExceeded, match=r"can cost 0\.002"):
+        router.route("t", [{"role": "user", "content": IMAGE[0]["content"] * 2}], max_cost_usd=0.0012)
 
 
 def test_an_unknown_price_is_no_free_call() -> None:

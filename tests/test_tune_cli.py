@@ -260,7 +260,7 @@ def test_without_a_run_the_message_says_where_it_was_looked_for(shop: Cli) -> No
     """And that is a wrong call, not a verdict on the data."""
     done = shop("tune", "colours")
     assert (done.code, done.out) == (2, "")
-    assert "runs/colours.jsonl: cannot be read" in done.err
+    assert "runs/colours.jsonl: there is no eval run; make one with `router eval colours" in done.err
 
 
 def test_without_a_target_nothing_can_be_tuned(shop: Cli) -> None:
@@ -611,7 +611,7 @@ def test_a_ladder_of_local_models_is_tuned_without_a_key(cli: Cli) -> None:
     ("options", "code", "says"),
     [
         ((), 2, "task 'colours' has no target; add `target: {max_quality_loss: 0.02}`, or give --max-loss"),
-        (("--max-loss", "3"), 4, "target: 3.0 is not between 0 and 1"),
+        (("--max-loss", "3"), 2, "3.0 is not between 0 and 1"),
         (("--max-loss", "0.0001"), 4, "900 labelled rows cannot show a loss of at most 0.0001"),
     ],
     ids=["no_target", "no_share", "too_strict"],

@@ -423,7 +423,7 @@ def shop(cli: Cli) -> Cli:
 
 
 def test_the_command_writes_the_page_and_warns_of_prompts(shop: Cli) -> None:
-    """The terminal grows by two rows and by one line, which says that the file holds prompts."""
+    """The terminal grows by one line, which says that the file holds prompts."""
     plain = shop("tune", "colours")
     done = shop("tune", "colours", "--report", "out.html")
     assert (done.code, done.err) == (0, "")

@@ -19,6 +19,7 @@ shape, what the user adds to the results of tools, or else the last result):
                       has `say` too. A tool that is forced is called with the text as its arguments.
                       Anthropic's whole answers have no place for arguments that are no object: `{}`.
     call_id=x.        the ids of the calls begin like this, and not with `call_` or `toolu_`
+    usage=random      tokens by the dice, with cache reads, reasoning and, in Anthropic's shape, cache writes
     cut_after=3       a stream with the fault `cut`, `cut_reset`, `stalled` or `stream_error` breaks
                       after so many words; otherwise after 2
 
@@ -72,6 +73,7 @@ from tests.upstream_reply import (
     Invalid,
     Shape,
     Tokens,
+    at_random,
     directive,
     last_text,
     pieces,
@@ -83,9 +85,9 @@ __all__ = ["LOGPROBS", "Billed", "Fault", "Open", "Upstream"]
 
 SHAPES: Mapping[str, Shape] = {"completions": upstream_openai, "messages": upstream_anthropic}
 
-Prices = Mapping[str, tuple[int, int, int]]
-"""Nano-US-dollars per input, cached and output token of each model."""
-PRICES: Prices = {"small": (100, 25, 400), "large": (2_000, 500, 8_000)}
+Prices = Mapping[str, tuple[int, ...]]
+"""Nano-US-dollars per token of each model, in the order of `Tokens`; reasoning is part of the output and has none."""
+PRICES: Prices = {"small": (100, 25, 400, 0, 125, 200), "large": (2_000, 500, 8_000, 0, 2_500, 4_000)}
 RETRY_AFTER_S = 0.05
 
 
@@ -174,6 +176,8 @@ class Server:
         prefix = directive("call_id", message, self.script) or shape.CALL_ID
         ids = (f"{prefix}{number}" for number in self.call_numbers)
         reply = produce(fault, prompt, pieces(message, asked, self.script, ids), asked.max_tokens)
+        if directive("usage", message, self.script) == "random":
+            reply = at_random(reply, prompt, asked.max_tokens, self.dice, writes=shape is upstream_anthropic)
         row = replace(
             row,
             kind=fault,
@@ -198,7 +202,6 @@ class Server:
     def charged(self, row: Billed, tokens: Tokens, sent_words: int = 0) -> Billed:
         """Return the row with these tokens and their price."""
         price = self.prices.get(row.model.rpartition("/")[2], self.prices["small"])
-        # The fourth count, of reasoning, has no price: it is part of the third.
         cost_nusd = sum(unit * count for unit, count in zip(price, tokens, strict=False))
         return replace(row, cost_nusd=cost_nusd, sent_words=sent_words, **tokens._asdict())
 
@@ -311,7 +314,7 @@ def main() -> None:
         epilog="Faults: " + ", ".join(Fault),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    prices_help = 'nano-USD per token for input, cached input, output: {"small": [100, 25, 400]}'
+    prices_help = 'nano-USD per token of each kind, in the order of Tokens: {"small": [100, 25, 400]}'
     parser.add_argument("--prices", default="{}", type=json.loads, help=prices_help)
     prices = parser.parse_args().prices
     threading.Thread(target=exit_with_parent, daemon=True).start()

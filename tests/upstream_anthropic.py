@@ -221,11 +221,15 @@ def arguments_of(text: str) -> dict[str, Any]:
     return arguments if isinstance(arguments, dict) else {}
 
 
-def usage(used: Tokens) -> dict[str, int]:
+def usage(used: Tokens) -> dict[str, Any]:
     """Tell the tokens as Anthropic does: those from the cache are counted apart."""
     return {
         "input_tokens": used.input_tokens,
-        "cache_creation_input_tokens": 0,
+        "cache_creation_input_tokens": used.cache_write_tokens + used.cache_write_1h_tokens,
+        "cache_creation": {
+            "ephemeral_5m_input_tokens": used.cache_write_tokens,
+            "ephemeral_1h_input_tokens": used.cache_write_1h_tokens,
+        },
         "cache_read_input_tokens": used.cached_tokens,
         "output_tokens": used.output_tokens,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import random
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -77,6 +78,7 @@ DICE = [kind for kind in Fault if kind not in {Fault.OK, Fault.TIMEOUT, Fault.TI
 
 LOGPROBS = (-0.25, 0.0, -1.5)
 REASONING_TOKENS = 7
+MOST_REASONING_TOKENS = 20
 ARGUMENTS_TOKEN_CHARS = 8
 CUT_AFTER_WORDS = 2
 
@@ -108,6 +110,8 @@ class Billed:
     """How much of a stream was sent: words, names of calls and parts of their arguments."""
     response_format: str | None = None
     """The type of answer that was asked for, such as `json_schema`."""
+    cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
 
 
 class Tokens(NamedTuple):
@@ -117,6 +121,8 @@ class Tokens(NamedTuple):
     cached_tokens: int = 0
     output_tokens: int = 0
     reasoning_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
 
 
 class Call(NamedTuple):
@@ -306,3 +312,15 @@ def produce(fault: Fault, prompt: int, told: list[Piece], max_tokens: int | None
     finish = FINISH.get(fault, whole if within == told else "length")
     cached = prompt // 2 if fault is Fault.CACHED else 0
     return Reply(within, finish, Tokens(prompt - cached, cached, reasoning + len(within), reasoning))
+
+
+def at_random(reply: Reply, prompt: int, max_tokens: int | None, dice: random.Random, *, writes: bool) -> Reply:
+    """The same reply with tokens as they may come: cache reads, writes where a shape tells them, and reasoning."""
+    whole = dice.randint(max(1, prompt // 2), prompt * 2)
+    weights = [dice.random(), *(dice.random() * dice.choice((0, 1)) for _ in range(3 if writes else 1))]
+    cached, *written = [int(whole * weight / sum(weights)) for weight in weights[1:]]
+    write, write_1h = written or (0, 0)
+    said = len(reply.pieces)
+    reasoning = dice.randint(0, max(0, min(MOST_REASONING_TOKENS, (max_tokens or said) - said)))
+    plain = whole - cached - write - write_1h
+    return reply._replace(used=Tokens(plain, cached, said + reasoning, reasoning, write, write_1h))

@@ -2,36 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from router.cli.common import AsJson, Environment, Policies, print_json, print_table
 
+if TYPE_CHECKING:
+    from router.core.policy import Price
+
 
 def models(policies: Policies = None, environment: Environment = None, as_json: AsJson = False) -> None:
     """Show each model of the policies: price, context window, capabilities, key, and the tasks that use it."""
-    from router.core.pricing import merged, second_usd
+    from time import time
+
+    from router.core.dated import next_change, own_price, price_source
+    from router.core.policy import Price
+    from router.core.pricing import merged
     from router.models.real import RealModels
     from router.spec import load
 
     loaded = load(policies, environment=environment)
     if loaded.folder is None:
         raise typer.Exit(2)
-    backend = RealModels(loaded.folder)
+    backend, now_s = RealModels(loaded.folder), time()
     rows: list[dict[str, Any]] = []
     for name, model in loaded.policy.models.items():
         facts = backend.facts(model)
-        price = merged(model.price, facts.price)
+        own, change = own_price(model.price, now_s), next_change(model.price, facts.price, now_s)
+        price = merged(own, facts.price)
         about = backend.about(model)
         rows.append(
             {
                 "model": name,
                 "litellm": model.litellm,
-                "input_usd_per_mtok": _plain(price.input_usd_per_mtok),
-                "output_usd_per_mtok": _plain(price.output_usd_per_mtok),
-                "gpu_second_usd": _plain(second_usd(price)),
+                **_amounts(price),
+                "price_source": price_source(own, facts.price, facts.price_source) or None,
+                "announced_price": None if change or own != Price() else _announced(model.litellm, now_s),
+                "next_price": {"starts": _date(change.starts_s), **_amounts(change.price)} if change else None,
                 "context_tokens": model.context_tokens or facts.context_tokens,
                 "capabilities": list(about.capabilities),
                 "key": about.key,
@@ -46,18 +57,60 @@ def models(policies: Policies = None, environment: Environment = None, as_json: 
         typer.echo("")
 
 
-def _lines(row: dict[str, Any]) -> list[list[str]]:
+def _amounts(price: Price) -> dict[str, str | None]:
+    from router.core.pricing import second_usd
+
+    return {
+        "input_usd_per_mtok": _plain(price.input_usd_per_mtok),
+        "cached_read_usd_per_mtok": _plain(price.cached_read_usd_per_mtok),
+        "output_usd_per_mtok": _plain(price.output_usd_per_mtok),
+        "request_usd": _plain(price.request_usd),
+        "gpu_second_usd": _plain(second_usd(price)),
+    }
+
+
+def _announced(litellm: str, now_s: float) -> dict[str, str | None] | None:
+    """A change that the vendor has announced, for a model whose price nobody has written down."""
+    from router.models.price_history import announced, history_name
+    from router.pricing.vendors import vendor_of
+
+    provider, _, name = litellm.partition("/")
+    vendor = vendor_of(provider).history
+    found = announced(vendor, name, datetime.fromtimestamp(now_s, UTC)) if vendor and name else None
+    if found is None:
+        return None
+    starts, into, out = found
+    prices = {"input_usd_per_mtok": _plain(into), "output_usd_per_mtok": _plain(out)}
+    return {"starts": starts, **prices, "price_source": history_name()}
+
+
+def _date(time_s: float) -> str:
+    found = datetime.fromtimestamp(time_s, UTC)
+    return found.strftime("%Y-%m-%d" if not time_s % 86_400 else "%Y-%m-%d %H:%M UTC")
+
+
+def _said(row: Mapping[str, Any]) -> str:
     if row["gpu_second_usd"] is not None:
-        price = f"${row['gpu_second_usd']} a second"
-    elif row["input_usd_per_mtok"] is None or row["output_usd_per_mtok"] is None:
-        price = "unknown: give it a `price:`"
-    else:
-        into, out = row["input_usd_per_mtok"], row["output_usd_per_mtok"]
-        price = f"${into} in, ${out} out, per million tokens"
+        return f"${row['gpu_second_usd']} a second"
+    if row["input_usd_per_mtok"] is None or row["output_usd_per_mtok"] is None:
+        return "unknown: give it a `price:`"
+    each = f", ${row['request_usd']} a request" if row["request_usd"] else ""
+    return f"${row['input_usd_per_mtok']} in, ${row['output_usd_per_mtok']} out, per million tokens{each}"
+
+
+def _told(row: Mapping[str, Any]) -> str:
+    return f"${row['input_usd_per_mtok']} in, ${row['output_usd_per_mtok']} out, from {row['starts']}: use `changes:`"
+
+
+def _lines(row: dict[str, Any]) -> list[list[str]]:
+    coming = row["next_price"]
     context = f"{row['context_tokens']:,} tokens" if row["context_tokens"] else "unknown"
     return [
         ["name", row["litellm"]],
-        ["price", price],
+        ["price", _said(row)],
+        *([["from", row["price_source"]]] if row["price_source"] else []),
+        *([["announced", _told(row["announced_price"])]] if row["announced_price"] else []),
+        *([["next", f"{_said(coming)}, from {coming['starts']}"]] if coming else []),
         ["context", context],
         ["can", ", ".join(row["capabilities"]) or "unknown"],
         ["key", row["key"]],

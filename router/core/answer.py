@@ -36,6 +36,10 @@ class Attempt:
     """From sending to the first part of a live answer; `None` for an answer that came whole."""
     detail: str = ""
     """What went wrong, in our own words."""
+    service_tier: str = ""
+    """The tier that the provider served it in, where that is not its usual one."""
+    price_source: str | None = None
+    """Which price was used: `policy`, the price map by its version, both, or `provider` for its own figure."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ Message = Mapping[str, Any]
 
 # Keys of a message that `input_tokens_bound` can count; others are rendered in unknown ways.
 _COUNTED_KEYS = frozenset({"role", "content", "name", "tool_call_id", "cache_control", "tool_calls"})
+_IMAGES = frozenset({"image_url", "image"})
 # A chat template adds a few tokens around each message (role, separators); no known template adds more than this.
 TEMPLATE_TOKENS = 16
 # English text has about four bytes a token; only used for estimates, never for bounds.
@@ -165,6 +166,8 @@ class Failure:
     """The text that arrived before it broke."""
     reported_cost_nusd: int | None = None
     """What the provider itself says the request cost, although its answer is unusable."""
+    arrived: bool | None = None
+    """Whether the request surely came to the provider, because a response began, or surely did not."""
 
 
 Outcome = Reply | Failure
@@ -272,8 +275,10 @@ def has_media(messages: Sequence[Message]) -> bool:
     )
 
 
-def input_tokens_bound(messages: Sequence[Message]) -> int | None:
+def input_tokens_bound(messages: Sequence[Message], image_tokens: int | None = None) -> int | None:
     """Tokens that the messages cannot exceed, or `None` when they hold more than text.
+
+    `image_tokens` is what one image can count for at the most; with it, images are no more than text.
 
     Byte-level tokenizers never make more tokens than bytes, and other ones fall back to bytes; the rest is the
     chat template's.
@@ -293,6 +298,9 @@ def input_tokens_bound(messages: Sequence[Message]) -> int | None:
             return None
         parts = [*parts, *(message[key] for key in ("name", "tool_call_id") if message.get(key) is not None)]
         for part in parts:
+            if image_tokens is not None and isinstance(part, Mapping) and part.get("type") in _IMAGES:
+                size += image_tokens
+                continue
             text = part.get("text") if isinstance(part, Mapping) else part
             if not isinstance(text, str):
                 return None

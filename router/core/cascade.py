@@ -98,8 +98,9 @@ class _Climb:
             upper = compose.upper_nusd(rung, call, self.request, self.input_bound)
             attempts = self._affordable(upper)
             if attempts == 0:
+                unbounded = compose.unbounded(rung, call, self.request, self.input_bound) if upper is None else ""
                 return self._kept(index, "the cost limit leaves no room for it") or self._raise_cost_limit(
-                    rung.name, upper
+                    rung.name, upper, unbounded
                 )
             live = self.request.stream and rung.threshold is None
             draft = self._read(index, (yield Ask(index, call, attempts, rung.rates, upper, live)))
@@ -312,14 +313,15 @@ class _Climb:
             **self._error_fields(),
         )
 
-    def _raise_cost_limit(self, model: str, upper: int | None) -> NoReturn:
+    def _raise_cost_limit(self, model: str, upper: int | None, unbounded: str) -> NoReturn:
         limit, spent, needed = usd(self.request.max_cost_nusd) or 0.0, usd(self._spent_upper()), usd(upper)
         already = "an unknown part" if spent is None else f"{spent:.6f}"
-        remedy = (
-            f"a request to {model!r} has no bound: its price, its longest output or the size of the prompt is unknown; "
-            "give the model a `price:` and the task a `max_output_tokens:`"
-            if needed is None or spent is None
-            else f"a request to {model!r} can cost {needed:.6f} USD; raise the limit or lower max_output_tokens"
+        if spent is None and not unbounded:
+            unbounded = (
+                "an earlier request has no bound; give every model a `price:` and the task a `max_output_tokens:`"
+            )
+        remedy = unbounded or (
+            f"a request to {model!r} can cost {needed or 0.0:.6f} USD; raise the limit or lower max_output_tokens"
         )
         raise CostLimitExceeded(
             f"task {self.plan.task_name!r}: {already} of {limit:.6f} USD may be spent already, and {remedy}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from router.core.call import TEMPLATE_TOKENS, Call, Message, byte_length, has_media
+from router.core.call import TEMPLATE_TOKENS, Call, Message, byte_length, has_media, input_tokens_bound
 from router.core.effects import Request
 from router.core.plan import Plan, Rung
 from router.core.pricing import tier_name
@@ -51,6 +51,8 @@ def lacking(rung: Rung, request: Request) -> str:
 
 def upper_nusd(rung: Rung, call: Call, request: Request, input_bound: int | None) -> int | None:
     """The most that one request can cost, given a bound of the caller's messages; `None` when nothing bounds it."""
+    if input_bound is None and rung.image_tokens is not None:
+        input_bound = input_tokens_bound(request.messages, rung.image_tokens)
     if input_bound is not None:
         # Tools and schemas among the parameters are input too; their JSON has at least as many bytes as tokens.
         nested = [value for value in call.params.values() if isinstance(value, dict | list)]
@@ -61,6 +63,27 @@ def upper_nusd(rung: Rung, call: Call, request: Request, input_bound: int | None
     output = _smaller(call.max_output_tokens, rung.max_output_tokens)
     tier = tier_name(*map(call.params.get, _TIER_PARAMS)) if not call.params.keys().isdisjoint(_TIER_PARAMS) else ""
     return rung.rates.upper_nusd(input_bound, output, request.deadline_s, tier)
+
+
+def unbounded(rung: Rung, call: Call, request: Request, input_bound: int | None) -> str:
+    """Why nothing bounds what a request to this rung costs, and what helps."""
+    name = f"a request to {rung.name!r} has no bound: "
+    if rung.rates.by_second:
+        return f"{name}it is priced by the second; give the task a `deadline_s:`"
+    if rung.price.input_usd_per_mtok is None or rung.price.output_usd_per_mtok is None:
+        return f"{name}its price is unknown; give the model a `price:`, or `ScriptedModels(price=...)` in a test"
+    if input_bound is None:
+        what = "an image, sound or file" if has_media(request.messages) else "a part that is no text"
+        return (
+            f"{name}the prompt holds {what}, and nothing says how many tokens that can be; "
+            "for images, give the model its vendor's `image_tokens:`"
+        )
+    if _smaller(call.max_output_tokens, rung.max_output_tokens) is None:
+        return f"{name}its longest output is unknown; give the task a `max_output_tokens:`"
+    return (
+        f"{name}its price holds neither for so long an input nor for the service tier that is asked for; "
+        "give the model `tiers:` in its `price:`"
+    )
 
 
 def _instructed(messages: tuple[Message, ...], instruction: str) -> tuple[Message, ...]:

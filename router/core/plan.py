@@ -48,10 +48,16 @@ class Rung:
     """Why it is never asked, or nothing."""
     spare: bool = False
     """Whether it is asked only when the rung below it could not be reached."""
+    image_tokens: int | None = None
+    """What one image counts for at the most; `None` where nothing bounds it."""
+    price_source: str = ""
+    """Where the price comes from: the policy, the price map by its version, or both."""
+    change: tuple[float, Price] | None = None
+    """The price that takes the place of this one within the hour, after the instant that it begins at."""
     rates: Rates = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rates", Rates(self.price))
+        object.__setattr__(self, "rates", Rates(self.price, self.price_source, self.change))
 
     def can(self, capability: str) -> bool | None:
         """Whether the model can do this; `None` where nobody knows."""

@@ -82,6 +82,9 @@ class Price:
     """Longest input that these prices hold for; a longer one has another price, so its cost is unknown."""
     tiers: tuple[PriceTier, ...] = ()
     """Prices for long inputs and service tiers; those of the price map hold when no price is given here at all."""
+    changes: Mapping[Text, Price] | None = field(default=None, hash=False)
+    """By the date that they begin at, in order, such as `2026-12-01`: the parts that are another price from then on.
+    UTC where a time has no zone. A request costs what is in force when it leaves."""
 
 
 Capability = Literal["images", "json_schema", "logprobs", "reasoning", "system", "tools"]
@@ -107,6 +110,9 @@ class Model:
     """Largest input the model takes, in tokens; litellm's figure when missing."""
     max_output_tokens: Count | None = None
     """Largest output the model can give, in tokens; litellm's figure when missing. Bounds costs, truncates nothing."""
+    image_tokens: Count | None = None
+    """Most tokens that one image in a prompt can count for, as its vendor documents. Bounds costs; a cost limit refuses
+    images without it. Known for models of `anthropic/`."""
     capabilities: tuple[Capability, ...] | None = None
     """Everything the model can do, in place of what litellm knows; a call that needs something else skips it."""
     price: Price = field(default_factory=Price)

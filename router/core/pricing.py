@@ -12,8 +12,9 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal, DivisionByZero, InvalidOp
 from typing import Literal, NamedTuple
 
 from router.core.call import Failure, Outcome, Reply, Usage
-from router.core.faults import FAULTS
+from router.core.faults import billed_share, is_free
 from router.core.policy import Price, PriceTier
+from router.core.usual import Usual
 
 NUSD_PER_USD = 1_000_000_000
 _SECONDS_PER_HOUR = 3600
@@ -28,8 +29,9 @@ Settled = Literal["settled", "estimated", "maybe_billed", "unknown"]
 class Amount:
     """What one request cost, and how sure that is.
 
-    `settled`: `nusd` is exact. `estimated`: usage was not reported, `nusd` is a guess up to `upper_nusd`.
-    `maybe_billed`: no answer came, the provider charged between 0 and `upper_nusd`; `nusd` is 0. `unknown`: no price.
+    `settled`: `nusd` is exact. `estimated`: usage was not reported, `nusd` is what such a reply usually costs.
+    `maybe_billed`: no answer came, the provider charged between 0 and `upper_nusd`; `nusd` is what a request usually
+    costs times the share of such failures that is billed (`router.core.faults.BILLED_SHARE`). `unknown`: no price.
     """
 
     state: Settled
@@ -41,26 +43,39 @@ class Amount:
 FREE = Amount("settled", 0, 0, "none")
 
 
-def settle(outcome: Outcome, rates: Rates, *, upper_nusd: int | None, estimate: Usage, seconds: float) -> Amount:
+def settle(
+    outcome: Outcome,
+    rates: Rates,
+    *,
+    upper_nusd: int | None,
+    estimate: Usage,
+    seconds: float,
+    usual: Usual | None = None,
+    began: bool = False,
+) -> Amount:
     """What a request cost, from what came back.
 
-    The provider's own figure wins; then its usage at our price. `estimate` stands in for a reply without usage and
-    for an answer that broke off, and `upper_nusd` bounds what cannot be settled.
+    The provider's own figure wins; then its usage at our price. `estimate`, put right by what is `usual`, stands in
+    where no usage was reported, and `upper_nusd` bounds what cannot be settled. `began`: a part of the answer came.
     """
     if outcome.reported_cost_nusd is not None:
         return Amount("settled", outcome.reported_cost_nusd, outcome.reported_cost_nusd, "provider")
-    if isinstance(outcome, Failure) and outcome.usage is None and FAULTS[outcome.fault].billed == "no":
+    if isinstance(outcome, Failure) and outcome.usage is None and is_free(outcome.fault, outcome.arrived):
         return FREE
     if outcome.usage is not None or rates.by_second:
         tier = outcome.service_tier if isinstance(outcome, Reply) else ""
         exact = rates.cost_nusd(outcome.usage or Usage(), seconds, tier)
         return Amount("unknown", None, None) if exact is None else Amount("settled", exact, exact)
-    if isinstance(outcome, Failure) and not outcome.partial:
+    came = began or isinstance(outcome, Reply) or bool(outcome.partial)
+    share = 1.0 if isinstance(outcome, Reply) or came else billed_share(outcome.fault, outcome.status, outcome.arrived)
+    if not share:
         return Amount("maybe_billed", 0, upper_nusd)
     guess = rates.cost_nusd(estimate, seconds)
     if guess is None:
         return Amount("unknown", None, None)
-    return Amount("estimated", guess if upper_nusd is None else min(guess, upper_nusd), upper_nusd)
+    guess = round((usual.expected_nusd(guess) if usual else guess) * share)
+    state: Settled = "estimated" if came else "maybe_billed"
+    return Amount(state, guess if upper_nusd is None else min(guess, upper_nusd), upper_nusd)
 
 
 Buckets = tuple[int | None, ...]
@@ -94,9 +109,12 @@ class Rates:
     Every rate is in nano-dollars a token times `scale`, the power of ten that makes all of them whole.
     """
 
-    __slots__ = ("_bands", "_flat", "_limit", "_request", "_scale", "_second", "_usual", "by_second")
+    __slots__ = ("_bands", "_flat", "_limit", "_next", "_request", "_scale", "_second", "_usual", "by_second", "source")
 
-    def __init__(self, price: Price) -> None:
+    def __init__(self, price: Price, source: str = "", following: tuple[float, Price] | None = None) -> None:
+        """`following` is the price that soon takes the place of this one, after the instant that it begins at."""
+        self.source = source
+        self._next = (following[0], Rates(following[1], source)) if following else None
         with localcontext(_EXACT):
             self._make(price)
 
@@ -151,6 +169,10 @@ class Rates:
                 total += count * rate
         return _half_even(total, self._scale)
 
+    def at(self, time_s: float) -> Rates:
+        """The rates of a request that leaves at this instant."""
+        return self._next[1] if self._next and time_s >= self._next[0] else self
+
     def plain_nusd(self, input_tokens: int, output_tokens: int) -> int | None:
         """The cost of so many tokens without cache and reasoning; `None` when a price is unknown."""
         buckets = self._buckets(input_tokens, "")
@@ -163,8 +185,18 @@ class Rates:
     ) -> int | None:
         """The most a request can cost with at most so many tokens, or `None` when nothing bounds it.
 
-        A request for a service tier may be served in the usual one, so both bound it.
+        A request for a service tier may be served in the usual one, so both bound it; so does a price that is about
+        to begin.
         """
+        own = self._upper_nusd(input_tokens, output_tokens, seconds, tier)
+        if self._next is None or own is None:
+            return own
+        following = self._next[1].upper_nusd(input_tokens, output_tokens, seconds, tier)
+        return None if following is None else max(own, following)
+
+    def _upper_nusd(
+        self, input_tokens: int | None, output_tokens: int | None, seconds: float | None, tier: str
+    ) -> int | None:
         if self.by_second:
             return None if seconds is None else self._of_seconds(seconds)
         if self._limit is not None and (input_tokens is None or input_tokens > self._limit):
@@ -241,6 +273,13 @@ def second_usd(price: Price) -> Decimal | None:
 
 # What providers call the tier of their list prices.
 _USUAL = frozenset({"", "auto", "default", "standard", "standard_only", "on_demand"})
+
+
+def used_source(amount: Amount, rates: Rates) -> str | None:
+    """Which price an amount was computed with; `None` where it needed none, or there is none."""
+    if amount.source == "provider":
+        return "provider"
+    return rates.source or None if amount.source == "price" and amount.nusd is not None else None
 
 
 def tier_name(tier: object, speed: object = None, place: object = None) -> str:

@@ -84,6 +84,8 @@ def settle_row(attempt: Attempt, time_s: float) -> Row:
         "cost_nusd": _text(attempt.amount.nusd),
         "upper_nusd": _text(attempt.amount.upper_nusd),
         "cost_source": attempt.amount.source,
+        "price_source": attempt.price_source,
+        "service_tier": attempt.service_tier or None,
         "usage_source": attempt.usage_source,
         **{name: getattr(usage, name) for name in Usage.__slots__},
         # A backend may bring a latency of its own, and JSON has no NaN.

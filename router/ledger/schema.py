@@ -169,6 +169,8 @@ ATTEMPTS = Table(
         **_TOKENS,
         "latency_ms": "REAL",
         "first_token_ms": "REAL",
+        "price_source": "TEXT",
+        "service_tier": "TEXT",
     },
 )
 ROUTES = Table(

@@ -18,6 +18,10 @@ class Facts(NamedTuple):
     max_output_tokens: int | None = None
     capabilities: frozenset[str] | None = None
     """What it can do, by the words of `capabilities:` in a policy."""
+    image_tokens: int | None = None
+    """What one image counts for at the most."""
+    price_source: str = ""
+    """Name and version of the list that the price is from."""
 
 
 class About(NamedTuple):

@@ -28,6 +28,7 @@ from router.errors import NetworkForbidden
 from router.models import About, Facts
 from router.models.litellm_faults import (
     EXCEPTIONS,
+    arrived,
     classify,
     lacks_credentials,
     nothing_came,
@@ -35,7 +36,7 @@ from router.models.litellm_faults import (
     was_silent,
 )
 from router.models.litellm_library import as_ours, library, without_mcp
-from router.models.litellm_prices import price_of
+from router.models.litellm_prices import map_name, price_of
 from router.models.litellm_replies import read_reply
 from router.models.litellm_stream import Gathered
 
@@ -65,6 +66,9 @@ _RESENDING = frozenset(
     ]
 )
 
+# platform.claude.com, "Vision": images are made smaller until they have no more, on models with the highest resolution.
+_ANTHROPIC_IMAGE_TOKENS = 4_784
+
 # No provider works longer than this on one request; litellm's own default is 6,000 s.
 _LONGEST_REQUEST_S = 600.0
 
@@ -85,6 +89,8 @@ class LiteLLM:
             _tokens(entry, "max_input_tokens"),
             _tokens(entry, "max_output_tokens"),
             frozenset(name for name, flag in _CAPABILITIES.items() if entry.get(flag)),
+            _ANTHROPIC_IMAGE_TOKENS if model.litellm.startswith("anthropic/") else None,
+            map_name(),
         )
 
     def about(self, model: Model) -> About:
@@ -288,6 +294,7 @@ def _failure(litellm: Any, error: Exception, call: Call) -> Failure:
         status=status,
         retry_after_s=retry_after_s(error),
         detail=detail,
+        arrived=arrived(error) if fault is Fault.CONNECTION else None,
         provider_message=str(getattr(error, "message", ""))[:2000],
     )
 

@@ -100,6 +100,26 @@ def nothing_came(error: Exception) -> bool:
     return getattr(error, "litellm_response_headers", None) is None
 
 
+# Raised when a response had begun and its body was broken off or was no HTTP.
+_BEGUN = frozenset({"h11.RemoteProtocolError", "aiohttp.ClientPayloadError"})
+# Raised when no connection came about, so that nothing was sent.
+_NOT_CONNECTED = frozenset(
+    {"httpcore.ConnectError", "aiohttp.ClientConnectorError", "builtins.ConnectionRefusedError", "socket.gaierror"}
+)
+_TRANSPORTS = frozenset({"httpx", "httpcore", "h11", "h2", "aiohttp", "socket", "ssl"})
+
+
+def arrived(error: Exception) -> bool | None:
+    """Whether a request whose connection broke surely came to the provider, or surely did not."""
+    kinds = [kind for link in _chain(error) for kind in type(link).__mro__]
+    names = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in kinds}
+    if names & _NOT_CONNECTED:
+        return False
+    # Without an error of the transport below, something came and litellm could not read it.
+    broke = OSError in kinds or any(name.partition(".")[0] in _TRANSPORTS for name in names)
+    return True if names & _BEGUN or not broke else None
+
+
 def retry_after_s(error: Exception) -> float | None:
     """How long the provider asked to wait, where it did."""
     headers = getattr(error, "litellm_response_headers", None) or {}

@@ -96,7 +96,9 @@ class Gathered:
             problem = None
         if problem:
             fault, detail = problem
-            return Failure(fault, usage=usage, detail=detail, model_served=self._served, reported_cost_nusd=cost)
+            return Failure(
+                fault, usage=usage, detail=detail, model_served=self._served, reported_cost_nusd=cost, arrived=True
+            )
         if usage is not None and usage.all_output_tokens == 0:
             usage = None  # An answer without output tokens: half of the usage is missing.
         return Reply(

@@ -48,6 +48,19 @@ def history(provider: str, model: str, at: datetime, when: Mapping[str, str]) ->
     )
 
 
+def announced(provider: str, model: str, at: datetime) -> tuple[str, Decimal, Decimal] | None:
+    """The next change that the library knows of: its date, and the prices of a million tokens in and out."""
+    found = _find(provider, model)
+    prices = found.prices if found is not None and isinstance(found.prices, list) else []
+    dated = [(getattr(one.constraint, "start_date", None), one.prices) for one in prices]
+    coming = sorted(((date, one) for date, one in dated if date and date > at.date()), key=lambda pair: pair[0])
+    for date, one in coming:
+        into, out = (dict(_steps(one).get(name, ())).get(-1) for name in ("input_mtok", "output_mtok"))
+        if into is not None and out is not None:
+            return date.isoformat(), into, out
+    return None
+
+
 @functools.cache
 def history_name() -> str:
     """Which release it is, for the record of a price."""

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from router.core.call import Call, Chunk, Failure, Message, Outcome, Reply, Usage
+from router.core.dated import own_price
 from router.core.faults import Fault
 from router.core.policy import Model
 from router.core.pricing import Rates, merged, settle, usd
@@ -192,7 +193,7 @@ class Recording:
             outcome = replace(outcome, latency_ms=round(seconds, 6) * 1000)
         elif told:
             outcome = replace(outcome, partial=told)
-        rates = _rates(merged(call.model.price, self._backend.facts(call.model).price))
+        rates = _rates(merged(own_price(call.model.price, time.time()), self._backend.facts(call.model).price))
         self._recorder.write(row_of(call, outcome, rates, self._task, self._recorder.redact))
         return outcome
 

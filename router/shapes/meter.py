@@ -9,15 +9,16 @@ from typing import Any, TypedDict
 from router import events
 from router.core.answer import Attempt, Step
 from router.core.call import Call, Reply, Usage
+from router.core.dated import own_price, price_source
 from router.core.effects import Ask
 from router.core.params import checked_metadata
 from router.core.policy import Model, Price
-from router.core.pricing import Amount, Rates, merged, settle, usd
+from router.core.pricing import Amount, Rates, merged, settle, usd, used_source
 from router.errors import InvalidCall
 from router.ledger import Fingerprints, LedgerWriter, Trace
 from router.ledger.rows import intent_row, metered_row, settle_row
 from router.models import Backend
-from router.models.litellm_replies import read_usage, reported_cost_nusd
+from router.models.litellm_replies import read_usage, reported_cost_nusd, served_tier
 from router.options import attribution
 from router.spec import Loaded
 from router.world import World
@@ -70,9 +71,9 @@ class Meter:
             prints.name("session", who.get("session")),
             checked_metadata(options.get("metadata")),
         )
-        price = self._price(name, _provider(response))
-        attempt = _attempt(f"{route_id}-1", name, seen, price)
-        ask = Ask(0, Call(name, Model(litellm=name), ()), 1, Rates(price), attempt.amount.upper_nusd)
+        rates = self._rates(name, _provider(response), now_s)
+        attempt = _attempt(f"{route_id}-1", name, seen, rates)
+        ask = Ask(0, Call(name, Model(litellm=name), ()), 1, rates, attempt.amount.upper_nusd)
         self._ledger.intent(intent_row(trace, ask, attempt.attempt_id, 1, now_s))
         self._ledger.record(settle_row(attempt, now_s))
         step = Step(0, name, "accept", "metered", cost_nusd=attempt.amount.nusd, attempts=1)
@@ -83,18 +84,22 @@ class Meter:
             events.emit("meter", {"route_id": route_id, "model": name, "cost_usd": cost_usd, **people})
         return cost_usd
 
-    def _price(self, name: str, provider: str | None) -> Price:
+    def _rates(self, name: str, provider: str | None, now_s: float) -> Rates:
         """The price of a model that a provider names: the policy's where it knows the model, else the price map's."""
         names = [name, f"{provider}/{name}"] if provider else [name]
         models = self._loaded.policy.models
         known = [model for own, model in models.items() if own == name or model.litellm in names]
         # A provider's own name of a model lacks the prefix that litellm wants.
         known = known or [model for model in models.values() if model.litellm.rpartition("/")[2] == name]
-        prices = {merged(model.price, self._backend.facts(model).price) for model in known}
+        prices = {self._priced(model, now_s) for model in known}
         if len(prices) == 1:
-            return prices.pop()
-        listed = [] if prices else [self._backend.facts(Model(litellm=one)).price for one in names]
-        return next((price for price in listed if price is not None), Price())
+            return Rates(*prices.pop())
+        listed = [] if prices else [self._priced(Model(litellm=one), now_s) for one in names]
+        return Rates(*next((one for one in listed if one[0] != Price()), (Price(), "")))
+
+    def _priced(self, model: Model, now_s: float) -> tuple[Price, str]:
+        own, facts = own_price(model.price, now_s), self._backend.facts(model)
+        return merged(own, facts.price), price_source(own, facts.price, facts.price_source)
 
 
 class Metered(TypedDict, total=False):
@@ -107,11 +112,11 @@ class Metered(TypedDict, total=False):
     metadata: Mapping[str, Any] | None
 
 
-def _attempt(attempt_id: str, name: str, seen: Any, price: Price) -> Attempt:
+def _attempt(attempt_id: str, name: str, seen: Any, rates: Rates) -> Attempt:
     usage = _usage(seen.usage)
     took_ms = _latency_ms(seen)
-    rates = Rates(price)
-    reply = Reply("", usage, reported_cost_nusd=reported_cost_nusd(seen.usage))
+    tier = served_tier(seen.usage, seen)
+    reply = Reply("", usage, reported_cost_nusd=reported_cost_nusd(seen.usage), service_tier=tier)
     if reply.reported_cost_nusd is None and (took_ms is None if rates.by_second else usage is None):
         amount = Amount("unknown", None, None)
     else:
@@ -129,6 +134,8 @@ def _attempt(attempt_id: str, name: str, seen: Any, price: Price) -> Attempt:
         usage_source="none" if usage is None else "provider",
         amount=amount,
         latency_ms=took_ms or 0.0,
+        service_tier=tier,
+        price_source=used_source(amount, rates),
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from router.core.dated import starts_s
 from router.core.params import RESERVED_PARAMS, suggestion
 from router.core.policy import AnswerKind, Policy, Price
 from router.errors import PolicyError, shown
@@ -247,7 +248,8 @@ def _text(entry: Mapping[str, Any], where: Path_, value: Any) -> str:
         if name in RESERVED_PARAMS:
             return f"unknown key {name!r}: {RESERVED_PARAMS[name]}"
         keys = allowed_keys(where[:-1])
-        return f"unknown key {shown(name)}; {suggestion(name, keys)}"
+        unit = " Prices are US dollars, those of tokens per million." if "price" in where[:-1] else ""
+        return f"unknown key {shown(name)}; {suggestion(name, keys)}{unit}"
     if kind in ("missing", "missing_argument"):
         return f"{name!r} is missing; add it"
     if kind == "string_pattern_mismatch" and "api_key_env" in where:
@@ -257,6 +259,10 @@ def _text(entry: Mapping[str, Any], where: Path_, value: Any) -> str:
         return "is no name; use letters, digits and any of ._@+- (a letter or digit first, at most 100 characters)"
     message = str(entry["msg"]).removeprefix("Value error, ").replace(" after validation", "")
     message = re.sub(r"^(?:Input|String|Tuple) should", "should", message)
+    if kind in ("decimal_parsing", "decimal_type"):
+        message = "should be US dollars as a plain number, such as 0.25"
+    if name == "gpu_utilisation":
+        message += ", a share such as 0.8 for 80 %"
     if (
         isinstance(value, str | int | float | bool)
         and kind != "value_error"
@@ -286,11 +292,33 @@ def _price_problems(here: Path_, price: Price) -> Iterator[_Problem]:
     shared = (price.gpu_concurrency, price.gpu_utilisation) != (1.0, 1.0)
     if shared and price.gpu_hour_usd is None:
         yield _Problem(here, "gpu_concurrency and gpu_utilisation divide gpu_hour_usd, which is missing; give it")
+    yield from _change_problems((*here, "changes"), price.changes or {})
     places = [(one.above_input_tokens, one.service_tier) for one in price.tiers]
     for index, place in enumerate(places):
         if place in [(0, ""), *places[:index]]:
             problem = "holds where other prices hold already; give it its own above_input_tokens or service_tier"
             yield _Problem((*here, "tiers", index), problem)
+
+
+def _change_problems(here: Path_, changes: Mapping[str, Price]) -> Iterator[_Problem]:
+    last_s = None
+    for date, price in changes.items():
+        try:
+            begins_s = starts_s(date)
+        except (ValueError, OverflowError):
+            yield _Problem((*here, date), "is no date; write 2026-12-01, or 2026-12-01T08:00+08:00 with a time")
+            continue
+        if last_s is not None and begins_s <= last_s:
+            twice = "begins when the one above it does; keep one"
+            order = "is before the one above it; put the dates in order"
+            yield _Problem((*here, date), twice if begins_s == last_s else order)
+        last_s = begins_s
+        if price.changes is not None:
+            yield _Problem((*here, date, "changes"), "a change has none of its own; put its dates beside this one")
+        elif price == Price():
+            yield _Problem((*here, date), "changes nothing; name the parts of the price that change, or remove it")
+        if price.gpu_second_usd is not None and price.gpu_hour_usd is not None:
+            yield _Problem((*here, date), "has gpu_hour_usd and gpu_second_usd, and they say the same; keep one")
 
 
 def _ladder_problems(here: Path_, ladder: tuple[Any, ...], policy: Policy) -> Iterator[_Problem]:
