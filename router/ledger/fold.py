@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from router.core.call import Usage
 from router.errors import LedgerError
+from router.ledger import families
+from router.ledger.lines import invalid_drafts, line_of, origin_of
 from router.ledger.rows import SCHEMA_VERSION, Row
-from router.ledger.schema import ATTEMPTS, HOURLY_ATTEMPTS, HOURLY_ROUTES, HOURLY_STEPS, ROUTES, STEPS, create
+from router.ledger.schema import ATTEMPTS, ROUTES, STEPS, create, roll, storable
 from router.ledger.segments import read_lines, segments_in, writer_lives
 
 SEGMENTS_FOLDER = "segments"
@@ -175,12 +176,18 @@ class _Batch:
         self.settles: list[Row] = []
         self.routes: list[Row] = []
         self.reached: list[tuple[str, int, bool, int]] = []
+        self.settled: set[str] = set()
 
     def add(self, segment: str, row: Row) -> None:
         self.size += 1
         match row.get("kind"):
             case "intent":
-                self.intents[row["attempt_id"]] = {**row, "segment": segment, "state": "open"}
+                self.intents[row["attempt_id"]] = {
+                    **row,
+                    "origin": origin_of(row),
+                    "segment": segment,
+                    "state": "open",
+                }
             case "settle":
                 self.settles.append(row)
             case "route":
@@ -214,14 +221,21 @@ class _Batch:
         return orphans
 
     def _settle(self, settles: list[Row]) -> None:
-        rollup = HOURLY_ATTEMPTS.rollup()
         for settle in settles:
             attempt = self._intent(settle["attempt_id"])
             if attempt is None:
                 continue
-            ATTEMPTS.update(self.database, settle)
-            rollup.add({**attempt, **settle, "time_s": attempt["time_s"]}, _attempt_sums(attempt, settle))
-        rollup.store(self.database)
+            line = line_of({**attempt, **settle}, self._first_rung(attempt))
+            ATTEMPTS.update(self.database, {**settle, "line": line})
+            self.settled.add(settle["attempt_id"])
+
+    def _first_rung(self, attempt: Row) -> int | None:
+        """The rung that the call of a request asked first."""
+        first_id = f"{attempt['route_id']}-1"
+        if attempt["attempt_id"] == first_id:
+            return attempt["rung"]  # type: ignore[no-any-return]
+        found = self.database.execute("SELECT rung FROM attempts WHERE attempt_id = ?", [storable(first_id)]).fetchone()
+        return found[0] if found else None
 
     def _intent(self, attempt_id: str) -> Row | None:
         """The open request of a settle: of this batch, else of an earlier one; `None` when it is settled already."""
@@ -248,71 +262,31 @@ class _Batch:
         return len(orphans)
 
     def _routes(self) -> None:
-        routes, steps = HOURLY_ROUTES.rollup(), HOURLY_STEPS.rollup()
+        database, new, invalid = self.database, [], set()
         for row in self.routes:
-            if not ROUTES.insert(self.database, [{**row, "metadata": json.dumps(row.get("metadata"))}]):
+            whole = {**row, "origin": origin_of(row), "metadata": json.dumps(row.get("metadata"))}
+            if not ROUTES.insert(database, [whole]):
                 continue  # Read before, from a copy of its segment: it must not count twice.
-            routes.add({**row, "model": row.get("model") or ""}, _route_sums(row))
-            asked = 0
-            for position, step in enumerate(row.get("steps", [])):
-                stored = {**step, "route_id": row["route_id"], "position": position}
-                STEPS.insert(self.database, [{**stored, "signals": json.dumps(step.get("signals"))}])
-                steps.add({**row, **step}, _step_sums(step, climbed=asked > 0))
-                asked += (step.get("attempts") or 0) > 0
-        routes.store(self.database)
-        steps.store(self.database)
+            new.append(row["route_id"])
+            STEPS.insert(
+                database,
+                (
+                    {**step, "route_id": row["route_id"], "position": position, "signals": json.dumps(step.get("signals"))}
+                    for position, step in enumerate(row.get("steps", []))
+                ),
+            )
+            invalid.update(invalid_drafts(row))
+        self._roll_attempts(invalid)
+        roll(database, families.ROUTES, new)
+        roll(database, families.STEPS, new)
 
-
-def _attempt_sums(intent: Row, settle: Row) -> dict[str, float]:
-    cost, upper = settle.get("cost_nusd"), settle.get("upper_nusd")
-    certain = settle["state"] == "settled"
-    return {
-        "requests": 1,
-        "retries": (intent["number"] or 1) > 1,
-        "failures": settle.get("fault") is not None,
-        "cost_nusd": int(cost or 0),
-        "uncertain_nusd": 0 if certain else max(0, int(upper or 0) - int(cost or 0)),
-        "uncertain": not certain,
-        "unbounded": upper is None,
-        "latency_ms": settle.get("latency_ms") or 0,
-        **{name: settle.get(name) or 0 for name in Usage.__slots__},
-    }
-
-
-def _route_sums(row: Row) -> dict[str, float]:
-    return {
-        "calls": 1,
-        "answered": row.get("outcome") in ("answered", "metered"),
-        "escalated": bool(row.get("escalated")),
-        "cost_nusd": int(row.get("cost_nusd") or 0),
-        "unpriced": row.get("cost_nusd") is None,
-        "marginal_nusd": int(row.get("marginal_nusd") or 0),
-        # Savings compare calls whose cost and baseline are both known.
-        **_compared(row),
-        "latency_ms": row.get("latency_ms") or 0,
-    }
-
-
-def _compared(row: Row) -> dict[str, float]:
-    cost, baseline = row.get("cost_nusd"), row.get("baseline_nusd")
-    if cost is None or baseline is None:
-        return {"compared": 0, "compared_cost_nusd": 0, "baseline_nusd": 0}
-    return {"compared": 1, "compared_cost_nusd": int(cost), "baseline_nusd": int(baseline)}
-
-
-def _step_sums(step: Row, *, climbed: bool) -> dict[str, float]:
-    cost = int(step.get("cost_nusd") or 0)
-    asked = (step.get("attempts") or 0) > 0
-    action: Any = step.get("action")
-    return {
-        "reached": action not in ("keep", "repeat"),
-        "asked": asked,
-        "accepted": action in ("accept", "keep"),
-        "escalated": action == "escalate",
-        "failed": action == "fail",
-        "skipped": action == "skip",
-        "climbs": climbed and asked,
-        "cost_nusd": cost,
-        "climb_nusd": cost if climbed else 0,
-        "unpriced": step.get("cost_nusd") is None,
-    }
+    def _roll_attempts(self, invalid: set[str]) -> None:
+        """Add what was settled to the rollups; a draft that turns out to be invalid changes its line there."""
+        database, before = self.database, invalid - self.settled
+        if before:
+            roll(database, families.ATTEMPTS, before, back=True)
+        database.executemany(
+            "UPDATE attempts SET line = 'invalid' WHERE attempt_id = ? AND line IN ('first', 'escalation')",
+            ([storable(one)] for one in invalid),
+        )
+        roll(database, families.ATTEMPTS, self.settled | before)

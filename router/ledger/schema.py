@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from router.core.call import Usage
+from router.ledger import families, lines
+from router.ledger.families import Family
 
 _MAX_INTEGER = 2**63 - 1
 _TOKENS = {name: "INTEGER" for name in Usage.__slots__}
@@ -33,8 +34,9 @@ class Table:
     def insert(self, database: sqlite3.Connection, rows: Iterable[Mapping[str, Any]]) -> int:
         """Add rows and count them; one that is there already stays as it is and does not count."""
         marks = ", ".join("?" * len(self.columns))
+        # By name: a database of an earlier release has the columns that came later at its end.
         done = database.executemany(
-            f'INSERT OR IGNORE INTO "{self.name}" VALUES ({marks})',  # noqa: S608 - names are this module's own
+            f'INSERT OR IGNORE INTO "{self.name}" ({self._names()}) VALUES ({marks})',  # noqa: S608 - names of ours
             ([storable(row.get(name)) for name in self.columns] for row in rows),
         )
         return done.rowcount
@@ -51,47 +53,15 @@ class Table:
 
     def all(self, database: sqlite3.Connection, where: str = "1", *values: Any) -> list[dict[str, Any]]:
         """The rows that fulfil a condition of this package's own writing."""
-        found = database.execute(f'SELECT * FROM "{self.name}" WHERE {where}', values)  # noqa: S608
+        found = database.execute(f'SELECT {self._names()} FROM "{self.name}" WHERE {where}', values)  # noqa: S608
         return [dict(zip(self.columns, row, strict=True)) for row in found]
 
     def get(self, database: sqlite3.Connection, where: str, *values: Any) -> dict[str, Any] | None:
         """The first row that fulfils a condition."""
         return next(iter(self.all(database, where, *values)), None)
 
-    def rollup(self) -> Rollup:
-        """An empty set of sums for this table."""
-        return Rollup(self)
-
-
-class Rollup:
-    """Sums by hour and attribution, gathered in memory and added to their table at once."""
-
-    def __init__(self, table: Table) -> None:
-        self._table = table
-        self._names = list(table.columns)[: table.keys]
-        self._sums: dict[tuple[Any, ...], defaultdict[str, float]] = {}
-
-    def add(self, row: Mapping[str, Any], amounts: Mapping[str, float]) -> None:
-        """Add amounts to the sums that a row belongs to."""
-        hour = int(row["time_s"]) // 3600 * 3600
-        # A key column cannot be NULL, so "not given" is the empty text.
-        values = (hour if name == "hour" else row.get(name) for name in self._names)
-        key = tuple("" if value is None else storable(value) for value in values)
-        sums = self._sums.setdefault(key, defaultdict(int))
-        for name, amount in amounts.items():
-            sums[name] += amount
-
-    def store(self, database: sqlite3.Connection) -> None:
-        """Add the sums to the table."""
-        table = self._table
-        amounts = list(table.columns)[table.keys :]
-        keys = ", ".join(f'"{name}"' for name in self._names)
-        changes = ", ".join(f'"{name}" = "{name}" + excluded."{name}"' for name in amounts)
-        marks = ", ".join("?" * len(table.columns))
-        database.executemany(
-            f'INSERT INTO "{table.name}" VALUES ({marks}) ON CONFLICT ({keys}) DO UPDATE SET {changes}',  # noqa: S608
-            ([*key, *(storable(sums[name]) for name in amounts)] for key, sums in self._sums.items()),
-        )
+    def _names(self) -> str:
+        return ", ".join(f'"{name}"' for name in self.columns)
 
 
 def storable(value: Any) -> Any:
@@ -106,10 +76,6 @@ def storable(value: Any) -> Any:
     return max(-_MAX_INTEGER, min(_MAX_INTEGER, value)) if isinstance(value, int) else value
 
 
-def _sums(*names: str) -> dict[str, str]:
-    return dict.fromkeys(names, "INTEGER NOT NULL")
-
-
 ATTEMPTS = Table(
     "attempts",
     {
@@ -117,6 +83,7 @@ ATTEMPTS = Table(
         "route_id": "TEXT",
         "segment": "TEXT",
         "time_s": "REAL",
+        "origin": "TEXT",
         **_ATTRIBUTION,
         "session": "TEXT",
         "policy_hash": "TEXT",
@@ -131,6 +98,7 @@ ATTEMPTS = Table(
         "state": "TEXT",
         "fault": "TEXT",
         "status": "INTEGER",
+        "line": "TEXT",
         "cost_nusd": "INTEGER",
         "upper_nusd": "INTEGER",
         "cost_source": "TEXT",
@@ -145,6 +113,7 @@ ROUTES = Table(
     {
         "route_id": "TEXT",
         "time_s": "REAL",
+        "origin": "TEXT",
         **_ATTRIBUTION,
         "session": "TEXT",
         "policy_hash": "TEXT",
@@ -161,6 +130,7 @@ ROUTES = Table(
         "marginal_nusd": "INTEGER",
         "baseline_nusd": "INTEGER",
         "baseline_source": "TEXT",
+        "baseline_estimate_nusd": "INTEGER",
         "latency_ms": "REAL",
         "reason": "TEXT",
         "propensity": "REAL",
@@ -186,50 +156,69 @@ STEPS = Table(
     },
     keys=2,
 )
-_HOUR = {"hour": "INTEGER", **_ATTRIBUTION}
-HOURLY_ATTEMPTS = Table(
-    "hourly_attempts",
-    {
-        **_HOUR,
-        "model": "TEXT",
-        "rung": "INTEGER",
-        **_sums("requests", "retries", "failures", "cost_nusd", "uncertain", "uncertain_nusd", "unbounded"),
-        **_sums(*_TOKENS),
-        "latency_ms": "REAL NOT NULL",
-    },
-    keys=7,
-)
-HOURLY_ROUTES = Table(
-    "hourly_routes",
-    {
-        **_HOUR,
-        "model": "TEXT",
-        **_sums("calls", "answered", "escalated", "cost_nusd", "unpriced", "marginal_nusd"),
-        **_sums("compared", "compared_cost_nusd", "baseline_nusd"),
-        "latency_ms": "REAL NOT NULL",
-    },
-    keys=6,
-)
-HOURLY_STEPS = Table(
-    "hourly_steps",
-    {
-        **_HOUR,
-        "model": "TEXT",
-        "rung": "INTEGER",
-        **_sums("reached", "asked", "accepted", "escalated", "failed", "skipped", "climbs"),
-        **_sums("cost_nusd", "climb_nusd", "unpriced"),
-    },
-    keys=7,
-)
-_TABLES = (ATTEMPTS, ROUTES, STEPS, HOURLY_ATTEMPTS, HOURLY_ROUTES, HOURLY_STEPS)
+
+
+def _rollup(period: str, family: Family, *, without: tuple[str, ...] = ()) -> Table:
+    """The sums of a family by hour or day: the finer one with users, the coarser one for everything else."""
+    keys = {name: "INTEGER" if name == "rung" else "TEXT" for name in family.keys if name not in without}
+    sums = {name: f"{'REAL' if name in family.floats else 'INTEGER'} NOT NULL" for name in family.sums}
+    name = {"hour": "hourly", "day": "daily"}[period]
+    return Table(f"{name}_{family.name}", {period: "INTEGER", **keys, **sums}, keys=1 + len(keys))
+
+
+HOURLY_ATTEMPTS = _rollup("hour", families.ATTEMPTS)
+HOURLY_ROUTES = _rollup("hour", families.ROUTES)
+HOURLY_STEPS = _rollup("hour", families.STEPS)
+DAILY_ATTEMPTS = _rollup("day", families.ATTEMPTS, without=("user",))
+DAILY_ROUTES = _rollup("day", families.ROUTES, without=("user",))
+DAILY_STEPS = _rollup("day", families.STEPS, without=("user",))
+ROLLUPS: dict[str, tuple[Table, Table]] = {
+    "attempts": (HOURLY_ATTEMPTS, DAILY_ATTEMPTS),
+    "routes": (HOURLY_ROUTES, DAILY_ROUTES),
+    "steps": (HOURLY_STEPS, DAILY_STEPS),
+}
+PERIOD_S = {"hour": 3600, "day": 86400}
+_ROLLUP_TABLES = tuple(table for tables in ROLLUPS.values() for table in tables)
+_TABLES = (ATTEMPTS, ROUTES, STEPS, *_ROLLUP_TABLES)
+
+
+def roll(
+    database: sqlite3.Connection, family: Family, ids: Iterable[str] | None = None, *, back: bool = False
+) -> None:
+    """Add the rows with these ids to both rollups of a family, or take them out again; all rows without ids."""
+    chosen, values = family.where, []
+    if ids is not None:
+        # As one JSON text: a list of parameters would be too long.
+        chosen += f" AND {family.id} IN (SELECT value FROM json_each(?))"
+        values.append(json.dumps([storable(one) for one in ids]))
+    sign = "-" if back else ""
+    for table in ROLLUPS[family.name]:
+        period, *keys = list(table.columns)[: table.keys]
+        seconds = PERIOD_S[period]
+        parts = [f"CAST({family.time} AS INTEGER) / {seconds} * {seconds}", *(family.keys[key] for key in keys)]
+        parts += [f"{sign}{family.total(name)}" for name in family.sums]
+        changes = ", ".join(f'"{name}" = "{name}" + excluded."{name}"' for name in family.sums)
+        by = ", ".join(str(number) for number in range(1, table.keys + 1))
+        names = ", ".join(f'"{name}"' for name in list(table.columns)[: table.keys])
+        database.execute(
+            f'INSERT INTO "{table.name}" ({names}, {", ".join(family.sums)}) SELECT {", ".join(parts)} '  # noqa: S608
+            f"FROM {family.base} WHERE {chosen} GROUP BY {by} ON CONFLICT ({names}) DO UPDATE SET {changes}",
+            values,
+        )
+        if back:
+            database.execute(
+                f'DELETE FROM "{table.name}" WHERE "{next(iter(family.sums))}" = 0 AND "{period}" IN '  # noqa: S608
+                f"(SELECT {parts[0]} FROM {family.base} WHERE {chosen})",
+                values,
+            )
 
 
 def create(database: sqlite3.Connection, version: int) -> int:
     """Make the tables where they are missing; returns the schema version that the database has."""
     found: int = database.execute("PRAGMA user_version").fetchone()[0]
     if found:
-        if found == version:
-            _add_columns(database)
+        if found == version and _is_old(database):
+            _renew(database)
         return found
     database.execute(
         "CREATE TABLE IF NOT EXISTS segments (name TEXT PRIMARY KEY, offset INTEGER, closed INTEGER, broken INTEGER)"
@@ -242,10 +231,34 @@ def create(database: sqlite3.Connection, version: int) -> int:
     return version
 
 
-def _add_columns(database: sqlite3.Connection) -> None:
-    """Give the tables of an earlier release the columns that came later; what they would hold is not known there."""
-    for table in _TABLES:
-        there = {row[1] for row in database.execute(f'PRAGMA table_info("{table.name}")')}
-        for name, kind in table.columns.items():
-            if name not in there:
-                database.execute(f'ALTER TABLE "{table.name}" ADD COLUMN "{name}" {kind}')
+def _is_old(database: sqlite3.Connection) -> bool:
+    """Whether a table lacks a column that came later."""
+    return any(set(table.columns) - _columns(database, table) for table in _TABLES)
+
+
+def _columns(database: sqlite3.Connection, table: Table) -> set[str]:
+    return {row[1] for row in database.execute(f'PRAGMA table_info("{table.name}")')}
+
+
+def _renew(database: sqlite3.Connection) -> None:
+    """Give the tables of an earlier release what came later: unknown in the rows, summed anew in the rollups."""
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        stale = [table for table in _ROLLUP_TABLES if set(table.columns) - _columns(database, table)]
+        for table in (ATTEMPTS, ROUTES, STEPS):
+            there = _columns(database, table)
+            for name, kind in table.columns.items():
+                if name not in there:
+                    database.execute(f'ALTER TABLE "{table.name}" ADD COLUMN "{name}" {kind}')
+        for statement in lines.FOR_OLD_ROWS:
+            database.execute(statement)
+        for family in families.FAMILIES.values():
+            if any(table in stale for table in ROLLUPS[family.name]):
+                for table in ROLLUPS[family.name]:
+                    database.execute(f'DROP TABLE IF EXISTS "{table.name}"')
+                    database.execute(table.sql())
+                roll(database, family)
+        database.execute("COMMIT")
+    except BaseException:
+        database.execute("ROLLBACK")
+        raise
