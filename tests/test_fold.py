@@ -270,7 +270,11 @@ def test_an_orphan_of_a_dead_writer_becomes_unknown(home: Path) -> None:
     settled, lost = sorted(read_table(home, "hourly_attempts"), key=lambda sums: str(sums["line"]))
     assert (settled["line"], settled["requests"]) == ("first", 1)
     assert [lost[name] for name in ("line", "requests", "uncertain", "uncertain_nusd", "unbounded")] == [
-        "unknown", 2, 2, 900, 1
+        "unknown",
+        2,
+        2,
+        900,
+        1,
     ]
     assert fold(home).orphans == 0
 

@@ -1,7 +1,31 @@
 """What happened and what it cost, read from the ledger."""
 
+from router.audit.call import CallReport, show
 from router.audit.escalations import AuditReport, AuditRow, audit
+from router.audit.export import export
+from router.audit.movers import Mover, MoversReport, movers
 from router.audit.policies import PolicyUse, policy_history
 from router.audit.query import DIMENSIONS, Filters
+from router.audit.reconcile import Reconciliation, reconcile
+from router.audit.units import Margin, margins, read_units
 
-__all__ = ["DIMENSIONS", "AuditReport", "AuditRow", "Filters", "PolicyUse", "audit", "policy_history"]
+__all__ = [
+    "DIMENSIONS",
+    "AuditReport",
+    "AuditRow",
+    "CallReport",
+    "Filters",
+    "Margin",
+    "Mover",
+    "MoversReport",
+    "PolicyUse",
+    "Reconciliation",
+    "audit",
+    "export",
+    "margins",
+    "movers",
+    "policy_history",
+    "read_units",
+    "reconcile",
+    "show",
+]

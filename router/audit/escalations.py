@@ -94,8 +94,8 @@ class AuditReport:
     unbounded: int
     """Requests among them with no bound at all."""
     fold: FoldReport
-    counts: str = "calls"
-    """What the rows count: `calls`, or `requests` for dimensions of single requests."""
+    kind: str = "routes"
+    """What the rows are made of: `routes` (whole calls), `steps` (a model's part in them) or `attempts` (requests)."""
     lines: tuple[CostLine, ...] = ()
     baseline: Baseline = nothing_known
     unlabelled_nusd: tuple[tuple[str, int], ...] = ()
@@ -103,6 +103,11 @@ class AuditReport:
     left_out: tuple[LeftOut, ...] = ()
     shown: int = 0
     """Rows that are groups of their own; the one after them holds all others."""
+
+    @property
+    def counts(self) -> str:
+        """What the rows count: calls, or requests for dimensions of single requests."""
+        return "requests" if self.kind == ATTEMPTS.name else "calls"
 
     def as_json(self) -> dict[str, Any]:
         """The whole report as plain data."""
@@ -166,7 +171,7 @@ def audit(
     family = family_of(names)
     with reading(home, folding=folding) as (database, report):
         if database is None:
-            return AuditReport(by, (), _empty(), 0, 0, 0, report, counts=_counts(family))
+            return AuditReport(by, (), _empty(), 0, 0, 0, report, kind=family.name)
         total = _total(database, chosen)
         rows = _rows(database, family, names, chosen, most)
         kept = len(rows)
@@ -181,17 +186,13 @@ def audit(
             sum(line.upper_nusd for line in lines),
             sum(line.unbounded for line in lines),
             report,
-            counts=_counts(family),
+            kind=family.name,
             lines=lines,
             baseline=baseline(database, chosen),
             unlabelled_nusd=_unlabelled(database, chosen),
             left_out=_left_out(database, chosen),
             shown=kept,
         )
-
-
-def _counts(family: Family) -> str:
-    return "requests" if family is ATTEMPTS else "calls"
 
 
 def _empty() -> AuditRow:
@@ -236,9 +237,7 @@ def _total(database: sqlite3.Connection, filters: Filters) -> AuditRow:
     return _row(ROUTES, next(Query(ROUTES, (), _sums(ROUTES), filters).run(database)))
 
 
-def _others(
-    database: sqlite3.Connection, family: Family, filters: Filters, rows: Sequence[AuditRow]
-) -> list[AuditRow]:
+def _others(database: sqlite3.Connection, family: Family, filters: Filters, rows: Sequence[AuditRow]) -> list[AuditRow]:
     """One row for the groups that are not shown: everything less what is."""
     whole = _row(family, next(Query(family, (), _sums(family), filters).run(database)))
     sums = {

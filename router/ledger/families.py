@@ -1,4 +1,4 @@
-"""What is summed of calls, requests and steps, each sum defined once as SQL: the fold rolls up with it, the audit scans.
+"""What is summed of calls, requests and steps, each sum defined once as SQL, for the fold and for scans.
 
 A family is one base table with the dimensions it can be grouped by and the sums over its rows. A rollup holds the
 same sums by some of the dimensions, so that whatever a rollup can answer a scan answers alike.

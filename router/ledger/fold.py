@@ -262,19 +262,17 @@ class _Batch:
         return len(orphans)
 
     def _routes(self) -> None:
-        database, new, invalid = self.database, [], set()
+        database = self.database
+        new: list[str] = []
+        invalid: set[str] = set()
         for row in self.routes:
             whole = {**row, "origin": origin_of(row), "metadata": json.dumps(row.get("metadata"))}
             if not ROUTES.insert(database, [whole]):
                 continue  # Read before, from a copy of its segment: it must not count twice.
             new.append(row["route_id"])
-            STEPS.insert(
-                database,
-                (
-                    {**step, "route_id": row["route_id"], "position": position, "signals": json.dumps(step.get("signals"))}
-                    for position, step in enumerate(row.get("steps", []))
-                ),
-            )
+            for position, step in enumerate(row.get("steps", [])):
+                stored = {**step, "route_id": row["route_id"], "position": position}
+                STEPS.insert(database, [{**stored, "signals": json.dumps(step.get("signals"))}])
             invalid.update(invalid_drafts(row))
         self._roll_attempts(invalid)
         roll(database, families.ROUTES, new)

@@ -8,9 +8,7 @@ from typing import Any, Literal, get_args
 from router.core.answer import never_left
 from router.ledger.families import EVAL_FEATURE
 
-Line = Literal[
-    "first", "escalation", "retry", "invalid", "failed", "maybe_billed", "unpriced", "unknown", "not_sent"
-]
+Line = Literal["first", "escalation", "retry", "invalid", "failed", "maybe_billed", "unpriced", "unknown", "not_sent"]
 LINES: tuple[str, ...] = get_args(Line)
 
 PRODUCTION, EVAL, REPLAY = "production", "eval", "replay"

@@ -182,14 +182,12 @@ _ROLLUP_TABLES = tuple(table for tables in ROLLUPS.values() for table in tables)
 _TABLES = (ATTEMPTS, ROUTES, STEPS, *_ROLLUP_TABLES)
 
 
-def roll(
-    database: sqlite3.Connection, family: Family, ids: Iterable[str] | None = None, *, back: bool = False
-) -> None:
+def roll(database: sqlite3.Connection, family: Family, ids: Iterable[str] | None = None, *, back: bool = False) -> None:
     """Add the rows with these ids to both rollups of a family, or take them out again; all rows without ids."""
     chosen, values = family.where, []
     if ids is not None:
         # As one JSON text: a list of parameters would be too long.
-        chosen += f" AND {family.id} IN (SELECT value FROM json_each(?))"
+        chosen += f" AND {family.id} IN (SELECT value FROM json_each(?))"  # noqa: S608 - names of ours
         values.append(json.dumps([storable(one) for one in ids]))
     sign = "-" if back else ""
     for table in ROLLUPS[family.name]:
