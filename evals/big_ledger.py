@@ -18,7 +18,7 @@ from pathlib import Path
 
 from router.ledger import families
 from router.ledger.fold import connect
-from router.ledger.schema import roll
+from router.ledger.schema import roll_all
 
 START_S = 1_767_225_600  # 2026-01-01, UTC.
 DAYS = 90
@@ -104,7 +104,7 @@ def make(home: Path, attempts: int) -> None:
             database.execute(statement.replace(":calls", str(calls)))
             print(f"{time.monotonic() - started_s:6.0f} s  {statement.split()[2]}", flush=True)
         for family in families.FAMILIES.values():
-            roll(database, family)
+            roll_all(database, family)
             print(f"{time.monotonic() - started_s:6.0f} s  rollups of {family.name}", flush=True)
         counts = {
             table: database.execute(f"SELECT count(*) FROM {table}").fetchone()[0]

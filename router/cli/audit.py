@@ -180,7 +180,7 @@ def _print_notes(report: AuditReport, *, costs: bool) -> None:
     range_nusd = report.baseline.saved_range_nusd
     if costs and range_nusd:
         low, high = map(dollars, range_nusd)
-        say(f"saved, where the top rung did not answer, is an estimate: {low} to {high} in all (95 %)")
+        say(f"saved, corrected by what the top rung really cost where it answered: {low} to {high} (95 %)")
     for name, nusd in report.unlabelled_nusd:
         if nusd and report.total.cost_nusd:
             say(f"no {name}: {dollars(nusd)}, {percent(nusd / report.total.cost_nusd)} of the cost")

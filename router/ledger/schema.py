@@ -182,13 +182,38 @@ _ROLLUP_TABLES = tuple(table for tables in ROLLUPS.values() for table in tables)
 _TABLES = (ATTEMPTS, ROUTES, STEPS, *_ROLLUP_TABLES)
 
 
-def roll(database: sqlite3.Connection, family: Family, ids: Iterable[str] | None = None, *, back: bool = False) -> None:
-    """Add the rows with these ids to both rollups of a family, or take them out again; all rows without ids."""
-    chosen, values = family.where, []
-    if ids is not None:
-        # As one JSON text: a list of parameters would be too long.
-        chosen += f" AND {family.id} IN (SELECT value FROM json_each(?))"  # noqa: S608 - names of ours
-        values.append(json.dumps([storable(one) for one in ids]))
+# Rows that are rolled up at once where all are: few enough to be sorted in memory.
+_STRETCH_ROWS = 50_000
+
+
+def roll(database: sqlite3.Connection, family: Family, ids: Iterable[str], *, back: bool = False) -> None:
+    """Add the rows with these ids to both rollups of a family, or take them out again."""
+    # As one JSON text: a list of parameters would be too long.
+    values = [json.dumps([storable(one) for one in ids])]
+    chosen = f"{family.id} IN (SELECT value FROM json_each(?))"  # noqa: S608 - names of ours
+    _roll(database, family, chosen, values, back=back)
+
+
+def roll_all(database: sqlite3.Connection, family: Family) -> None:
+    """Add every row of a family to its rollups, which are empty."""
+    table, column = family.name, family.id.rpartition(".")[2]
+    below = ""
+    while True:
+        found = database.execute(
+            f'SELECT "{column}" FROM "{table}" WHERE "{column}" > ? ORDER BY 1 LIMIT 1 OFFSET {_STRETCH_ROWS}',  # noqa: S608
+            [below],
+        ).fetchone()
+        if found is None:
+            break
+        _roll(database, family, f"{family.id} > ? AND {family.id} <= ?", [below, found[0]])
+        below = found[0]
+    _roll(database, family, f"{family.id} > ?", [below])
+
+
+def _roll(
+    database: sqlite3.Connection, family: Family, condition: str, values: list[str], *, back: bool = False
+) -> None:
+    chosen = f"{family.where} AND {condition}"
     sign = "-" if back else ""
     for table in ROLLUPS[family.name]:
         period, *keys = list(table.columns)[: table.keys]
@@ -255,7 +280,7 @@ def _renew(database: sqlite3.Connection) -> None:
                 for table in ROLLUPS[family.name]:
                     database.execute(f'DROP TABLE IF EXISTS "{table.name}"')
                     database.execute(table.sql())
-                roll(database, family)
+                roll_all(database, family)
         database.execute("COMMIT")
     except BaseException:
         database.execute("ROLLBACK")
