@@ -21,6 +21,7 @@ from router.audit.query import Query, dimensions, family_of
 from router.audit.reading import reading
 from router.core.call import Call, Failure, Reply, Usage
 from router.core.faults import Fault
+from router.core.policy import Model
 from router.errors import InvalidCall, LadderExhausted, LedgerError, UnknownRoute
 from router.ledger import fold
 from router.models import Backend
@@ -116,7 +117,7 @@ def test_calls_that_never_left_are_not_escalated(ledger: Path) -> None:
 def test_an_unpriced_reply_is_no_uncertain_request(home: Path) -> None:
     """Its usage is known and settled; only its price is not."""
     policy = make_policy()
-    models = {name: replace(model, price=None) for name, model in policy.models.items()}
+    models = {name: Model(litellm=f"openai/{name}") for name in policy.models}
     with Router(replace(policy, models=models), backend=ScriptedModels({"small": "yes"})) as router:
         router.route("t", "hi")
     report = audit(home)

@@ -35,8 +35,7 @@ from tests.support import make_policy, read_table
 
 # The package exports the function under the module's name.
 MODULE = importlib.import_module("router.ledger.fold")
-TABLES = ("attempts", "routes", "steps", "hourly_attempts", "hourly_routes", "hourly_steps")
-TABLES += ("daily_attempts", "daily_routes", "daily_steps")
+TABLES = tuple(f"{period}{table}" for period in ("", "hourly_", "daily_") for table in ("attempts", "routes", "steps"))
 HOUR = 3600.0
 # These tests commit thousands of times: not on a disk that waits for every commit.
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
