@@ -58,6 +58,7 @@ MEANINGS: dict[str, dict[str, str]] = {
     },
     "call": {
         "route_id": "the call: 12 hexadecimal digits of milliseconds since 1970, then 20 random ones",
+        "origin": "`production`, `eval` or `replay`; a backend may say another",
         "task": "task that was named; `(metered)` for a call that was not routed",
         "feature": "feature, as given; `null` when none was",
         "user": "fingerprint of the user id; `null` when none was given",
@@ -112,6 +113,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "marginal_nusd": "all requests after the first rung that was asked; `null` when a price is unknown",
         "baseline_nusd": "what the top rung alone would have cost; `null` when unknown",
         "baseline_source": "`known` (the top rung answered), `estimated` or `unknown`",
+        "baseline_estimate_nusd": "where it is known: what the last draft below the top let expect; else `null`",
         "latency_ms": "how long the call took",
         "reason": "reason of the last step",
         "propensity": "probability with which this rung was chosen; 1 without exploration",
@@ -579,6 +581,47 @@ def tune_example() -> str:
     return "```text\n" + "\n".join(shown).rstrip() + "\n```"
 
 
+_AUDIT_EXAMPLES = (
+    "router audit --by feature",
+    "router audit --lines",
+    "router audit --by feature --movers --since 2025-11-21 --until 2025-11-22",
+    "router audit --by feature --units units.csv",
+    "router audit show 019a9e8f9000",
+    "router audit reconcile usage.csv",
+)
+_AUDIT_FILES = {
+    "units.csv": "feature,units,revenue_usd\ninbox,1200,30\nsearch,800,\n",
+    "usage.csv": "start_time_iso,model,num_model_requests,input_tokens,output_tokens,amount_value,amount_currency\n"
+    "2025-11-20T00:00:00+00:00,luna,118,51630,2360,0.006107,usd\n"
+    "2025-11-20T00:00:00+00:00,opus,33,14455,790,0.0334685,usd\n",
+}
+
+
+def audit_example() -> str:
+    """The commands of audit.md on the ledger that its first block makes."""
+    page = (DOCS / "audit.md").read_text(encoding="utf-8")
+    code = re.search(r"^```python\n(.*?)^```$", page, re.M | re.S)
+    before = Path.cwd()
+    shown = []
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            for name, text in _AUDIT_FILES.items():
+                Path(name).write_text(text, encoding="utf-8")
+            # Fingerprints must not change from run to run.
+            runner = CliRunner(env={"ROUTER_SECRET": "audit-example", "ROUTER_HOME": ".router", "COLUMNS": "110"})
+            with runner.isolation():
+                exec(code[1] if code else "", {"__name__": "example"})
+            for command in _AUDIT_EXAMPLES:
+                given = runner.invoke(app, command.split()[1:], prog_name="router")
+                if given.exit_code > 1 or (given.exception and not isinstance(given.exception, SystemExit)):
+                    raise SystemExit(f"{command} failed: {given.output} {given.exception}")
+                shown.append(f"$ {command}\n{given.stdout}")
+        finally:
+            os.chdir(before)
+    return "```text\n" + "\n".join(shown).rstrip() + "\n```"
+
+
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
@@ -678,6 +721,7 @@ def _result(name: str) -> Any:
 
 
 PARTS: dict[str, Callable[[], str]] = {
+    "audit-example": audit_example,
     "certified-savings": certified_savings,
     "validity": validity,
     "tune-speed": tune_speed,

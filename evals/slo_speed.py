@@ -16,8 +16,8 @@ from typing import Any
 from router.audit.slo import slo
 from router.core.policy import Policy, Task
 from router.core.slos import Slo, Slos
+from router.ledger.database import connect
 from router.ledger.days import DAY_S, Days
-from router.ledger.fold import connect
 from router.ledger.schema import ROUTES
 
 NOW_S = 1_700_000_000.0

@@ -22,7 +22,7 @@ from router.errors import InvalidCall
 from router.inforce import Checks, InForce
 from router.ledger import Fingerprints, LedgerWriter, Trace, load_fingerprints
 from router.ledger.fold import SEGMENTS_FOLDER
-from router.models import Backend
+from router.models import Backend, origin
 from router.models.record import Recorder
 from router.models.recording import REDACTED
 from router.options import Options, Prompt, allowed, request_of, top_only, trace_of
@@ -322,7 +322,7 @@ class Router:
         if self._kept is not in_force:
             self._keep(in_force)
         prints = self._fingerprints or self._load_fingerprints()
-        trace = trace_of(plan, request, options, prints)
+        trace = trace_of(plan, request, options, prints, origin(in_force.backend))
         ride = Ride(
             trace,
             world=self._world,

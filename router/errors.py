@@ -13,6 +13,8 @@
     │   ├── StreamInterrupted
     │   └── LadderExhausted
     ├── LedgerError
+    ├── UnknownRoute (also LookupError)
+    ├── InvalidFile (also ValueError)
     ├── StateError
     ├── RecordingError (also ValueError)
     │   └── ReplayMiss (also LookupError)
@@ -149,6 +151,20 @@ class LedgerError(RouterError):
     """The ledger cannot be written or read; `path` is the file."""
 
     path: str
+
+
+class UnknownRoute(RouterError, LookupError):
+    """The ledger holds no such call; `route_id` is what was asked and `known` the ids that begin with it."""
+
+    route_id: str
+    known: tuple[str, ...]
+
+
+class InvalidFile(RouterError, ValueError):
+    """A file that was given to an audit cannot be used; `path` and `line` locate the fault. Nothing was counted."""
+
+    path: str
+    line: int | None
 
 
 class StateError(RouterError):

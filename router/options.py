@@ -219,7 +219,9 @@ def top_only() -> bool:
     raise PolicyError(f"is {value!r:.40}; set it to 'top', or unset it", where=DISABLE_VARIABLE)
 
 
-def trace_of(plan: Plan, request: Request, options: Mapping[str, Any], fingerprints: Fingerprints) -> Trace:
+def trace_of(
+    plan: Plan, request: Request, options: Mapping[str, Any], fingerprints: Fingerprints, origin: str
+) -> Trace:
     """Who and what one call belongs to."""
     who = attribution(options)
     fingerprints = fingerprints.of(who.get("user"))
@@ -236,6 +238,7 @@ def trace_of(plan: Plan, request: Request, options: Mapping[str, Any], fingerpri
         who.get("tenant"),
         fingerprints.name("session", who.get("session")),
         checked_metadata(options.get("metadata")),
+        origin,
     )
 
 

@@ -32,6 +32,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "sklearn": "tuning/",
     "typer": "cli/",
     "rich": "cli/",
+    "pyarrow": "audit/parquet.py",
     "sqlite3": ("ledger/", "state/", "audit/"),
     "pytest": "pytest_plugin.py",
 }

@@ -82,7 +82,7 @@ def test_without_a_command_the_commands_are_listed(cli: Cli) -> None:
     """Help on standard output, whichever way one asks for it."""
     asked, bare = cli("--help"), cli()
     listed = re.findall(r"^  ([a-z]+)  ", asked.out, re.MULTILINE)
-    assert sorted(listed) == sorted([*COMMANDS, "policy"])
+    assert sorted(listed) == sorted([*COMMANDS, "audit", "policy"])
     assert asked.code == 0
     assert asked.out.strip() in (bare.out + bare.err).strip()
 
@@ -112,7 +112,7 @@ def _explained(option: str) -> bool:
         (("check", "--nothing"), "No such option: --nothing"),
         (("route", "classify"), "Missing argument"),
         (("route", "classify", "hi", "--deadline", "soon"), "Invalid value for '--deadline'"),
-        (("audit", "--by", "colour"), "'colour' is none of task, model, feature, user, tenant, day, hour"),
+        (("audit", "--by", "colour"), "'colour' is none of task, feature, user, tenant, session, model"),
     ],
     ids=["command", "option", "argument", "number", "by"],
 )
@@ -155,7 +155,8 @@ def test_standard_input_and_output_are_a_pipe(tmp_path: Path, home: Path) -> Non
         (("route", "classify", " "), "InvalidCall", {"exit_code": 2, "argument": "prompt"}),
         (("route", "classify", "new", "--replay", "r.jsonl"), "ReplayMiss", {"exit_code": 1, "model": "openai/small"}),
         (("route", "classify"), "Usage", {"exit_code": 2}),
-        (("audit", "--by", "colour"), "Usage", {"exit_code": 2}),
+        (("audit", "--by", "colour"), "InvalidCall", {"exit_code": 2, "argument": "by"}),
+        (("audit", "--period", "soon"), "Usage", {"exit_code": 2}),
         (("check", "-p", "none.yml"), "PolicyError", {"exit_code": 2, "path": "none.yml"}),
         (("init", "poetry"), "Refused", {"exit_code": 2}),
         (("distill", "classify", "--from", "none.csv"), "RecordingError", {"exit_code": 2, "path": "none.csv"}),
@@ -544,7 +545,7 @@ def test_an_audit_says_what_it_does_not_know(ledger: Path, cli: Cli) -> None:
     ]
     assert lines[-2:] == [
         "not in the costs: 1 call of a model whose price is unknown",
-        "not settled: 3 requests, up to $0.000038800 more, 1 of them without a bound",
+        "not settled: 2 requests, up to $0.000038800 more",
     ]
 
 

@@ -26,7 +26,7 @@ from router import Router
 from router.core.call import Call, Reply, Usage
 from router.errors import LedgerError
 from router.ledger import LedgerWriter, fold
-from router.ledger.fold import connect
+from router.ledger.database import connect
 from router.ledger.rows import Row
 from router.ledger.segments import frame, read_lines
 from router.testing import ScriptedModels, SimulatedClock
@@ -35,7 +35,7 @@ from tests.support import make_policy, read_table
 
 # The package exports the function under the module's name.
 MODULE = importlib.import_module("router.ledger.fold")
-TABLES = ("attempts", "routes", "steps", "hourly_attempts", "hourly_routes", "hourly_steps")
+TABLES = tuple(f"{period}{table}" for period in ("", "hourly_", "daily_") for table in ("attempts", "routes", "steps"))
 HOUR = 3600.0
 # These tests commit thousands of times: not on a disk that waits for every commit.
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
@@ -266,8 +266,15 @@ def test_an_orphan_of_a_dead_writer_becomes_unknown(home: Path) -> None:
         ("unknown", "orphaned", None),
     ]
     assert (rows["c"]["cost_nusd"], rows["e"]["state"]) == (None, "settled")
-    (sums,) = read_table(home, "hourly_attempts")
-    assert [sums[name] for name in ("requests", "uncertain", "uncertain_nusd", "unbounded")] == [3, 2, 900, 1]
+    settled, lost = sorted(read_table(home, "hourly_attempts"), key=lambda sums: str(sums["line"]))
+    assert (settled["line"], settled["requests"]) == ("first", 1)
+    assert [lost[name] for name in ("line", "requests", "uncertain", "uncertain_nusd", "unbounded")] == [
+        "unknown",
+        2,
+        2,
+        900,
+        1,
+    ]
     assert fold(home).orphans == 0
 
 
@@ -382,9 +389,10 @@ def _expected(calls: Mapping[str, _Call]) -> tuple[dict[Any, Any], dict[Any, Any
         who = (int(START_S + HOUR * call.hour), call.task, call.feature or "", call.user or "", "")
         for number, (rung, cost, state) in enumerate(call.requests, 1):
             bound = 900 if state is None else None if cost is None else cost if state == "settled" else cost + 7
-            unsure = state != "settled"
+            unpriced = state == "unknown"  # A reply whose usage is known.
+            unsure = state != "settled" and not unpriced
             above = (bound or 0) - (cost or 0) if unsure else 0
-            amounts = [1, number > 1, cost or 0, unsure, max(0, above), bound is None]
+            amounts = [1, number > 1, cost or 0, unsure, max(0, above), unsure and bound is None]
             sums = attempts[(*who, f"m{rung}", rung)]
             sums[:] = [total + amount for total, amount in zip(sums, amounts, strict=True)]
         if call.died:
@@ -412,7 +420,8 @@ def test_rollups_are_the_sums_of_their_rows(calls: list[_Call], segments: int, b
         with connect(home) as database:
             attempts = database.execute(
                 'SELECT hour, task, feature, "user", tenant, model, rung, '
-                "requests, retries, cost_nusd, uncertain, uncertain_nusd, unbounded FROM hourly_attempts"
+                "sum(requests), sum(retries), sum(cost_nusd), sum(uncertain), sum(uncertain_nusd), sum(unbounded) "
+                "FROM hourly_attempts GROUP BY 1, 2, 3, 4, 5, 6, 7"
             ).fetchall()
             routes = database.execute(
                 'SELECT hour, task, feature, "user", tenant, model, '

@@ -26,6 +26,7 @@ from tests.support import make_policy, read_table
 
 # The package exports the function under the module's name.
 FOLD = importlib.import_module("router.ledger.fold")
+DATABASE = importlib.import_module("router.ledger.database")
 TIMES_S = {"1970": 0.0, "before 1970": -86_400.0, "2100": 4_102_444_800.0, "far out": 1e18, "further out": -1e18}
 
 
@@ -105,7 +106,7 @@ def test_a_read_model_of_an_older_version_is_brought_up(home: Path, monkeypatch:
     with closing(sqlite3.connect(home / "ledger.db", isolation_level=None)) as database:
         for table, column in (("attempts", "fault"), ("routes", "reason"), ("hourly_routes", "unpriced")):
             database.execute(f"ALTER TABLE {table} DROP COLUMN {column}")  # In the middle of the others.
-    monkeypatch.setattr(FOLD, "SCHEMA_VERSION", 2)
+    monkeypatch.setattr(DATABASE, "SCHEMA_VERSION", 2)
     before = audit(home).total
     _traffic_more(home)
     total = audit(home).total

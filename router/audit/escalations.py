@@ -1,38 +1,49 @@
-"""Escalations and their marginal cost, by task, model, feature, user, tenant or time, from the hourly rollups."""
+"""Calls, escalations and their marginal cost by any dimension, with what the sums leave out."""
 
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
+from router.audit.costs import Baseline, CostLine, baseline, cost_lines, nothing_known
+from router.audit.query import Filters, Found, Query, dimensions, family_of
+from router.audit.reading import reading
 from router.core.pricing import usd
-from router.ledger import FoldReport, fold
-from router.ledger.fold import READ_MODEL, connect
-from router.ledger.schema import storable
+from router.ledger import FoldReport
+from router.ledger.families import ATTEMPTS, ROUTES, Family
+from router.ledger.lines import PRODUCTION
 
-Dimension = Literal["task", "model", "feature", "user", "tenant", "day", "hour"]
-DIMENSIONS: tuple[str, ...] = get_args(Dimension)
+MOST_ROWS = 50
+"""Groups that are shown one by one; the cheaper ones are one row together."""
+OTHERS = "(others)"
 
-_TIME_FORMATS = {"day": "%Y-%m-%d", "hour": "%Y-%m-%dT%H:00Z"}
+# What stands in the columns of a row, by family: calls, escalated, failed, cost, marginal, unpriced, then savings.
+_SUMS = {
+    "routes": ("calls", "escalated", "answered", "cost_nusd", "marginal_nusd", "unpriced"),
+    "steps": ("asked", "escalated", "failed", "cost_nusd", "climb_nusd", "unpriced"),
+    "attempts": ("requests", "retries", "failures", "cost_nusd", "uncertain_nusd", "unpriced"),
+}
+_SAVINGS = ("compared", "compared_cost_nusd", "baseline_nusd")
 
 
 @dataclass(frozen=True, slots=True)
 class AuditRow:
-    """One group of calls; for the dimension `model` one model's part in them."""
+    """One group of calls; for `model` and `rung` one model's part in them, for `fault` and the like its requests."""
 
     key: str
     calls: int
     """Calls of the group; for a model, calls in which it was asked."""
     escalated: int
-    """Calls that asked a rung above the first; for a model, drafts of it that were climbed past."""
+    """Calls that asked a rung above the first; for a model, drafts of it that were climbed past; of requests, retries.
+    """
     failed: int
     """Calls without an answer; for a model, calls in which it failed."""
     cost_nusd: int
     marginal_nusd: int
-    """What climbing added; for a model, what climbing to it added."""
+    """What climbing added; for a model, what climbing to it added; of requests, what they can have cost beyond."""
     unpriced: int
     """Calls whose cost is not in the sums, because a price is unknown."""
     saved_nusd: int | None
@@ -61,6 +72,15 @@ class AuditRow:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Calls that the report does not hold because they are no production: evals and replayed answers."""
+
+    origin: str
+    calls: int
+    cost_nusd: int
+
+
+@dataclass(frozen=True, slots=True)
 class AuditReport:
     """The rows, their total, and what the ledger cannot say for sure."""
 
@@ -74,13 +94,34 @@ class AuditReport:
     unbounded: int
     """Requests among them with no bound at all."""
     fold: FoldReport
+    kind: str = "routes"
+    """What the rows are made of: `routes` (whole calls), `steps` (a model's part in them) or `attempts` (requests)."""
+    lines: tuple[CostLine, ...] = ()
+    baseline: Baseline = nothing_known
+    unlabelled_nusd: tuple[tuple[str, int], ...] = ()
+    """What was spent without a feature, and without a user."""
+    left_out: tuple[LeftOut, ...] = ()
+    shown: int = 0
+    """Rows that are groups of their own; the one after them holds all others."""
+
+    @property
+    def counts(self) -> str:
+        """What the rows count: calls, or requests for dimensions of single requests."""
+        return "requests" if self.kind == ATTEMPTS.name else "calls"
 
     def as_json(self) -> dict[str, Any]:
         """The whole report as plain data."""
         return {
             "by": self.by,
+            "counts": self.counts,
             "rows": [row.as_json() for row in self.rows],
             "total": self.total.as_json(),
+            "lines": [line.as_json() for line in self.lines],
+            "baseline": self.baseline.as_json(),
+            "unlabelled": {name: {"cost_nusd": str(nusd)} for name, nusd in self.unlabelled_nusd},
+            "left_out": [
+                {"origin": one.origin, "calls": one.calls, "cost_nusd": str(one.cost_nusd)} for one in self.left_out
+            ],
             "uncertain": {
                 "requests": self.uncertain,
                 "upper_usd": usd(self.uncertain_nusd),
@@ -96,35 +137,14 @@ class AuditReport:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Filters:
-    """Which calls count; `None` for all. Times in seconds since 1970, `until_s` not included, by whole hours."""
-
-    since_s: float | None = None
-    until_s: float | None = None
-    task: str | None = None
-    feature: str | None = None
-    user: str | None = None
-    tenant: str | None = None
-
-    def sql(self) -> tuple[str, list[Any]]:
-        """The condition on a rollup and its values."""
-        conditions, values = ["1"], []
-        for name in ("task", "feature", "user", "tenant"):
-            value = getattr(self, name)
-            if value is not None:
-                conditions.append(f'"{name}" = ?')
-                values.append(storable(value))
-        if self.since_s is not None:
-            conditions.append("hour >= ?")
-            values.append(int(self.since_s) // 3600 * 3600)
-        if self.until_s is not None:
-            conditions.append("hour < ?")
-            values.append(self.until_s)
-        return " AND ".join(conditions), values
-
-
-def audit(home: Path, *, by: Dimension = "task", filters: Filters | None = None, folding: bool = True) -> AuditReport:
+def audit(
+    home: Path,
+    *,
+    by: str = "task",
+    filters: Filters | None = None,
+    folding: bool = True,
+    most: int = MOST_ROWS,
+) -> AuditReport:
     """Calls, escalations and costs of a ledger.
 
     Parameters
@@ -132,63 +152,114 @@ def audit(home: Path, *, by: Dimension = "task", filters: Filters | None = None,
     home
         Folder of the ledger.
     by
-        What to group by.
+        What to group by, one of `DIMENSIONS` or two with a comma between them.
     filters
         Which calls count.
     folding
         Bring the read model up to date first.
+    most
+        Groups that are shown one by one.
 
     Raises
     ------
     LedgerError
         The ledger cannot be read.
+    InvalidCall
+        There is no such dimension, or no such time zone.
     """
-    report = fold(home) if folding else FoldReport()
-    where, values = (filters or Filters()).sql()
-    if not (home / READ_MODEL).exists():
-        empty = AuditRow("total", 0, 0, 0, 0, 0, 0, None)
-        return AuditReport(by, (), empty, 0, 0, 0, report)
-    with connect(home) as database:
-        database.execute("BEGIN")  # Another process may fold between two of the sums.
-        rows = _model_rows(database, where, values) if by == "model" else _route_rows(database, by, where, values)
-        total = next(iter(_route_rows(database, None, where, values)))
-        uncertain, upper, unbounded = database.execute(
-            "SELECT total(uncertain), total(uncertain_nusd), total(unbounded) "  # noqa: S608 - names of this module
-            f"FROM hourly_attempts WHERE {where}",
-            values,
-        ).fetchone()
-    return AuditReport(by, tuple(rows), total, int(uncertain), int(upper), int(unbounded), report)
+    names, chosen = dimensions(by), filters or Filters()
+    family = family_of(names)
+    with reading(home, folding=folding) as (database, report):
+        if database is None:
+            return AuditReport(by, (), _empty(), 0, 0, 0, report, kind=family.name)
+        total = _total(database, chosen)
+        rows = _rows(database, family, names, chosen, most)
+        kept = len(rows)
+        if kept == most:
+            rows += _others(database, family, chosen, rows)
+        lines = cost_lines(database, chosen)
+        return AuditReport(
+            by,
+            tuple(rows),
+            total,
+            sum(line.uncertain for line in lines),
+            sum(line.upper_nusd for line in lines),
+            sum(line.unbounded for line in lines),
+            report,
+            kind=family.name,
+            lines=lines,
+            baseline=baseline(database, chosen),
+            unlabelled_nusd=_unlabelled(database, chosen),
+            left_out=_left_out(database, chosen),
+            shown=kept,
+        )
 
 
-def _route_rows(database: sqlite3.Connection, by: str | None, where: str, values: list[Any]) -> list[AuditRow]:
-    key = {None: "'total'", "day": "hour / 86400 * 86400"}.get(by, f'"{by}"')
-    found = database.execute(
-        f"SELECT {key} AS k, total(calls), total(escalated), total(calls - answered), total(cost_nusd), "  # noqa: S608
-        "total(marginal_nusd), total(unpriced), total(compared), total(baseline_nusd - compared_cost_nusd) "
-        f"FROM hourly_routes WHERE {where} GROUP BY k ORDER BY total(cost_nusd) DESC, k",
-        values,
-    ).fetchall()
-    rows = [_row(_label(by, key), sums, int(saved) if compared else None) for key, *sums, compared, saved in found]
-    if by in _TIME_FORMATS:
-        rows.sort(key=lambda row: row.key)
-    return rows or ([AuditRow("total", 0, 0, 0, 0, 0, 0, None)] if by is None else [])
+def _empty() -> AuditRow:
+    return AuditRow("total", 0, 0, 0, 0, 0, 0, None)
 
 
-def _model_rows(database: sqlite3.Connection, where: str, values: list[Any]) -> list[AuditRow]:
-    found = database.execute(
-        "SELECT model, total(asked), total(escalated), total(failed), total(cost_nusd), total(climb_nusd), "  # noqa: S608
-        f"total(unpriced) FROM hourly_steps WHERE {where} GROUP BY model ORDER BY min(rung), model",
-        values,
+def _sums(family: Family) -> tuple[str, ...]:
+    return (*_SUMS[family.name], *(_SAVINGS if family is ROUTES else ()))
+
+
+def _rows(
+    database: sqlite3.Connection, family: Family, by: tuple[str, ...], filters: Filters, most: int | None
+) -> list[AuditRow]:
+    found = [_row(family, one) for one in Query(family, by, _sums(family), filters, most).run(database)]
+    if by in (("model",), ("rung",)):  # In the order of the ladder, so that climbing reads downwards.
+        rungs = _rungs(database, filters) if by == ("model",) else {}
+        found.sort(key=lambda row: (rungs.get(row.key, 0), row.key))
+    return found
+
+
+def _rungs(database: sqlite3.Connection, filters: Filters) -> dict[str, int]:
+    """The lowest rung that each model has been on."""
+    rungs: dict[str, int] = {}
+    for one in Query(family_of(("model",)), ("model", "rung"), ("cost_nusd",), filters).run(database):
+        model, rung = one.keys
+        position = int(rung) if rung.isdigit() else 0
+        rungs[model] = min(rungs.get(model, position), position)
+    return rungs
+
+
+def _row(family: Family, found: Found) -> AuditRow:
+    calls, escalated, failed, cost, marginal, unpriced, *savings = found.sums
+    if family is not ROUTES:
+        return AuditRow(", ".join(found.keys), calls, escalated, failed, cost, marginal, unpriced, None)
+    compared, compared_cost, of_top = savings
+    saved = of_top - compared_cost if compared else None
+    # The family counts answered calls; what failed is the rest.
+    return AuditRow(", ".join(found.keys) or "total", calls, escalated, calls - failed, cost, marginal, unpriced, saved)
+
+
+def _total(database: sqlite3.Connection, filters: Filters) -> AuditRow:
+    return _row(ROUTES, next(Query(ROUTES, (), _sums(ROUTES), filters).run(database)))
+
+
+def _others(database: sqlite3.Connection, family: Family, filters: Filters, rows: Sequence[AuditRow]) -> list[AuditRow]:
+    """One row for the groups that are not shown: everything less what is."""
+    whole = _row(family, next(Query(family, (), _sums(family), filters).run(database)))
+    sums = {
+        name: getattr(whole, name) - sum(getattr(row, name) for row in rows)
+        for name in ("calls", "escalated", "failed", "cost_nusd", "marginal_nusd", "unpriced")
+    }
+    if not any(sums.values()):
+        return []
+    saved = None if whole.saved_nusd is None else whole.saved_nusd - sum(row.saved_nusd or 0 for row in rows)
+    return [AuditRow(OTHERS, **sums, saved_nusd=saved)]
+
+
+def _unlabelled(database: sqlite3.Connection, filters: Filters) -> tuple[tuple[str, int], ...]:
+    """What calls without a feature, and without a user, have cost."""
+    sums = next(Query(ROUTES, (), ("cost_nusd", "without_feature_nusd", "without_user_nusd"), filters).run(database))
+    return tuple(zip(("feature", "user"), sums.sums[1:], strict=True))
+
+
+def _left_out(database: sqlite3.Connection, filters: Filters) -> tuple[LeftOut, ...]:
+    if filters.origin != PRODUCTION:
+        return ()
+    query = Query(ROUTES, ("origin",), ("calls", "cost_nusd"), replace(filters, origin=None))
+    return tuple(
+        LeftOut(one.keys[0], *one.sums) for one in query.run(database) if one.keys[0] != PRODUCTION and one.sums[0]
     )
-    return [_row(model, sums, None) for model, *sums in found]
-
-
-def _row(key: str, sums: list[float], saved_nusd: int | None) -> AuditRow:
-    calls, escalated, failed, cost, marginal, unpriced = map(int, sums)
-    return AuditRow(key, calls, escalated, failed, cost, marginal, unpriced, saved_nusd)
-
-
-def _label(by: str | None, key: Any) -> str:
-    if by in _TIME_FORMATS:
-        return datetime.fromtimestamp(key, UTC).strftime(_TIME_FORMATS[by])
-    return str(key) if key != "" else "(none)"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from router.core.pricing import usd
 from router.ledger import Fingerprints, fold, load_secret
-from router.ledger.fold import READ_MODEL, connect
-from router.ledger.schema import ATTEMPTS, HOURLY, ROUTES
+from router.ledger.database import READ_MODEL, connect
+from router.ledger.schema import ATTEMPTS, HOURLY_ATTEMPTS, HOURLY_ROUTES, HOURLY_STEPS, ROUTES
 from router.ledger.scrub import scrub
 from router.ledger.users import UserKeys
 from router.state import AnswerStore
@@ -88,7 +88,8 @@ def _has_rows(home: Path, stored: str) -> bool:
     if not (home / READ_MODEL).exists():
         return False
     with connect(home) as database:
-        return any(table.get(database, '"user" = ?', stored) for table in (ATTEMPTS, ROUTES, *HOURLY))
+        tables = (ATTEMPTS, ROUTES, HOURLY_ATTEMPTS, HOURLY_ROUTES, HOURLY_STEPS)
+        return any(table.get(database, '"user" = ?', stored) for table in tables)
 
 
 def _calls(home: Path, stored: str) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from router.ledger import fold
-from router.ledger.fold import READ_MODEL, connect
+from router.ledger.database import READ_MODEL, connect
 
 
 @dataclass(frozen=True, slots=True)

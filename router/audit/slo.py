@@ -19,8 +19,8 @@ from router.core.pricing import NUSD_PER_USD
 from router.core.slos import Slo
 from router.errors import InvalidCall, shown
 from router.ledger import FoldReport, fold
+from router.ledger.database import READ_MODEL, connect
 from router.ledger.days import DAY_S, bucket_ms, day_of, latency_bucket
-from router.ledger.fold import READ_MODEL, connect
 from router.ledger.schema import storable
 
 Scope = Literal["task", "feature"]

@@ -20,6 +20,7 @@ from router.cli.common import Refused, print_json, say
 from router.errors import (
     CostLimitExceeded,
     InvalidCall,
+    InvalidFile,
     LadderExhausted,
     PolicyError,
     RecordingError,
@@ -42,13 +43,13 @@ app = typer.Typer(
 app.command("init")(init.init)
 app.command("check")(check.check)
 app.command("route")(route.route)
-app.command("audit")(audit.audit)
 app.command("slo")(slo.slo)
 app.command("eval")(evaluate.evaluate)
 app.command("tune")(tune.tune)
 app.command("models")(models.models)
 app.command("distill")(distill.distill)
 app.command("demo")(demo.demo)
+app.add_typer(audit.app, name="audit")
 app.add_typer(policy.app, name="policy")
 app.add_typer(ledger.app, name="ledger")
 
@@ -149,6 +150,6 @@ def _exit_code(error: RouterError) -> int:
             return 3
         case ReplayMiss():
             return 1
-        case PolicyError() | UnknownTask() | InvalidCall() | RecordingError() | TuningError():
+        case PolicyError() | UnknownTask() | InvalidCall() | InvalidFile() | RecordingError() | TuningError():
             return 2
     return 1

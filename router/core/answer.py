@@ -97,6 +97,8 @@ class Answer:
     """Tools that the model wants to be run; give each result back in a message with the call's `id`."""
     repeat_of: str | None = None
     """The call whose answer this is, where an idempotency key was used again."""
+    baseline_estimate_nusd: int | None = None
+    """Where the baseline is known: what the draft below the top let expect, to tell how good such estimates are."""
     extras: Mapping[str, Any] = field(default_factory=dict, repr=False)
     response: Any = field(default=None, repr=False)
     """The object that litellm returned."""
@@ -167,5 +169,10 @@ def costs(attempts: Sequence[Attempt]) -> Costs:
 
 
 def climbed(attempts: Sequence[Attempt], first_rung: int) -> bool:
-    """Whether a rung above the first that the plan asks was asked."""
-    return any(attempt.rung > first_rung for attempt in attempts)
+    """Whether a rung above the first that the plan asks was asked, by a request that left."""
+    return any(attempt.rung > first_rung and not never_left(attempt.fault, attempt.status) for attempt in attempts)
+
+
+def never_left(fault: str | None, status: int | None) -> bool:
+    """Whether a request failed here, before anything was sent: a key that is missing is no answer of a provider."""
+    return fault == Fault.NOT_SENT or (fault == Fault.AUTH and status is None)

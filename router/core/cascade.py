@@ -78,6 +78,7 @@ class _Climb:
         self.shown = False
         self.down = False  # Whether the rung that was asked last could not be reached.
         self.before: Verdict | None = None
+        self.usage_below: Usage | None = None  # As reported for the last draft below the top rung.
         self.input_bound = input_tokens_bound(request.messages)
 
     def run(self) -> Flow:
@@ -216,6 +217,8 @@ class _Climb:
             signals,
         )
         self.steps.append(step)
+        if index < len(self.plan.rungs) - 1:
+            self.usage_below = reply.usage
         return _Draft(index, reply, verdict, step, attempts[-1].usage)
 
     def _verdict(self, reply: Reply) -> Verdict:
@@ -241,6 +244,7 @@ class _Climb:
     def _answer(self, draft: _Draft) -> Answer:
         spent = costs(self.attempts)
         baseline, source = self._baseline(draft)
+        estimate = self._top_price_of(self.usage_below) if source == "known" else None
         return Answer(
             text=draft.reply.text,
             parsed=draft.verdict.value if draft.verdict.valid else None,
@@ -260,6 +264,7 @@ class _Climb:
             marginal_cost_nusd=spent.marginal_nusd,
             baseline_cost_nusd=baseline,
             baseline_source=source,
+            baseline_estimate_nusd=estimate,
             latency_ms=self.elapsed_s * 1000,
             tool_calls=marked(draft.reply.tool_calls, draft.rung, self.request.route_id),
             extras=draft.reply.extras,
@@ -274,12 +279,15 @@ class _Climb:
             cost = total([attempt.amount.nusd for attempt in asked])
             settled = all(attempt.amount.state == "settled" for attempt in asked)
             return cost, "unknown" if cost is None else "known" if settled else "estimated"
-        rates, usage = self.plan.rungs[top].rates, draft.reply.usage
-        if rates.by_second or usage is None:
-            return None, "unknown"
-        # The top rung's prompt cache is not the draft's, so all input counts as plain input.
-        cost = rates.plain_nusd(usage.all_input_tokens, usage.all_output_tokens)
+        cost = self._top_price_of(draft.reply.usage)
         return cost, "unknown" if cost is None else "estimated"
+
+    def _top_price_of(self, usage: Usage | None) -> int | None:
+        rates = self.plan.rungs[-1].rates
+        if rates.by_second or usage is None:
+            return None
+        # The top rung's prompt cache is not the draft's, so all input counts as plain input.
+        return rates.plain_nusd(usage.all_input_tokens, usage.all_output_tokens)
 
     def _raise_failure(self, failure: Failure) -> NoReturn:
         fields = self._error_fields()

@@ -2,7 +2,7 @@
 
 from router.ledger.fold import FoldReport, fold
 from router.ledger.rows import SCHEMA_VERSION, Trace
-from router.ledger.secret import Fingerprints, load_fingerprints, load_secret, stored_user
+from router.ledger.secret import Fingerprints, load_fingerprints, load_secret, stored_session, stored_user
 from router.ledger.segments import LedgerWriter
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "fold",
     "load_fingerprints",
     "load_secret",
+    "stored_session",
     "stored_user",
 ]

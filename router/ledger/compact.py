@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from router.ledger.damage import Reading, sound_rows
-from router.ledger.fold import SEGMENTS_FOLDER, Batch, FoldReport, add_lines, connect, fold, locked, take_packs
+from router.ledger.database import connect, create
+from router.ledger.fold import SEGMENTS_FOLDER, Batch, FoldReport, add_lines, fold, locked, take_packs
 from router.ledger.packs import packs_in, replaced_by, sums_in, write_pack
 from router.ledger.rows import SCHEMA_VERSION
-from router.ledger.schema import create
 from router.ledger.segments import segments_in, writer_lives
 from router.world import World
 

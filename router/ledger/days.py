@@ -11,8 +11,9 @@ import sqlite3
 from collections.abc import Sequence
 
 from router.core.call import Usage
+from router.ledger.rollups import Rollup, hour_of
 from router.ledger.rows import Row
-from router.ledger.schema import ATTEMPTS, DAILY_CALLS, DAILY_REQUESTS, ROUTES, STEPS, hour_of
+from router.ledger.schema import ATTEMPTS, DAILY_CALLS, DAILY_REQUESTS, ROUTES, STEPS
 
 DAY_S = 86_400
 PATH_SEPARATOR = " > "
@@ -43,7 +44,7 @@ class Days:
     """Counts of calls and requests by day, gathered in memory and added to their tables at once."""
 
     def __init__(self) -> None:
-        self._calls, self._requests = DAILY_CALLS.rollup(), DAILY_REQUESTS.rollup()
+        self._calls, self._requests = Rollup(DAILY_CALLS), Rollup(DAILY_REQUESTS)
         self.rollups = {DAILY_CALLS.name: self._calls, DAILY_REQUESTS.name: self._requests}
 
     def add_call(self, row: Row, steps: Sequence[Row]) -> None:

@@ -9,22 +9,24 @@ from __future__ import annotations
 import fcntl
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from router.core.call import Usage
 from router.errors import LedgerError, warn
-from router.ledger.days import Days, add_missing_days
+from router.ledger import families
+from router.ledger.database import connect
+from router.ledger.days import Days
+from router.ledger.lines import invalid_drafts, line_of, origin_of
 from router.ledger.packs import packs_in, take_pack
+from router.ledger.rollups import roll
 from router.ledger.rows import SCHEMA_VERSION, Row
-from router.ledger.schema import ATTEMPTS, HOURLY_ATTEMPTS, HOURLY_ROUTES, HOURLY_STEPS, ROUTES, STEPS, Rollup, create
+from router.ledger.schema import ATTEMPTS, ROUTES, STEPS, storable
 from router.ledger.segments import read_lines, segments_in, writer_lives
 
 SEGMENTS_FOLDER = "segments"
-READ_MODEL = "ledger.db"
 # Rows a transaction: large enough for speed, small enough that a killed fold repeats little.
 _BATCH_ROWS = 20_000
 _KNOWN_SEGMENTS = "SELECT name, offset, closed FROM segments"
@@ -90,34 +92,6 @@ def take_packs(folder: Path, database: sqlite3.Connection, report: FoldReport) -
     for path in packs:
         if path.name not in closed:
             report.corrupt += [f"{path.name}:{offset}" for offset in take_pack(database, path, closed)]
-
-
-@contextmanager
-def connect(home: Path) -> Iterator[sqlite3.Connection]:
-    """The read model, made when it is missing."""
-    path = home / READ_MODEL
-    with suppress(OSError):  # SQLite says better what is wrong.
-        path.touch(mode=0o600, exist_ok=False)
-    try:
-        with closing(sqlite3.connect(path, isolation_level=None)) as database:
-            version = database.execute("PRAGMA user_version").fetchone()[0]
-            if version > SCHEMA_VERSION:  # Asked first: nothing of it is changed.
-                raise LedgerError(
-                    f"{path}: was written by a newer version of this library (schema {version}, this one reads "
-                    f"{SCHEMA_VERSION}); upgrade cascade-router",
-                    path=str(path),
-                )
-            # Write-ahead logging is off on purpose: SQLite before 3.51.3 can corrupt a database that two share.
-            database.execute("PRAGMA journal_mode = TRUNCATE")
-            create(database, SCHEMA_VERSION)
-            add_missing_days(database)
-            yield database
-    except sqlite3.Error as error:
-        raise LedgerError(
-            f"{path}: the read model cannot be used ({error}); make room and make it writable, or delete it to have "
-            "it rebuilt from the segments",
-            path=str(path),
-        ) from error
 
 
 @contextmanager
@@ -209,12 +183,18 @@ class Batch:
         self.settles: list[Row] = []
         self.routes: list[Row] = []
         self.reached: list[tuple[str, int, bool, int]] = []
+        self.settled: set[str] = set()
 
     def add(self, segment: str, row: Row) -> None:
         self.size += 1
         match row.get("kind"):
             case "intent":
-                self.intents[row["attempt_id"]] = {**row, "segment": segment, "state": "open"}
+                self.intents[row["attempt_id"]] = {
+                    **row,
+                    "origin": origin_of(row),
+                    "segment": segment,
+                    "state": "open",
+                }
             case "settle":
                 self.settles.append(row)
             case "route":
@@ -248,16 +228,24 @@ class Batch:
         return orphans
 
     def _settle(self, settles: list[Row]) -> None:
-        rollup, days = HOURLY_ATTEMPTS.rollup(), Days()
+        days = Days()
         for settle in settles:
             attempt = self._intent(settle["attempt_id"])
             if attempt is None:
                 continue
-            ATTEMPTS.update(self.database, settle)
-            add_attempt(rollup, attempt, settle)
+            line = line_of({**attempt, **settle}, self._first_rung(attempt))
+            ATTEMPTS.update(self.database, {**settle, "line": line})
+            self.settled.add(settle["attempt_id"])
             days.add_request(attempt, settle)
-        rollup.store(self.database)
         days.store(self.database)
+
+    def _first_rung(self, attempt: Row) -> int | None:
+        """The rung that the call of a request asked first."""
+        first_id = f"{attempt['route_id']}-1"
+        if attempt["attempt_id"] == first_id:
+            return attempt["rung"]  # type: ignore[no-any-return]
+        found = self.database.execute("SELECT rung FROM attempts WHERE attempt_id = ?", [storable(first_id)]).fetchone()
+        return found[0] if found else None
 
     def _intent(self, attempt_id: str) -> Row | None:
         """The open request of a settle: of this batch, else of an earlier one; `None` when it is settled already."""
@@ -284,84 +272,31 @@ class Batch:
         return len(orphans)
 
     def _routes(self) -> None:
-        routes, steps, days = HOURLY_ROUTES.rollup(), HOURLY_STEPS.rollup(), Days()
+        database, days = self.database, Days()
+        new: list[str] = []
+        invalid: set[str] = set()
         for row in self.routes:
-            if not ROUTES.insert(self.database, [{**row, "metadata": json.dumps(row.get("metadata"))}]):
+            whole = {**row, "origin": origin_of(row), "metadata": json.dumps(row.get("metadata"))}
+            if not ROUTES.insert(database, [whole]):
                 continue  # Read before, from a copy of its segment: it must not count twice.
-            add_route(routes, steps, row, row.get("steps", []))
-            days.add_call(row, row.get("steps", []))
+            new.append(row["route_id"])
             for position, step in enumerate(row.get("steps", [])):
                 stored = {**step, "route_id": row["route_id"], "position": position}
-                STEPS.insert(self.database, [{**stored, "signals": json.dumps(step.get("signals"))}])
-        routes.store(self.database)
-        steps.store(self.database)
-        days.store(self.database)
+                STEPS.insert(database, [{**stored, "signals": json.dumps(step.get("signals"))}])
+            invalid.update(invalid_drafts(row))
+            days.add_call(row, row.get("steps", []))
+        self._roll_attempts(invalid)
+        roll(database, families.ROUTES, new)
+        roll(database, families.STEPS, new)
+        days.store(database)
 
-
-def add_attempt(rollup: Rollup, intent: Row, settle: Row) -> None:
-    """Add one request to the hourly sums; its hour is that of its beginning."""
-    rollup.add({**intent, **settle, "time_s": intent["time_s"]}, _attempt_sums(intent, settle))
-
-
-def add_route(routes: Rollup, steps: Rollup, row: Row, its_steps: Iterable[Row]) -> None:
-    """Add one call to the hourly sums, and each of its steps."""
-    routes.add({**row, "model": row.get("model") or ""}, _route_sums(row))
-    asked = 0
-    for step in its_steps:
-        steps.add({**row, **step}, _step_sums(step, climbed=asked > 0))
-        asked += (step.get("attempts") or 0) > 0
-
-
-def _attempt_sums(intent: Row, settle: Row) -> dict[str, float]:
-    cost, upper = settle.get("cost_nusd"), settle.get("upper_nusd")
-    certain = settle["state"] == "settled"
-    return {
-        "requests": 1,
-        "retries": (intent["number"] or 1) > 1,
-        "failures": settle.get("fault") is not None,
-        "cost_nusd": int(cost or 0),
-        "uncertain_nusd": 0 if certain else max(0, int(upper or 0) - int(cost or 0)),
-        "uncertain": not certain,
-        "unbounded": upper is None,
-        "latency_ms": settle.get("latency_ms") or 0,
-        **{name: settle.get(name) or 0 for name in Usage.__slots__},
-    }
-
-
-def _route_sums(row: Row) -> dict[str, float]:
-    return {
-        "calls": 1,
-        "answered": row.get("outcome") in ("answered", "metered"),
-        "escalated": bool(row.get("escalated")),
-        "cost_nusd": int(row.get("cost_nusd") or 0),
-        "unpriced": row.get("cost_nusd") is None,
-        "marginal_nusd": int(row.get("marginal_nusd") or 0),
-        # Savings compare calls whose cost and baseline are both known.
-        **_compared(row),
-        "latency_ms": row.get("latency_ms") or 0,
-    }
-
-
-def _compared(row: Row) -> dict[str, float]:
-    cost, baseline = row.get("cost_nusd"), row.get("baseline_nusd")
-    if cost is None or baseline is None:
-        return {"compared": 0, "compared_cost_nusd": 0, "baseline_nusd": 0}
-    return {"compared": 1, "compared_cost_nusd": int(cost), "baseline_nusd": int(baseline)}
-
-
-def _step_sums(step: Row, *, climbed: bool) -> dict[str, float]:
-    cost = int(step.get("cost_nusd") or 0)
-    asked = (step.get("attempts") or 0) > 0
-    action: Any = step.get("action")
-    return {
-        "reached": action not in ("keep", "repeat"),
-        "asked": asked,
-        "accepted": action in ("accept", "keep"),
-        "escalated": action == "escalate",
-        "failed": action == "fail",
-        "skipped": action == "skip",
-        "climbs": climbed and asked,
-        "cost_nusd": cost,
-        "climb_nusd": cost if climbed else 0,
-        "unpriced": step.get("cost_nusd") is None,
-    }
+    def _roll_attempts(self, invalid: set[str]) -> None:
+        """Add what was settled to the rollups; a draft that turns out to be invalid changes its line there."""
+        database, before = self.database, invalid - self.settled
+        if before:
+            roll(database, families.ATTEMPTS, before, back=True)
+        database.executemany(
+            "UPDATE attempts SET line = 'invalid' WHERE attempt_id = ? AND line IN ('first', 'escalation')",
+            ([storable(one)] for one in invalid),
+        )
+        roll(database, families.ATTEMPTS, self.settled | before)

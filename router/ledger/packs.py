@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from router.errors import LedgerError
+from router.ledger.rollups import Rollup
 from router.ledger.rows import SCHEMA_VERSION, Row
-from router.ledger.schema import ROLLUPS, ROUTES, STEPS
+from router.ledger.schema import ALL_SUMS, ROUTES, STEPS
 from router.ledger.segments import frame, read_lines
 
 
@@ -44,7 +45,7 @@ def write_pack(path: Path, segments: Sequence[Path], sums: Iterator[Row], time_s
 
 def sums_in(database: sqlite3.Connection) -> Iterator[Row]:
     """The sums of a read model as rows of a pack."""
-    for table in ROLLUPS:
+    for table in ALL_SUMS:
         for sums in table.each(database):
             yield {"v": SCHEMA_VERSION, "kind": "sums", "table": table.name, "sums": sums}
 
@@ -103,7 +104,7 @@ def take_pack(database: sqlite3.Connection, path: Path, closed: set[str]) -> lis
 
 
 def _add_sums(database: sqlite3.Connection, path: Path) -> list[int]:
-    rollups = {table.name: table.rollup() for table in ROLLUPS}
+    rollups = {table.name: Rollup(table) for table in ALL_SUMS}
     damaged: list[int] = []
     for line in read_lines(path, complete=True):
         if line.row is None:

@@ -15,6 +15,7 @@ from router.core.answer import Attempt, Step, climbed, costs
 from router.core.call import Usage
 from router.core.effects import Ask, Finish
 from router.core.pricing import usd
+from router.ledger.lines import PRODUCTION
 
 SCHEMA_VERSION = 1
 
@@ -36,11 +37,13 @@ class Trace:
     tenant: str | None = None
     session: str | None = None
     metadata: Mapping[str, Any] | None = None
+    origin: str = PRODUCTION
 
     def fields(self) -> Row:
         """What every row of the call carries."""
         return {
             "route_id": self.route_id,
+            "origin": self.origin,
             "task": self.task,
             "feature": self.feature,
             "user": self.user,
@@ -114,6 +117,7 @@ def route_row(trace: Trace, finish: Finish, time_s: float, latency_ms: float) ->
         "marginal_nusd": _text(spent.marginal_nusd),
         "baseline_nusd": _text(answer.baseline_cost_nusd) if answer else None,
         "baseline_source": answer.baseline_source if answer else "unknown",
+        "baseline_estimate_nusd": _text(answer.baseline_estimate_nusd) if answer else None,
         "latency_ms": round(latency_ms, 3),
         "reason": finish.steps[-1].reason if finish.steps else None,
         # The probability with which this rung was chosen; below 1 only where exploration draws at random.

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections import defaultdict
-from collections.abc import ItemsView, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from router.core.call import Usage
+from router.ledger import families
+from router.ledger.families import Family
 
 _MAX_INTEGER = 2**63 - 1
-# Of the years 1 and 9999, in seconds since 1970.
-_FIRST_HOUR, _LAST_HOUR = -62_135_596_800, 253_402_297_200
 _TOKENS = {name: "INTEGER" for name in Usage.__slots__}
 _ATTRIBUTION = {"task": "TEXT", "feature": "TEXT", "user": "TEXT", "tenant": "TEXT"}
 
@@ -68,62 +67,6 @@ class Table:
         """The first row that fulfils a condition."""
         return next(iter(self.all(database, where, *values)), None)
 
-    def rollup(self) -> Rollup:
-        """An empty set of sums for this table."""
-        return Rollup(self)
-
-
-class Rollup:
-    """Sums by hour and attribution, gathered in memory and added to their table at once."""
-
-    def __init__(self, table: Table) -> None:
-        self.table = table
-        self._names = list(table.columns)[: table.keys]
-        self._sums: dict[tuple[Any, ...], defaultdict[str, float]] = {}
-
-    def add(self, row: Mapping[str, Any], amounts: Mapping[str, float]) -> None:
-        """Add amounts to the sums that a row belongs to."""
-        hour = hour_of(row["time_s"])
-        # A key column cannot be NULL, so "not given" is the empty text.
-        values = (hour if name == "hour" else row.get(name) for name in self._names)
-        key = tuple("" if value is None else storable(value) for value in values)
-        sums = self._sums.setdefault(key, defaultdict(int))
-        for name, amount in amounts.items():
-            sums[name] += amount
-
-    def add_sums(self, row: Mapping[str, Any]) -> None:
-        """Add a row of this very table."""
-        key = tuple(row.get(name, "") for name in self._names)
-        sums = self._sums.setdefault(key, defaultdict(int))
-        for name in list(self.table.columns)[self.table.keys :]:
-            sums[name] += row.get(name, 0)
-
-    def items(self) -> ItemsView[tuple[Any, ...], defaultdict[str, float]]:
-        """The sums by the values of the table's key."""
-        return self._sums.items()
-
-    def named(self, key: tuple[Any, ...]) -> str:
-        """A key for people."""
-        return ", ".join(f"{name} {value}" for name, value in zip(self._names, key, strict=True) if value != "")
-
-    def store(self, database: sqlite3.Connection) -> None:
-        """Add the sums to the table."""
-        table = self.table
-        amounts = list(table.columns)[table.keys :]
-        keys = ", ".join(f'"{name}"' for name in self._names)
-        changes = ", ".join(f'"{name}" = "{name}" + excluded."{name}"' for name in amounts)
-        marks = ", ".join("?" * len(table.columns))
-        database.executemany(
-            f'INSERT INTO "{table.name}" ({table.names()}) VALUES ({marks}) '  # noqa: S608
-            f"ON CONFLICT ({keys}) DO UPDATE SET {changes}",
-            ([*key, *(storable(sums[name]) for name in amounts)] for key, sums in self._sums.items()),
-        )
-
-
-def hour_of(time_s: float) -> int:
-    """The first second of a moment's hour. A clock that is far out counts as the first or last hour with a date."""
-    return int(max(_FIRST_HOUR, min(_LAST_HOUR, time_s)) // 3600) * 3600
-
 
 def storable(value: Any) -> Any:
     """A value as SQLite takes it: no lone surrogates, no integer beyond 64 bits, lists and mappings as JSON.
@@ -137,10 +80,6 @@ def storable(value: Any) -> Any:
     return max(-_MAX_INTEGER, min(_MAX_INTEGER, value)) if isinstance(value, int) else value
 
 
-def _sums(*names: str) -> dict[str, str]:
-    return dict.fromkeys(names, "INTEGER NOT NULL")
-
-
 ATTEMPTS = Table(
     "attempts",
     {
@@ -148,6 +87,7 @@ ATTEMPTS = Table(
         "route_id": "TEXT",
         "segment": "TEXT",
         "time_s": "REAL",
+        "origin": "TEXT",
         **_ATTRIBUTION,
         "session": "TEXT",
         "policy_hash": "TEXT",
@@ -162,6 +102,7 @@ ATTEMPTS = Table(
         "state": "TEXT",
         "fault": "TEXT",
         "status": "INTEGER",
+        "line": "TEXT",
         "cost_nusd": "INTEGER",
         "upper_nusd": "INTEGER",
         "cost_source": "TEXT",
@@ -178,6 +119,7 @@ ROUTES = Table(
     {
         "route_id": "TEXT",
         "time_s": "REAL",
+        "origin": "TEXT",
         **_ATTRIBUTION,
         "session": "TEXT",
         "policy_hash": "TEXT",
@@ -194,6 +136,7 @@ ROUTES = Table(
         "marginal_nusd": "INTEGER",
         "baseline_nusd": "INTEGER",
         "baseline_source": "TEXT",
+        "baseline_estimate_nusd": "INTEGER",
         "latency_ms": "REAL",
         "reason": "TEXT",
         "propensity": "REAL",
@@ -219,41 +162,35 @@ STEPS = Table(
     },
     keys=2,
 )
-_HOUR = {"hour": "INTEGER", **_ATTRIBUTION}
-HOURLY_ATTEMPTS = Table(
-    "hourly_attempts",
-    {
-        **_HOUR,
-        "model": "TEXT",
-        "rung": "INTEGER",
-        **_sums("requests", "retries", "failures", "cost_nusd", "uncertain", "uncertain_nusd", "unbounded"),
-        **_sums(*_TOKENS),
-        "latency_ms": "REAL NOT NULL",
-    },
-    keys=7,
-)
-HOURLY_ROUTES = Table(
-    "hourly_routes",
-    {
-        **_HOUR,
-        "model": "TEXT",
-        **_sums("calls", "answered", "escalated", "cost_nusd", "unpriced", "marginal_nusd"),
-        **_sums("compared", "compared_cost_nusd", "baseline_nusd"),
-        "latency_ms": "REAL NOT NULL",
-    },
-    keys=6,
-)
-HOURLY_STEPS = Table(
-    "hourly_steps",
-    {
-        **_HOUR,
-        "model": "TEXT",
-        "rung": "INTEGER",
-        **_sums("reached", "asked", "accepted", "escalated", "failed", "skipped", "climbs"),
-        **_sums("cost_nusd", "climb_nusd", "unpriced"),
-    },
-    keys=7,
-)
+
+
+def _rollup(period: str, family: Family, *, without: tuple[str, ...] = ()) -> Table:
+    """The sums of a family by hour or day: the finer one with users, the coarser one for everything else."""
+    keys = {name: "INTEGER" if name == "rung" else "TEXT" for name in family.keys if name not in without}
+    sums = {name: f"{'REAL' if name in family.floats else 'INTEGER'} NOT NULL" for name in family.sums}
+    name = {"hour": "hourly", "day": "daily"}[period]
+    return Table(f"{name}_{family.name}", {period: "INTEGER", **keys, **sums}, keys=1 + len(keys))
+
+
+HOURLY_ATTEMPTS = _rollup("hour", families.ATTEMPTS)
+HOURLY_ROUTES = _rollup("hour", families.ROUTES)
+HOURLY_STEPS = _rollup("hour", families.STEPS)
+DAILY_ATTEMPTS = _rollup("day", families.ATTEMPTS, without=("user",))
+DAILY_ROUTES = _rollup("day", families.ROUTES, without=("user",))
+DAILY_STEPS = _rollup("day", families.STEPS, without=("user",))
+ROLLUPS: dict[str, tuple[Table, Table]] = {
+    "attempts": (HOURLY_ATTEMPTS, DAILY_ATTEMPTS),
+    "routes": (HOURLY_ROUTES, DAILY_ROUTES),
+    "steps": (HOURLY_STEPS, DAILY_STEPS),
+}
+PERIOD_S = {"hour": 3600, "day": 86400}
+SUMS = tuple(table for tables in ROLLUPS.values() for table in tables)
+
+
+def _integers(*names: str) -> dict[str, str]:
+    return dict.fromkeys(names, "INTEGER NOT NULL")
+
+
 # What objectives are measured with: days, no users, so that a month is small. The day stands last in the key, so that
 # the sums over a window come in the key's own order, which is three times as fast.
 DAILY_CALLS = Table(
@@ -265,7 +202,7 @@ DAILY_CALLS = Table(
         "why": "TEXT",
         "latency_bucket": "INTEGER",
         "day": "INTEGER",
-        **_sums("calls", "escalated", "answered", "priced", "priced_answered", "cost_nusd"),
+        **_integers("calls", "escalated", "answered", "priced", "priced_answered", "cost_nusd"),
     },
     keys=6,
 )
@@ -278,38 +215,10 @@ DAILY_REQUESTS = Table(
         "rung": "INTEGER",
         "fault": "TEXT",
         "day": "INTEGER",
-        **_sums("requests", "input_tokens", "cached_read_tokens", "output_tokens", "cost_nusd"),
+        **_integers("requests", "input_tokens", "cached_read_tokens", "output_tokens", "cost_nusd"),
         "latency_ms": "REAL NOT NULL",
     },
     keys=6,
 )
-HOURLY = (HOURLY_ATTEMPTS, HOURLY_ROUTES, HOURLY_STEPS)
-ROLLUPS = (*HOURLY, DAILY_CALLS, DAILY_REQUESTS)
-_TABLES = (ATTEMPTS, ROUTES, STEPS, *ROLLUPS)
-
-
-def create(database: sqlite3.Connection, version: int) -> None:
-    """Make the tables where they are missing, and bring those of an earlier version up to this one."""
-    if found := database.execute("PRAGMA user_version").fetchone()[0]:
-        _add_columns(database)
-        if found != version:
-            database.execute(f"PRAGMA user_version = {int(version)}")
-        return
-    database.execute(
-        "CREATE TABLE IF NOT EXISTS segments (name TEXT PRIMARY KEY, offset INTEGER, closed INTEGER, broken INTEGER)"
-    )
-    for table in _TABLES:
-        database.execute(table.sql())
-    database.execute("CREATE INDEX IF NOT EXISTS attempts_open ON attempts (segment) WHERE state = 'open'")
-    database.execute("CREATE INDEX IF NOT EXISTS routes_time ON routes (time_s)")
-    database.execute(f"PRAGMA user_version = {int(version)}")
-
-
-def _add_columns(database: sqlite3.Connection) -> None:
-    """Give the tables of an earlier release the columns that came later; what they would hold is not known there."""
-    for table in _TABLES:
-        there = {row[1] for row in database.execute(f'PRAGMA table_info("{table.name}")')}
-        for name, kind in table.columns.items():
-            if there and name not in there:
-                default = " DEFAULT 0" if "NOT NULL" in kind else ""
-                database.execute(f'ALTER TABLE "{table.name}" ADD COLUMN "{name}" {kind}{default}')
+ALL_SUMS = (*SUMS, DAILY_CALLS, DAILY_REQUESTS)
+TABLES = (ATTEMPTS, ROUTES, STEPS, *ALL_SUMS)

@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from router.errors import LedgerError
-from router.ledger.fold import SEGMENTS_FOLDER, connect, locked
+from router.ledger.database import connect
+from router.ledger.fold import SEGMENTS_FOLDER, locked
 from router.ledger.packs import packs_in
-from router.ledger.schema import HOURLY
+from router.ledger.rollups import Rollup
+from router.ledger.schema import HOURLY_ATTEMPTS, HOURLY_ROUTES, HOURLY_STEPS
 from router.ledger.secret import Fingerprints
 from router.ledger.segments import segments_in, unframe, writer_lives
 
@@ -108,8 +110,8 @@ def _scrub_read_model(database: sqlite3.Connection, old: str, new: str, renamed:
             (new, old),
         )
         database.execute(f'UPDATE routes SET {shared} WHERE "user" = ?', (new, old))  # noqa: S608
-        for table in HOURLY:
-            sums = table.rollup()
+        for table in (HOURLY_ATTEMPTS, HOURLY_ROUTES, HOURLY_STEPS):
+            sums = Rollup(table)
             for row in table.all(database, '"user" = ?', old):
                 sums.add_sums({**row, "user": new})
             database.execute(f'DELETE FROM "{table.name}" WHERE "user" = ?', (old,))  # noqa: S608

@@ -126,7 +126,24 @@ def stored_user(home: Path, world: World, user: str) -> str:
     LedgerError
         The keys of the users cannot be read.
     """
-    installation = Fingerprints(load_secret(home, world))
-    name = str(installation.name("user", user))
+    prints, name = _prints_of(home, world, user)
+    return str(prints.name("user", user)) if prints else name
+
+
+def stored_session(home: Path, world: World, session: str, user: str | None = None) -> str:
+    """What the rows of a session carry: a user's sessions are named under the user's key.
+
+    Raises
+    ------
+    LedgerError
+        The keys of the users cannot be read.
+    """
+    prints = _prints_of(home, world, user)[0] if user is not None else None
+    return str((prints or Fingerprints(load_secret(home, world))).name("session", session))
+
+
+def _prints_of(home: Path, world: World, user: str) -> tuple[Fingerprints | None, str]:
+    """A user's own fingerprints, where there is a key, and what the installation's secret names the user."""
+    name = str(Fingerprints(load_secret(home, world)).name("user", user))
     key = UserKeys(home, world).find(name)
-    return str(Fingerprints(key).name("user", user)) if key else name
+    return (Fingerprints(key) if key else None), name

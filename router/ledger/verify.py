@@ -15,19 +15,19 @@ from typing import Any
 
 from router.errors import LedgerError
 from router.ledger.damage import Damage, LostRow, Reading, sound_rows
+from router.ledger.database import connect
 from router.ledger.days import Days
-from router.ledger.fold import SEGMENTS_FOLDER, add_attempt, add_route, connect, fold, locked
+from router.ledger.families import FAMILIES
+from router.ledger.fold import SEGMENTS_FOLDER, fold, locked
 from router.ledger.packs import packs_in
+from router.ledger.rollups import Rollup, sums_of_rows
 from router.ledger.rows import Row
 from router.ledger.schema import (
     ATTEMPTS,
-    HOURLY,
-    HOURLY_ATTEMPTS,
-    HOURLY_ROUTES,
-    HOURLY_STEPS,
+    ROLLUPS,
     ROUTES,
     STEPS,
-    Rollup,
+    SUMS,
     Table,
     storable,
 )
@@ -169,7 +169,7 @@ class _Comparison:
         )
         self._segment, self._found = "", 0
         self._days = Days()
-        self._sums = {table.name: table.rollup() for table in HOURLY} | self._days.rollups
+        self._sums = {table.name: Rollup(table) for table in SUMS} | self._days.rollups
         self.replaced: set[str] = set()
         """Segments whose sums are in the packs that were read so far."""
 
@@ -229,11 +229,13 @@ class _Comparison:
         """After the last segment: what was deleted, and whether the hourly sums are those of the rows."""
         self._report.gone += sorted(name for name in self._reached if name not in self.replaced)
         sums = self._sums
+        for family in FAMILIES.values():
+            for table in ROLLUPS[family.name]:
+                for row in sums_of_rows(self._database, family, table):
+                    sums[table.name].add_sums(row)
         for row in ATTEMPTS.each(self._database, "state != 'open'"):
-            add_attempt(sums[HOURLY_ATTEMPTS.name], row, row)
             self._days.add_request(row, row)
         for route, steps in _calls(self._database):
-            add_route(sums[HOURLY_ROUTES.name], sums[HOURLY_STEPS.name], route, steps)
             self._days.add_call(route, steps)
         for rollup in sums.values():
             self._compare_sums(rollup)

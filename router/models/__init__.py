@@ -102,6 +102,11 @@ def _whole(outcome: Outcome) -> Iterator[Chunk | Outcome]:
     yield outcome
 
 
+def origin(backend: Backend) -> str:
+    """Where the calls of a backend come from, as the ledger marks them: `production` unless it says otherwise."""
+    return str(getattr(backend, "origin", "production"))
+
+
 def whole_chunk(text: str, tool_calls: tuple[ToolCall, ...]) -> Chunk:
     """A whole answer as one part."""
     return Chunk(text, tool_calls=tuple({"index": index, **call.part} for index, call in enumerate(tool_calls)))
@@ -118,4 +123,4 @@ def checked_backend(backend: Backend | None) -> Backend | None:
     )
 
 
-__all__ = ["About", "Backend", "Facts", "Streams", "aparts", "checked_backend", "parts", "whole_chunk"]
+__all__ = ["About", "Backend", "Facts", "Streams", "aparts", "checked_backend", "origin", "parts", "whole_chunk"]

@@ -43,6 +43,9 @@ _MINUS_INFINITY = -1e8
 class Replay:
     """A backend that answers from recorded rows; `redact` is the function that they were recorded with."""
 
+    origin = "replay"
+    """What it answers costs nothing: the audit keeps it apart from money that was spent."""
+
     def __init__(
         self,
         rows: Iterable[Mapping[str, Any]],

@@ -14,7 +14,7 @@ from router.core.faults import FAULTS
 from router.core.policy import Model
 from router.core.pricing import usd
 from router.errors import NoAnswer
-from router.models import Backend, Facts
+from router.models import Backend, Facts, origin
 
 Row = dict[str, Any]
 
@@ -28,6 +28,7 @@ class Tap:
 
     def __init__(self, inner: Backend) -> None:
         self._inner = inner
+        self.origin = "replay" if origin(inner) == "replay" else "eval"
 
     @contextmanager
     def listening(self) -> Iterator[list[Outcome]]:
