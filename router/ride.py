@@ -6,7 +6,7 @@ A request is recorded before it leaves and settled whatever happens to it, an ex
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -22,14 +22,16 @@ from router.core.call import (
     input_tokens_estimate,
     plausible,
 )
-from router.core.effects import Ask, Asked, CountTokens, Do, Effect, Finish, ReadClock, Wait
+from router.core.counters import Line, Refusal
+from router.core.effects import Ask, Asked, CountTokens, Do, Effect, Finish, ReadClock, Reserve, Wait
 from router.core.faults import Fault
 from router.core.pricing import settle
 from router.core.tools import Marks
-from router.errors import RouterError
+from router.errors import RouterError, StateError
 from router.ledger import LedgerWriter, Trace
 from router.ledger.rows import intent_row, route_row, settle_row
 from router.models import Backend, aparts, parts, retry
+from router.state import Hold, SharedBudgets
 from router.world import World
 
 _Result = TypeVar("_Result")
@@ -46,6 +48,8 @@ class Ride:
         world: World,
         backend: Backend,
         ledger: LedgerWriter,
+        budgets: SharedBudgets,
+        lines: Sequence[Line],
         max_wait_s: float,
         deadline_s: float | None,
         on_finish: OnFinish,
@@ -54,6 +58,9 @@ class Ride:
         self._world = world
         self._backend = backend
         self._ledger = ledger
+        self._budgets = budgets
+        self._lines = lines
+        self._hold: Hold | None = None  # Room for the request that leaves next.
         self._max_wait_s = max_wait_s
         self._deadline_s = deadline_s
         self._on_finish = on_finish
@@ -144,15 +151,28 @@ class Ride:
                 await self._world.clock.asleep(self._at_most(seconds))
                 return None
 
-    def _do(self, operation: CountTokens | ReadClock | Finish) -> int | float | None:
+    def _do(self, operation: CountTokens | ReadClock | Reserve | Finish) -> int | float | Refusal | StateError | None:
         match operation:
             case CountTokens(call):
                 return self._backend.count_tokens(call)
             case ReadClock():
                 return self._elapsed_s()
+            case Reserve(upper_nusd, escalates):
+                return self._reserve(upper_nusd, escalates=escalates)
             case Finish():
                 self._finish(operation)
                 return None
+
+    def _reserve(self, upper_nusd: int | None, *, escalates: bool = False) -> Refusal | StateError | None:
+        """Take room for one request; what is said where there is none."""
+        try:
+            found = self._budgets.reserve(self._lines, upper_nusd or 0, escalates=escalates)
+        except StateError as error:
+            return error
+        if isinstance(found, Refusal):
+            return found
+        self._hold = found
+        return None
 
     def _at_most(self, seconds: float) -> float:
         remaining_s = self._remaining_s()
@@ -165,6 +185,9 @@ class Ride:
 
     def _finish(self, finish: Finish) -> None:
         self._finished = True
+        if self._hold is not None:
+            self._budgets.drop(self._hold)
+            self._hold = None
         latency_ms = self._elapsed_s() * 1000
         self._ledger.record(route_row(self._trace, finish, self._world.clock.time(), latency_ms))
         self._on_finish(self._trace, finish, latency_ms)
@@ -173,7 +196,10 @@ class Ride:
         return Asked(outcome, tuple(self._attempts[before:]), self._elapsed_s(), shown)
 
     def _limits(self, ask: Ask) -> retry.Limits:
-        return retry.Limits(ask.attempts, self._max_wait_s, self._remaining_s)
+        if not self._lines:
+            return retry.Limits(ask.attempts, self._max_wait_s, self._remaining_s)
+        has_room = lambda: self._reserve(ask.upper_nusd) is None  # noqa: E731
+        return retry.Limits(ask.attempts, self._max_wait_s, self._remaining_s, has_room)
 
     def _elapsed_s(self) -> float:
         return self._world.clock.monotonic() - self._started_s
@@ -263,11 +289,15 @@ class Ride:
         pending = _Pending(ask, attempt_id, number, self._world.clock.monotonic())
         time_s = self._world.clock.time()
         self._ledger.intent(intent_row(self._trace, ask, pending.attempt_id, number, time_s))
+        pending.hold, self._hold = self._hold, None
         return pending
 
     def _end(self, pending: _Pending, outcome: Outcome) -> None:
         attempt = _attempt(pending, outcome, self._world.clock.monotonic() - pending.started_s)
         self._attempts.append(attempt)
+        if pending.hold is not None:  # What may have been billed counts in full.
+            most = attempt.amount.upper_nusd
+            self._budgets.settle(pending.hold, pending.ask.upper_nusd or 0 if most is None else most)
         self._ledger.record(settle_row(attempt, self._world.clock.time()))
 
 
@@ -280,6 +310,7 @@ class _Pending:
     number: int
     started_s: float
     first_token_s: float | None = None
+    hold: Hold | None = None
     come_bytes: int = 0
     """Of a live answer: text, reasoning and tool calls together."""
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from router.core.policy import STRICT, Limit, Text
+from router.core.grammar import STRICT, Limit, Text
 
 _Numbers = tuple[float, ...]
 Shape = Literal["linear", "ln1p", "ln", "ln1m", "exp", "ln1mexp"]

@@ -63,6 +63,21 @@ def upper_nusd(rung: Rung, call: Call, request: Request, input_bound: int | None
     return rung.rates.upper_nusd(input_bound, output, request.deadline_s, tier)
 
 
+def unbounded(rung: Rung, call: Call, input_bound: int | None) -> str:
+    """What is missing for a bound of what one request can cost, with the remedy."""
+    price = rung.price
+    output = _smaller(call.max_output_tokens, rung.max_output_tokens)
+    missing = [
+        (rung.rates.by_second, "it is priced by the second and the call has no deadline_s: set one"),
+        (price.input_usd_per_mtok is None, "the price of its input is unknown: give it price.input_usd_per_mtok"),
+        (price.output_usd_per_mtok is None, "the price of its output is unknown: give it price.output_usd_per_mtok"),
+        (output is None, "its longest answer is unknown: give the task max_output_tokens"),
+        (input_bound is None, "the size of the prompt is unknown, for it holds more than text"),
+        (price.up_to_input_tokens is not None, f"it has no price above {price.up_to_input_tokens} input tokens"),
+    ]
+    return next((words for holds, words in missing if holds), "the service tier that it asks for has no price")
+
+
 def _instructed(messages: tuple[Message, ...], instruction: str) -> tuple[Message, ...]:
     """The messages with an instruction in their system text."""
     first = messages[0]

@@ -6,46 +6,12 @@ and generates the JSON Schema and the reference page from them, so each field's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-# Read by pydantic when `router.spec` validates; plain data here, so that this module needs nothing but Python.
-STRICT = {
-    "extra": "forbid",
-    "strict": True,
-    "allow_inf_nan": False,
-    "use_attribute_docstrings": True,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """A bound on a value, enforced at load and shown in the JSON Schema: numbers, string lengths, list lengths."""
-
-    ge: float | None = None
-    gt: float | None = None
-    le: float | None = None
-    min_length: int | None = None
-    max_length: int | None = None
-    pattern: str | None = None
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        bounds = {name: getattr(self, name) for name in self.__slots__ if getattr(self, name) is not None}
-        return {**handler(source), **bounds}
-
-
-class Unbuilt:
-    """Marks a field that the grammar has but the library does not act on yet; using it is refused."""
-
-
-Name = Annotated[str, Limit(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}$")]
-Share = Annotated[float, Limit(ge=0.0, le=1.0)]
-Seconds = Annotated[float, Limit(gt=0.0)]
-Count = Annotated[int, Limit(ge=1)]
-Usd = Annotated[Decimal, Limit(ge=0, le=1_000_000_000)]
-Text = Annotated[str, Limit(min_length=1)]
+from router.core.grammar import STRICT, Count, Limit, Name, Seconds, Share, Text, Unbuilt, Usd
+from router.core.limits import Budgets
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,8 +224,8 @@ class Budget:
 
     usd_per_call: Usd | None = None
     """Limit of one call, all rungs and retries included; `route(max_cost_usd=...)` may lower it."""
-    usd_per_day: Annotated[Usd | None, Unbuilt] = None
-    """Limit of all calls of one day."""
+    usd_per_day: Usd | None = None
+    """Limit of all calls of one day, in the time zone of `budgets:` and with its `at_limit`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,7 +336,7 @@ class Policy:
     """Tasks by the name that callers use."""
     ledger: Ledger = field(default_factory=Ledger)
     """The record of calls."""
-    budgets: Annotated[Mapping[Text, Any] | None, Unbuilt] = None
-    """Shared limits by task, feature, user and tenant."""
+    budgets: Budgets = field(default_factory=Budgets)
+    """Limits that calls share, by task, feature, user and tenant."""
     environment: Name | None = None
     """Makes this file an overlay: it is merged over the others when `ROUTER_ENV` names the same environment."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from router.core.policy import STRICT, Count, Limit, Name, Share, Text
+from router.core.grammar import STRICT, Count, Limit, Name, Share, Text
 
 By = Literal["confidence", "gain"]
 

@@ -16,8 +16,9 @@ from typing import Annotated, Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from router.core.calibration import Calibrator
+from router.core.grammar import STRICT, Limit, Name, Text
 from router.core.params import suggestion
-from router.core.policy import STRICT, Limit, Name, Policy, Text
+from router.core.policy import Policy
 from router.core.signals import FREE_SIGNALS
 from router.core.tuned import Certificate, TunedPlan
 from router.errors import PolicyError

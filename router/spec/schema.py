@@ -10,7 +10,8 @@ from typing import Any, get_args, get_type_hints
 
 from pydantic import TypeAdapter
 
-from router.core.policy import Policy, Unbuilt
+from router.core.grammar import Unbuilt
+from router.core.policy import Policy
 from router.spec.document import Path_
 
 NOT_BUILT = "Part of the grammar, not built yet: using it is refused. "
