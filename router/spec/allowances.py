@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from zoneinfo import available_timezones
 
@@ -36,6 +37,7 @@ def allowance_problems(policy: Policy) -> Iterator[tuple[Path_, str]]:
 def _zone(here: Path_, time_zone: str) -> Iterator[tuple[Path_, str]]:
     problem = zone_problem(time_zone)
     if problem:
-        known = available_timezones()
-        remedy = suggestion(time_zone, known) if known else "this machine has no time zones: install tzdata"
-        yield here, f"{problem}; {remedy}"
+        known = {name.casefold(): name for name in available_timezones()}
+        near = difflib.get_close_matches(time_zone[:60].casefold(), known, n=1)
+        remedy = f"did you mean {known[near[0]]!r}?" if near else "give one like UTC or Europe/Berlin"
+        yield here, f"{problem}; {remedy}" if known else f"{problem}; this machine has no time zones: install tzdata"

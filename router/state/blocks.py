@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from router.errors import StateError
 from router.state.sheets import Sheet, lives, read
-from router.windows import Span
+from router.windows import Span, moment_text
 from router.world import World
 
 DATABASE = "budgets.db"
@@ -65,14 +65,40 @@ class Taken(NamedTuple):
 
 
 class InUse(NamedTuple):
-    """A budget as of now, all processes together."""
+    """A budget as of now, all processes together; nano-dollars, or escalations."""
 
     name: str
     span: Span
     limit: int
     spent: int
     held: int
+    """For requests under way."""
     time_zone: str
+
+    @property
+    def counter(self) -> str:
+        """Its name in the policy, such as `user.usd_per_day`."""
+        return self.name.partition(":")[0]
+
+    @property
+    def key(self) -> str:
+        """Whose it is; a user's fingerprint."""
+        return self.name.partition(":")[2]
+
+    @property
+    def in_dollars(self) -> bool:
+        """Whether it is no count of escalations."""
+        return ".usd_per_" in self.counter
+
+    @property
+    def left(self) -> int:
+        """What can still be reserved; nothing where more was metered than the limit."""
+        return max(0, self.limit - self.spent - self.held)
+
+    @property
+    def resets_at(self) -> str:
+        """When the next window begins, with its offset from UTC."""
+        return moment_text(self.span.end_s, self.time_zone)
 
 
 class Visit:
