@@ -116,7 +116,7 @@ class Router:
         self._kept: InForce | None = None
         self._reloader = self._reloading(policies, environment, reload)
         self._repeats = Repeats(self._home / "state", self._world)
-        self._budgets = SharedBudgets(self._home / "state", self._world)
+        self._budgets = SharedBudgets(self._home / "state", self._world, synchronous=ledger.sync == "full")
         self._fingerprints: Fingerprints | None = None
 
     @property

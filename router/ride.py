@@ -295,10 +295,10 @@ class Ride:
     def _end(self, pending: _Pending, outcome: Outcome) -> None:
         attempt = _attempt(pending, outcome, self._world.clock.monotonic() - pending.started_s)
         self._attempts.append(attempt)
+        self._ledger.record(settle_row(attempt, self._world.clock.time()))
         if pending.hold is not None:  # What may have been billed counts in full.
             most = attempt.amount.upper_nusd
             self._budgets.settle(pending.hold, pending.ask.upper_nusd or 0 if most is None else most)
-        self._ledger.record(settle_row(attempt, self._world.clock.time()))
 
 
 @dataclass(slots=True)

@@ -67,7 +67,12 @@ def test_a_call_counts_with_what_it_cost(case: Any) -> None:
     """Its bound is held while it is under way, and given back but for the cost."""
     one = case(day(BOUND_SMALL + SMALL))
     seen: list[Any] = []
-    one.models._scripts["small"] = lambda _: (seen.append(one.spent()), YES)[1]
+
+    def answer(_: Any) -> Reply:
+        seen.append(one.spent())
+        return YES
+
+    one.models._scripts["small"] = answer
     one.router.route("t", "hi", user="u")
     one.router.route("t", "hi", user="u")
     assert seen == [[(0, BOUND_SMALL)], [(SMALL, BOUND_SMALL)]]

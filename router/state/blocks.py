@@ -208,9 +208,11 @@ class Visit:
 class BlockStore:
     """The shared state of one installation; nothing is held open, so threads and forked children may share it."""
 
-    def __init__(self, folder: Path, world: World) -> None:
+    def __init__(self, folder: Path, world: World, *, synchronous: bool = False) -> None:
         self._folder = folder
         self._world = world
+        # Waiting for the disk takes thirty times as long as the rest, and only a power loss asks for it.
+        self._synchronous = "FULL" if synchronous else "OFF"
         self._boot = _boot()
 
     def sheet(self) -> Sheet:
@@ -242,7 +244,7 @@ class BlockStore:
             with closing(sqlite3.connect(path, timeout=10.0, isolation_level=None)) as database:
                 # Write-ahead logging is off on purpose: SQLite before 3.51.3 can corrupt a database that two share.
                 database.execute("PRAGMA journal_mode = TRUNCATE")
-                database.execute("PRAGMA synchronous = NORMAL")
+                database.execute(f"PRAGMA synchronous = {self._synchronous}")
                 database.execute("BEGIN IMMEDIATE")
                 if not database.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone():
                     for statement in _TABLES.split(";"):
@@ -260,9 +262,14 @@ class BlockStore:
             yield
         except (OSError, sqlite3.Error) as error:
             reason = getattr(error, "strerror", None) or error
+            damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
+            remedy = (
+                f"restore {DATABASE}, or delete it: its windows then begin with nothing spent"
+                if damaged
+                else ("make the folder writable, or set ROUTER_HOME")
+            )
             raise StateError(
-                f"{self._folder}: the budgets cannot be kept ({reason}), so nothing that they hold was sent; make the "
-                "folder writable, or set ROUTER_HOME",
+                f"{self._folder}: the budgets cannot be kept ({reason}), so nothing that they hold was sent; {remedy}",
                 path=str(self._folder),
             ) from error
 

@@ -67,8 +67,8 @@ class Hold:
 class SharedBudgets:
     """The budgets of one installation as this process spends them; safe to use from threads and forked children."""
 
-    def __init__(self, folder: Path, world: World) -> None:
-        self._store = BlockStore(folder, world)
+    def __init__(self, folder: Path, world: World, *, synchronous: bool = False) -> None:
+        self._store = BlockStore(folder, world, synchronous=synchronous)
         self._world = world
         self._blocks: dict[str, _Block] = {}
         self._ended: list[_Block] = []  # To be given back with the next visit.
