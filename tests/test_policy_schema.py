@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from jsonschema import Draft202012Validator
 
+from router.core import limits
 from router.core import policy as grammar
 from router.core.policy import Budget, Cache, Model, Policy, Task
 from router.errors import PolicyError
@@ -21,7 +22,7 @@ from tests.strategies import policies
 
 CLASSES = {
     name: kind
-    for name, kind in vars(grammar).items()
+    for name, kind in {**vars(limits), **vars(grammar)}.items()
     if is_dataclass(kind) and isinstance(kind, type) and name != "Limit"
 }
 UNBUILT = {
