@@ -18,7 +18,7 @@ from router.ledger import Fingerprints, load_secret
 from router.testing import Failure, Fault, Reply, ScriptedModels, SimulatedWorld, Usage
 from router.world import World
 from tests.budget_support import in_use, policy_with
-from tests.support import read_table
+from tests.support import Cli, read_table
 
 # What costs 1,000 + 400 nano-dollars on `small`, and 20,000 + 8,000 on `large`. The prompt "hi" is at most 34 tokens:
 # a request is bounded by 19,400 on `small` and by 388,000 on `large`.
@@ -314,3 +314,51 @@ def test_a_forked_child_spends_from_blocks_of_its_own(home: Path) -> None:
         assert os.waitpid(child, 0)[1] == 0
         router.route("t", "hi", user="u")
         assert [(one.spent, one.held) for one in in_use(home, World()).values()] == [(3 * SMALL, 0)]
+
+
+def test_the_command_lists_every_budget_in_use(home: Path, cli: Cli) -> None:
+    """Limit, spent, held, left and when it begins anew; a user is found by the application's id."""
+    assert cli("budgets").out == "no budget is in use; a budget of the policy shows here once a call was held to it\n"
+    limits = {"usd_per_day": "0.5", "escalations_per_day": 3}
+    budgets = {"user": {"default": limits}, "task": {"default": {"usd_per_month": 2}}, "time_zone": "Asia/Tokyo"}
+    with Router(policy_with(budgets), home=home, backend=ScriptedModels({"small": MAYBE, "large": YES})) as router:
+        router.route("t", "hi", user="ann")
+        told = cli("budgets", "--json").json["budgets"]
+    assert [(one["budget"], one.get("spent_nusd", one.get("spent"))) for one in told] == [
+        ("task.usd_per_month", str(SMALL + LARGE)),
+        ("user.escalations_per_day", 1),
+        ("user.usd_per_day", str(SMALL + LARGE)),
+    ]
+    assert (told[0]["key"], told[0]["limit_nusd"], told[0]["held_nusd"]) == ("t", "2000000000", "0")
+    assert told[0]["left_nusd"] == str(2_000_000_000 - SMALL - LARGE)
+    assert told[2]["resets_at"].endswith("T00:00:00+09:00")
+    assert cli("budgets", "--user", "ann", "--json").json["budgets"] == told[1:]
+    assert cli("budgets", "--user", "bob", "--json").json["budgets"] == []
+    head, first, quota, _ = cli("budgets").out.splitlines()
+    assert head.split() == ["budget", "key", "limit", "spent", "held", "left", "begins", "anew"]
+    assert first.split()[:6] == ["task.usd_per_month", "t", "$2.00", "$0.000029400", "$0.00", "$2.00"]
+    assert quota.split()[2:6] == ["3", "1", "0", "2"]
+
+
+def test_a_damaged_store_says_what_to_do(home: Path) -> None:
+    """Nothing is sent on the word of a file that cannot be read."""
+    (home / "state").mkdir(parents=True)
+    (home / "state" / "budgets.db").write_bytes(b"no database" * 100)
+    models = ScriptedModels({"small": YES})
+    router = Router(policy_with(day(10**9)), home=home, backend=models)
+    with router, pytest.raises(StateError, match=r"restore budgets\.db, or delete it"):
+        router.route("t", "hi", user="u")
+    assert models.history == []
+
+
+def test_a_sheet_that_is_gone_counts_in_full(home: Path) -> None:
+    """What nobody can tell any more is taken for spent: the whole block of a process that is dead."""
+    with Router(policy_with(day(10**9)), home=home, backend=ScriptedModels({"small": YES})) as router:
+        child = os.fork()
+        if child == 0:
+            router.route("t", "hi", user="u")
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+    (sheet,) = (home / "state" / "budgets").iterdir()
+    sheet.unlink()
+    assert [(one.spent, one.held) for one in in_use(home, World()).values()] == [(10**9 // 50, 0)]
