@@ -26,6 +26,7 @@ from typer.testing import CliRunner
 import router.errors
 from router import Policy, Router
 from router.cli.app import app
+from router.core import limits
 from router.core import policy as grammar
 from router.core.binding import PARTS as PARTS_OF_BINDING
 from router.core.calibration import prior
@@ -46,6 +47,9 @@ from router.tuning import GRADERS
 DOCS = Path(__file__).resolve().parent
 
 Schema = Mapping[str, Any]
+
+# Every dataclass of the policy grammar by its name, and what they import.
+_GRAMMAR: Mapping[str, Any] = {**vars(limits), **vars(grammar)}
 
 _BEGIN = re.compile(r"<!-- begin ([\w-]+) -->")
 
@@ -184,7 +188,7 @@ def policy_reference() -> str:
     for name in _reached(definitions, built_only=False):
         definition = definitions[name]
         mark = "" if name in built else "**Not built yet:** using it is refused. "
-        rows = [_field_row(part, definition["properties"][part.name]) for part in fields(getattr(grammar, name))]
+        rows = [_field_row(part, definition["properties"][part.name]) for part in fields(_GRAMMAR[name])]
         head = f"### {name}\n\n{mark}{_one_line(definition['description'])}"
         sections.append(f"{head}\n\n{_table(('field', 'type', 'default', 'meaning'), rows)}")
     return "\n\n".join(sections)

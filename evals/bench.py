@@ -16,7 +16,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,6 +29,7 @@ from router.core.call import Reply, Usage
 from router.core.cascade import cascade
 from router.core.checks import Verdict
 from router.core.effects import Asked, Request
+from router.core.limits import Allowance, Budgets
 from router.core.pricing import Amount
 from router.core.signals import read_signals
 from router.models.litellm import LiteLLM
@@ -230,13 +232,15 @@ def _resident_mb() -> float:
 
 
 def around_a_mock_reply() -> Figure:
-    """Our own processor time for an accepted call, ledger, fingerprints and event included."""
+    """Our own processor time for an accepted call, ledger, fingerprints, event and four budgets included."""
     reply = Reply("yes", Usage(input_tokens=10, output_tokens=1), model_served="small")
+    day = {"default": Allowance(usd_per_day=Decimal(1000), escalations_per_day=1000)}
     with tempfile.TemporaryDirectory() as home:
         policy = make_policy({"answer": {"choice": ["yes", "no"]}})
+        policy = replace(policy, budgets=Budgets(task=day, feature=day, user=day, tenant=day))
         with Router(policy, home=home, backend=ScriptedModels({"small": reply})) as router:
-            call = lambda: router.route("t", "is this a question?", feature="bench", user="u")  # noqa: E731
-            return Figure("own CPU per accepted call", _cpu_us(call, 2000), "us", 150)
+            call = lambda: router.route("t", "is this a question?", feature="bench", user="u", tenant="x")  # noqa: E731
+            return Figure("own CPU per accepted call, held to four budgets", _cpu_us(call, 2000), "us", 150)
 
 
 def flow_alone() -> Figure:

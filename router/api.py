@@ -34,6 +34,7 @@ from router.shapes import completions, openai_client
 from router.shapes.meter import Meter, Metered
 from router.shapes.routed import Decorator
 from router.spec import adopt, keep, load
+from router.state import SharedBudgets
 from router.stream import AnswerStream, AsyncAnswerStream
 from router.world import World
 
@@ -115,6 +116,7 @@ class Router:
         self._kept: InForce | None = None
         self._reloader = self._reloading(policies, environment, reload)
         self._repeats = Repeats(self._home / "state", self._world)
+        self._budgets = SharedBudgets(self._home / "state", self._world, synchronous=ledger.sync == "full")
         self._fingerprints: Fingerprints | None = None
 
     @property
@@ -250,7 +252,8 @@ class Router:
         Returns what it cost in dollars, by the provider's figure or the price of its model; `None` when unknown.
         """
         in_force, prints = self._in_force, self._fingerprints or self._load_fingerprints()
-        meter = Meter(in_force.loaded, in_force.backend, self._ledger, prints, self._world)
+        spent = lambda trace, nusd: self._budgets.charge(in_force.lines(trace, prints), nusd)  # noqa: E731
+        meter = Meter(in_force.loaded, in_force.backend, self._ledger, prints, self._world, spent)
         return meter.record(response, model, options)
 
     def map(self, task: str, prompts: Iterable[Prompt], **options: Unpack[MapOptions]) -> Generator[Mapped, None, None]:
@@ -295,6 +298,7 @@ class Router:
             self._reloader.stop()
             self._kept = None
         self._ledger.close()
+        self._budgets.close()
         if self._recorder:
             self._recorder.close()
 
@@ -323,17 +327,20 @@ class Router:
             self._keep(in_force)
         prints = self._fingerprints or self._load_fingerprints()
         trace = trace_of(plan, request, options, prints, origin(in_force.backend))
+        lines = in_force.lines(trace, prints)
         ride = Ride(
             trace,
             world=self._world,
             backend=self._recorder.of(in_force.backend, task) if self._recorder else in_force.backend,
             ledger=self._ledger,
+            budgets=self._budgets,
+            lines=lines,
             max_wait_s=plan.task.retry.max_wait_s,
             deadline_s=request.deadline_s,
             usual=in_force.usual[task],
             on_finish=lambda *ended: self._finished(in_force, *ended),
         )
-        flow = cascade(plan, request)
+        flow = cascade(plan, request, lines)
         key = key_of(plan, request, options, trace, prints)
         return self._repeats.once(flow, key, plan, request) if key else flow, ride
 

@@ -14,7 +14,8 @@ from router.core.answer import Answer
 from router.core.call import Chunk
 from router.core.effects import Ask, Asked, Flow
 from router.models import whole_chunk
-from router.ride import Live, Ride
+from router.pending import Live
+from router.ride import Ride
 
 
 def drive(flow: Flow, ride: Ride) -> Answer:

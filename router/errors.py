@@ -10,6 +10,7 @@
     │   ├── ContentFiltered
     │   ├── DeadlineExceeded
     │   ├── CostLimitExceeded
+    │   ├── BudgetExceeded
     │   ├── StreamInterrupted
     │   └── LadderExhausted
     ├── LedgerError
@@ -137,6 +138,22 @@ class CostLimitExceeded(NoAnswer):
     needed_usd: float | None
 
 
+class BudgetExceeded(NoAnswer):
+    """A budget that calls share has no room for the next request, or nothing bounds what that can cost.
+
+    `budget` is its name in the policy, `key` whose it is (a user's fingerprint), `window` a minute, hour, day or month.
+    `limit`, `spent` (held included) and `needed` are dollars or escalations; `needed` is `None` without any bound.
+    """
+
+    budget: str
+    key: str
+    window: str
+    limit: float
+    spent: float | None
+    needed: float | None
+    resets_at: str | None
+
+
 class StreamInterrupted(NoAnswer):
     """A live answer broke off after its first part; `partial_text` is what had arrived, `attempts` what it cost."""
 
@@ -168,7 +185,7 @@ class InvalidFile(RouterError, ValueError):
 
 
 class StateError(RouterError):
-    """Answers cannot be kept for their idempotency keys; `path` is the folder. Nothing was sent."""
+    """Budgets, or answers for their idempotency keys, cannot be kept; `path` is the folder. Nothing was sent."""
 
     path: str
 

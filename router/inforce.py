@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from router.core.answer import Attempt
+from router.core.counters import Line
 from router.core.params import suggestion
 from router.core.plan import Plan
 from router.core.usual import Usual
 from router.errors import UnknownTask, shown
+from router.ledger import Fingerprints, Trace
+from router.limits import Limits
 from router.models import Backend, checked_backend
 from router.models.real import RealModels
 from router.resolve import Plans
@@ -32,6 +35,7 @@ class InForce:
         self._clock = clock
         self.usual: dict[str, defaultdict[str, Usual]] = defaultdict(lambda: defaultdict(Usual))
         """By task and model, what requests usually come to."""
+        self._limits: Limits | None = None
         self._plans = Plans(loaded, self.backend, checks, clock)
         for task in checks:
             self._require(task)
@@ -48,6 +52,12 @@ class InForce:
         """
         self._require(task)
         return self._plans.get(task)
+
+    def lines(self, trace: Trace, fingerprints: Fingerprints) -> tuple[Line, ...]:
+        """The budgets that a call is held to."""
+        if self._limits is None:
+            self._limits = Limits(self.loaded.policy, fingerprints)
+        return self._limits.of(trace)
 
     def saw(self, task: str, attempts: Sequence[Attempt]) -> None:
         """What the providers served for a call of this task."""

@@ -6,31 +6,27 @@ A request is recorded before it leaves and settled whatever happens to it, an ex
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from router.core.answer import Attempt
 from router.core.call import (
-    BYTES_PER_TOKEN,
     Chunk,
     Failure,
     Outcome,
-    Reply,
-    Usage,
-    byte_length,
-    input_tokens_estimate,
     plausible,
 )
-from router.core.effects import Ask, Asked, CountTokens, Do, Effect, Finish, ReadClock, Wait
+from router.core.counters import Line, Refusal
+from router.core.effects import Ask, Asked, CountTokens, Do, Effect, Finish, ReadClock, Reserve, Wait
 from router.core.faults import Fault
-from router.core.pricing import Rates, settle, used_source
 from router.core.tools import Marks
 from router.core.usual import Usual
-from router.errors import RouterError
+from router.errors import StateError
 from router.ledger import LedgerWriter, Trace
 from router.ledger.rows import intent_row, route_row, settle_row
 from router.models import Backend, aparts, parts, retry
+from router.pending import Live, Pending, attempt_of, interrupted
+from router.state import Hold, SharedBudgets
 from router.world import World
 
 _Result = TypeVar("_Result")
@@ -47,6 +43,8 @@ class Ride:
         world: World,
         backend: Backend,
         ledger: LedgerWriter,
+        budgets: SharedBudgets,
+        lines: Sequence[Line],
         max_wait_s: float,
         deadline_s: float | None,
         usual: Mapping[str, Usual],
@@ -56,6 +54,9 @@ class Ride:
         self._world = world
         self._backend = backend
         self._ledger = ledger
+        self._budgets = budgets
+        self._lines = lines
+        self._hold: Hold | None = None  # Room for the request that leaves next.
         self._max_wait_s = max_wait_s
         self._deadline_s = deadline_s
         self._usual = usual
@@ -101,7 +102,7 @@ class Ride:
                 yield live.told(part)
                 part = self._too_late(live) or next(live.parts)
         except BaseException as error:
-            self._end(live.pending, live.broken(_interrupted(error)))
+            self._end(live.pending, live.broken(interrupted(error)))
             raise
         finally:
             live.parts.close()
@@ -117,7 +118,7 @@ class Ride:
                 yield live.told(part)
                 part = self._too_late(live) or await self._next(live.parts, self._remaining_s())
         except BaseException as error:
-            self._end(live.pending, live.broken(_interrupted(error)))
+            self._end(live.pending, live.broken(interrupted(error)))
             raise
         finally:
             await live.parts.aclose()
@@ -147,15 +148,28 @@ class Ride:
                 await self._world.clock.asleep(self._at_most(seconds))
                 return None
 
-    def _do(self, operation: CountTokens | ReadClock | Finish) -> int | float | None:
+    def _do(self, operation: CountTokens | ReadClock | Reserve | Finish) -> int | float | Refusal | StateError | None:
         match operation:
             case CountTokens(call):
                 return self._backend.count_tokens(call)
             case ReadClock():
                 return self._elapsed_s()
+            case Reserve(upper_nusd, escalates):
+                return self._reserve(upper_nusd, escalates=escalates)
             case Finish():
                 self._finish(operation)
                 return None
+
+    def _reserve(self, upper_nusd: int | None, *, escalates: bool = False) -> Refusal | StateError | None:
+        """Take room for one request; what is said where there is none."""
+        try:
+            found = self._budgets.reserve(self._lines, upper_nusd or 0, escalates=escalates)
+        except StateError as error:
+            return error
+        if isinstance(found, Refusal):
+            return found
+        self._hold = found
+        return None
 
     def _at_most(self, seconds: float) -> float:
         remaining_s = self._remaining_s()
@@ -168,6 +182,9 @@ class Ride:
 
     def _finish(self, finish: Finish) -> None:
         self._finished = True
+        if self._hold is not None:
+            self._budgets.drop(self._hold)
+            self._hold = None
         latency_ms = self._elapsed_s() * 1000
         self._ledger.record(route_row(self._trace, finish, self._world.clock.time(), latency_ms))
         self._on_finish(self._trace, finish, latency_ms)
@@ -176,7 +193,10 @@ class Ride:
         return Asked(outcome, tuple(self._attempts[before:]), self._elapsed_s(), shown)
 
     def _limits(self, ask: Ask) -> retry.Limits:
-        return retry.Limits(ask.attempts, self._max_wait_s, self._remaining_s)
+        if not self._lines:
+            return retry.Limits(ask.attempts, self._max_wait_s, self._remaining_s)
+        has_room = lambda: self._reserve(ask.upper_nusd) is None  # noqa: E731
+        return retry.Limits(ask.attempts, self._max_wait_s, self._remaining_s, has_room)
 
     def _elapsed_s(self) -> float:
         return self._world.clock.monotonic() - self._started_s
@@ -189,7 +209,7 @@ class Ride:
         try:
             outcome = plausible(self._backend.send(ask.call, self._remaining_s()))
         except BaseException as error:
-            self._end(pending, _interrupted(error))
+            self._end(pending, interrupted(error))
             raise
         self._end(pending, outcome)
         return outcome
@@ -201,7 +221,7 @@ class Ride:
                 await self._within(self._remaining_s(), lambda left: self._backend.asend(ask.call, left))
             )
         except BaseException as error:
-            self._end(pending, _interrupted(error))
+            self._end(pending, interrupted(error))
             raise
         self._end(pending, outcome)
         return outcome
@@ -212,7 +232,7 @@ class Ride:
         try:
             first = next(coming)
         except BaseException as error:
-            self._end(pending, _interrupted(error))
+            self._end(pending, interrupted(error))
             raise
         return self._opened(pending, first, coming, before)
 
@@ -223,14 +243,14 @@ class Ride:
         try:
             first = await self._next(coming, remaining_s)
         except BaseException as error:
-            self._end(pending, _interrupted(error))
+            self._end(pending, interrupted(error))
             await coming.aclose()
             raise
         if not isinstance(first, Chunk):
             await coming.aclose()
         return self._opened(pending, first, coming, before)
 
-    def _opened(self, pending: _Pending, first: Chunk | Outcome, coming: Any, before: int) -> Outcome | Live:
+    def _opened(self, pending: Pending, first: Chunk | Outcome, coming: Any, before: int) -> Outcome | Live:
         if isinstance(first, Chunk):
             pending.first_token_s = self._world.clock.monotonic() - pending.started_s
             return Live(pending, first, coming, before, Marks(pending.ask.rung, self._trace.route_id))
@@ -260,117 +280,20 @@ class Ride:
             return Failure(Fault.TIMEOUT, detail="the deadline passed")
         return None
 
-    def _begin(self, ask: Ask, before: int) -> _Pending:
+    def _begin(self, ask: Ask, before: int) -> Pending:
         number = len(self._attempts) - before + 1
         attempt_id = f"{self._trace.route_id}-{len(self._attempts) + 1}"
         time_s = self._world.clock.time()
-        pending = _Pending(ask, attempt_id, number, self._world.clock.monotonic(), ask.rates.at(time_s))
+        pending = Pending(ask, attempt_id, number, self._world.clock.monotonic(), ask.rates.at(time_s))
         self._ledger.intent(intent_row(self._trace, ask, pending.attempt_id, number, time_s))
+        pending.hold, self._hold = self._hold, None
         return pending
 
-    def _end(self, pending: _Pending, outcome: Outcome) -> None:
+    def _end(self, pending: Pending, outcome: Outcome) -> None:
         usual = self._usual[pending.ask.call.name]
-        attempt = _attempt(pending, outcome, self._world.clock.monotonic() - pending.started_s, usual)
+        attempt = attempt_of(pending, outcome, self._world.clock.monotonic() - pending.started_s, usual)
         self._attempts.append(attempt)
         self._ledger.record(settle_row(attempt, self._world.clock.time()))
-
-
-@dataclass(slots=True)
-class _Pending:
-    """A request that has left."""
-
-    ask: Ask
-    attempt_id: str
-    number: int
-    started_s: float
-    rates: Rates
-    """In force when it left."""
-    first_token_s: float | None = None
-    come_bytes: int = 0
-    """Of a live answer: text, reasoning and tool calls together."""
-
-
-@dataclass(slots=True)
-class Live:
-    """A live answer of which at least one part has come."""
-
-    pending: _Pending
-    first: Chunk
-    parts: Any
-    """The generator of the parts that follow, and of the outcome."""
-    before: int
-    marks: Marks
-    texts: list[str] = field(default_factory=list)
-    """What the caller has been told so far."""
-
-    def told(self, chunk: Chunk) -> Chunk:
-        """A part as the caller sees it."""
-        self.texts.append(chunk.text)
-        self.pending.come_bytes += byte_length(chunk.text) + byte_length(chunk.reasoning)
-        if not chunk.tool_calls:
-            return chunk
-        for part in chunk.tool_calls:
-            self.pending.come_bytes += sum(byte_length(said or "") for said in part["function"].values())
-        return replace(chunk, tool_calls=self.marks.parts(chunk.tool_calls))
-
-    def broken(self, outcome: Outcome) -> Outcome:
-        """How it ended; where it broke off, with what had come."""
-        return replace(outcome, partial="".join(self.texts)) if isinstance(outcome, Failure) else outcome
-
-
-def _interrupted(error: BaseException) -> Failure:
-    """What a request came to that an exception took the place of."""
-    if isinstance(error, RouterError):  # Our own backends raise one before they send, never after.
-        return Failure(Fault.NOT_SENT)
-    return Failure(Fault.CRASHED if isinstance(error, Exception) else Fault.CANCELLED)
-
-
-def _attempt(pending: _Pending, outcome: Outcome, seconds: float, usual: Usual) -> Attempt:
-    """The record of a request."""
-    ask, rates = pending.ask, pending.rates
-    if isinstance(outcome, Reply) and outcome.latency_ms is not None:
-        seconds = outcome.latency_ms / 1000
-    failure = outcome if isinstance(outcome, Failure) else None
-    come_bytes = pending.come_bytes or _size_bytes(outcome)
-    came = bool(come_bytes or not failure)
-    guess = Usage(
-        input_tokens=input_tokens_estimate(ask.call.messages, ask.call.params.get("tools")),
-        output_tokens=-(-come_bytes // BYTES_PER_TOKEN) if came else usual.output_tokens,
-    )
-    usage = guess if outcome.usage is None and came else outcome.usage
-    amount = settle(
-        outcome,
-        rates,
-        upper_nusd=ask.upper_nusd,
-        estimate=guess,
-        seconds=seconds,
-        usual=usual,
-        began=came,
-    )
-    if failure is None and amount.state == "settled":
-        usual.learn(guess, rates.cost_nusd(guess, seconds), amount.nusd)
-    return Attempt(
-        attempt_id=pending.attempt_id,
-        rung=ask.rung,
-        model=ask.call.name,
-        number=pending.number,
-        model_asked=ask.call.model.litellm,
-        model_served=outcome.model_served,
-        fault=failure.fault if failure else None,
-        status=failure.status if failure else None,
-        usage=usage,
-        usage_source="none" if usage is None else "estimated" if outcome.usage is None else "provider",
-        amount=amount,
-        latency_ms=seconds * 1000,
-        first_token_ms=None if pending.first_token_s is None else pending.first_token_s * 1000,
-        detail=failure.detail if failure else "",
-        service_tier=outcome.service_tier if isinstance(outcome, Reply) else "",
-        price_source=used_source(amount, rates),
-    )
-
-
-def _size_bytes(outcome: Outcome) -> int:
-    """Of what a model said, tool calls included."""
-    if isinstance(outcome, Failure):
-        return byte_length(outcome.partial)
-    return byte_length(outcome.text) + sum(byte_length(call.name + call.arguments) for call in outcome.tool_calls)
+        if pending.hold is not None:  # What may have been billed counts in full.
+            most = attempt.amount.upper_nusd
+            self._budgets.settle(pending.hold, pending.ask.upper_nusd or 0 if most is None else most)

@@ -588,8 +588,60 @@ BAD = {
         7,
     ),
     "panel_mistyped": Bad(ladder("[{panl: [small, large]}]"), NO_RUNG, "tasks.t.ladder.0", 7),
-    "budgets": Bad(BASE + "budgets: {team: 5}\n", NOT_BUILT, "budgets"),
-    "usd_per_day": Bad(task_key("budget: {usd_per_day: 5}"), NOT_BUILT, "tasks.t.budget.usd_per_day"),
+    # Limits that calls share
+    "budgets_of_an_unknown_kind": Bad(
+        BASE + "budgets: {team: {default: {usd_per_day: 5}}}\n",
+        "unknown key 'team'; did you mean 'tenant'?",
+        "budgets.team",
+    ),
+    "budgets_of_an_unknown_window": Bad(
+        BASE + "budgets: {user: {default: {usd_per_week: 5}}}\n",
+        "unknown key 'usd_per_week'; did you mean 'usd_per_day'?",
+        "budgets.user.default.usd_per_week",
+    ),
+    "budgets_of_an_unknown_task": Bad(
+        BASE + "budgets: {task: {u: {usd_per_day: 5}}}\n", "unknown task 'u'; there is 't'", "budgets.task.u"
+    ),
+    "budgets_without_a_limit": Bad(
+        BASE + "budgets: {user: {default: {at_limit: wait}}}\n",
+        "sets no limit; give one, such as usd_per_day or escalations_per_day",
+        "budgets.user.default",
+    ),
+    "budgets_in_an_unknown_time_zone": Bad(
+        BASE + "budgets: {time_zone: Europe/Berlim}\n",
+        "unknown time zone 'Europe/Berlim'; did you mean 'Europe/Berlin'?",
+        "budgets.time_zone",
+    ),
+    "a_budget_in_an_unknown_time_zone": Bad(
+        BASE + "budgets: {user: {default: {usd_per_day: 1, time_zone: utc}}}\n",
+        "unknown time zone 'utc'; did you mean 'UTC'?",
+        "budgets.user.default.time_zone",
+    ),
+    "a_place_in_no_country": Bad(
+        BASE + "budgets: {time_zone: Mars/Olympus}\n",
+        "unknown time zone 'Mars/Olympus'; give one like UTC or Europe/Berlin",
+        "budgets.time_zone",
+    ),
+    "a_budget_below_nothing": Bad(
+        BASE + "budgets: {user: {default: {usd_per_day: -1}}}\n",
+        "should be greater than or equal to 0, found -1",
+        "budgets.user.default.usd_per_day",
+    ),
+    "a_part_of_an_escalation": Bad(
+        BASE + "budgets: {user: {default: {escalations_per_day: 0.5}}}\n",
+        "should be a valid integer, found 0.5",
+        "budgets.user.default.escalations_per_day",
+    ),
+    "at_limit": Bad(
+        BASE + "budgets: {at_limit: stop}\n",
+        "should be 'first_rung', 'refuse' or 'wait', found 'stop'",
+        "budgets.at_limit",
+    ),
+    "usd_per_day_twice": Bad(
+        task_key("budget: {usd_per_day: 5}") + "budgets: {task: {t: {usd_per_day: 4}}}\n",
+        "stands in budgets.task.t too; keep one",
+        "tasks.t.budget.usd_per_day",
+    ),
     "store_content": Bad(BASE + "ledger: {store_content: false}\n", NOT_BUILT, "ledger.store_content"),
     **{
         line.split(":")[0]: Bad(task_key(line), NOT_BUILT, f"tasks.t.{line.split(':')[0]}")
@@ -716,12 +768,15 @@ def test_several_faults_are_told_at_once_in_the_order_of_the_file(folder: Path) 
 
 def test_several_faults_between_models_and_tasks_are_told_at_once(folder: Path) -> None:
     """So are those that only a look across the file finds."""
-    error = refusal(folder, model_key("params: {n: 2}").replace("[small, large]", "[smal, lage]") + "budgets: {}\n")
+    error = refusal(
+        folder,
+        model_key("params: {n: 2}").replace("[small, large]", "[smal, lage]") + "ledger: {store_content: true}\n",
+    )
     assert [line.split(": ")[1] for line in str(error).splitlines()] == [
         "models.small.params.n",
         "tasks.t.ladder.0",
         "tasks.t.ladder.1",
-        "budgets",
+        "ledger.store_content",
     ]
 
 

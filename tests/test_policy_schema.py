@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from jsonschema import Draft202012Validator
 
+from router.core import limits
 from router.core import policy as grammar
 from router.core.policy import Budget, Cache, Model, Policy, Task
 from router.errors import PolicyError
@@ -21,13 +22,11 @@ from tests.strategies import policies
 
 CLASSES = {
     name: kind
-    for name, kind in vars(grammar).items()
+    for name, kind in {**vars(limits), **vars(grammar)}.items()
     if is_dataclass(kind) and isinstance(kind, type) and name != "Limit"
 }
 UNBUILT = {
-    "Budget": {"usd_per_day"},
     "Ledger": {"store_content"},
-    "Policy": {"budgets"},
     "Task": {
         "cache",
         "prompt_cache",
@@ -142,14 +141,9 @@ def test_every_unbuilt_field_that_is_set_is_found() -> None:
     policy = Policy(
         1,
         {"m": Model("a/b", capabilities=("tools",))},
-        {"t": Task(("m",), cache=Cache(5.0), budget=Budget(usd_per_call=Decimal(1), usd_per_day=Decimal(1)))},
-        budgets={},
+        {"t": Task(("m",), cache=Cache(5.0), budget=Budget(usd_per_call=Decimal(1)), prompt_cache="system")},
     )
-    assert sorted(unbuilt_fields(policy)) == [
-        ((), "budgets"),
-        (("tasks", "t"), "cache"),
-        (("tasks", "t", "budget"), "usd_per_day"),
-    ]
+    assert sorted(unbuilt_fields(policy)) == [(("tasks", "t"), "cache"), (("tasks", "t"), "prompt_cache")]
 
 
 @pytest.mark.parametrize(

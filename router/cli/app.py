@@ -15,9 +15,10 @@ from typing import Any
 
 import typer
 
-from router.cli import audit, check, demo, distill, evaluate, init, ledger, models, policy, route, slo, tune
+from router.cli import audit, budgets, check, demo, distill, evaluate, init, ledger, models, policy, route, slo, tune
 from router.cli.common import Refused, print_json, say
 from router.errors import (
+    BudgetExceeded,
     CostLimitExceeded,
     InvalidCall,
     InvalidFile,
@@ -43,6 +44,7 @@ app = typer.Typer(
 app.command("init")(init.init)
 app.command("check")(check.check)
 app.command("route")(route.route)
+app.command("budgets")(budgets.budgets)
 app.command("slo")(slo.slo)
 app.command("eval")(evaluate.evaluate)
 app.command("tune")(tune.tune)
@@ -65,7 +67,10 @@ def _root(version: bool = typer.Option(False, "--version", help="Show the versio
 
 # What an error may tell a program. Not the provider's own words and not the attempts: they may repeat the prompt.
 _TOLD = ("path", "line", "where", "task", "known", "argument", "model", "status", "needed", "route_id")
-_TOLD_OF_LIMITS = ("deadline_s", "limit_usd", "spent_usd", "needed_usd")
+_TOLD_OF_LIMITS = (
+    *("deadline_s", "limit_usd", "spent_usd", "needed_usd"),
+    *("budget", "key", "window", "limit", "spent", "resets_at"),
+)
 # typer does not export the class of a wrong call itself.
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
@@ -146,7 +151,7 @@ def _exit_code(error: RouterError) -> int:
     match error:
         case Refused():
             return error.exit_code
-        case CostLimitExceeded():
+        case CostLimitExceeded() | BudgetExceeded():
             return 3
         case ReplayMiss():
             return 1

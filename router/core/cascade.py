@@ -6,7 +6,7 @@ writes: `router.drive` performs what it yields, once for each kind of caller.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, NoReturn
 
@@ -14,14 +14,16 @@ from router.core import compose
 from router.core.answer import Action, Answer, Attempt, Step, climbed, costs
 from router.core.call import Call, Failure, Reply, Usage, input_tokens_bound
 from router.core.checks import REFUSED, Verdict
+from router.core.counters import Line, Refusal, Unbounded
 from router.core.decision import judge, skip_reason
-from router.core.effects import Ask, Asked, CountTokens, Do, Effect, Finish, Flow, ReadClock, Request
+from router.core.effects import Ask, Asked, CountTokens, Do, Effect, Finish, Flow, ReadClock, Request, Reserve, Wait
 from router.core.faults import FAULTS, Fault
-from router.core.plan import NOT_IN_PLAN, Plan
+from router.core.plan import NOT_IN_PLAN, Plan, Rung
 from router.core.pricing import total, usd
 from router.core.signals import agreement, read_signals
 from router.core.tools import marked, rung_of
 from router.errors import (
+    BudgetExceeded,
     ContentFiltered,
     CostLimitExceeded,
     DeadlineExceeded,
@@ -31,6 +33,9 @@ from router.errors import (
     RouterError,
     StreamInterrupted,
 )
+
+# Pauses of a call that waits for room in a budget.
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
 
 
 class _Draft(NamedTuple):
@@ -44,8 +49,8 @@ class _Draft(NamedTuple):
     """As recorded: estimated where the provider reported none."""
 
 
-def cascade(plan: Plan, request: Request) -> Flow:
-    """Climb the ladder until a draft is good enough.
+def cascade(plan: Plan, request: Request, budgets: Sequence[Line] = ()) -> Flow:
+    """Climb the ladder until a draft is good enough, within the budgets that the call is held to.
 
     Raises
     ------
@@ -54,7 +59,7 @@ def cascade(plan: Plan, request: Request) -> Flow:
     NoAnswer
         One of its branches: no rung gave a usable answer, or a limit was reached before one did.
     """
-    climb = _Climb(plan, request)
+    climb = _Climb(plan, request, budgets)
     try:
         answer = yield from climb.run()
     except RouterError as error:
@@ -67,9 +72,10 @@ def cascade(plan: Plan, request: Request) -> Flow:
 class _Climb:
     """The state of one call while it climbs."""
 
-    def __init__(self, plan: Plan, request: Request) -> None:
+    def __init__(self, plan: Plan, request: Request, budgets: Sequence[Line]) -> None:
         self.plan = plan
         self.request = request
+        self.budgets = budgets
         self.first = plan.first
         self.steps: list[Step] = []
         self.attempts: list[Attempt] = []
@@ -82,8 +88,7 @@ class _Climb:
         self.input_bound = input_tokens_bound(request.messages)
 
     def run(self) -> Flow:
-        if not self._surely_fits(self.plan.task.max_input_tokens):
-            yield from self._check_input(self.plan.task.max_input_tokens)
+        yield from self._check_input(self.plan.task.max_input_tokens)
         goes_on = rung_of(self.request.messages)
         for index, rung in enumerate(self.plan.rungs):
             if unfit := self._unfit(index, goes_on):
@@ -97,12 +102,11 @@ class _Climb:
             if self._out_of_time():
                 return self._kept(index, "the deadline passed") or self._raise_deadline()
             upper = compose.upper_nusd(rung, call, self.request, self.input_bound)
-            attempts = self._affordable(upper)
-            if attempts == 0:
-                unbounded = compose.unbounded(rung, call, self.request, self.input_bound) if upper is None else ""
-                return self._kept(index, "the cost limit leaves no room for it") or self._raise_cost_limit(
-                    rung.name, upper, unbounded
-                )
+            if (attempts := self._affordable(upper)) == 0:
+                kept = self._kept(index, "the cost limit leaves no room for it")
+                return kept or self._raise_cost_limit(rung, call, upper)
+            if self.budgets and (kept := (yield from self._reserve(index, call, upper))):
+                return kept
             live = self.request.stream and rung.threshold is None
             draft = self._read(index, (yield Ask(index, call, attempts, rung.rates, upper, live)))
             if draft is None:
@@ -112,6 +116,36 @@ class _Climb:
             if draft.verdict.valid:
                 self.held = draft
         return self._kept(None, "") or self._raise_exhausted()
+
+    def _reserve(self, index: int, call: Call, upper: int | None) -> Generator[Effect, Any, Answer | None]:
+        """Take room in every budget for the first request to a rung; where there is none, the draft that is kept."""
+        in_dollars = [line for line in self.budgets if line.counter.unit == "usd"]
+        if upper is None and in_dollars:
+            why = compose.unbounded(self.plan.rungs[index], call, self.request, self.input_bound)
+            return self._at_limit(index, Unbounded(in_dollars[0], why))
+        pause_s = _FIRST_PAUSE_S
+        reserve = Do(Reserve(upper, index > self.first and not climbed(self.attempts, self.first)))
+        while (found := (yield reserve)) is not None:
+            if isinstance(found, RouterError):
+                raise found
+            waits = found.line.counter.at_limit == "wait" and self.request.deadline_s is not None
+            if not waits or found.hopeless or self._out_of_time():
+                return self._at_limit(index, found)
+            yield Wait(min(pause_s, found.resets_in_s))
+            self.elapsed_s = yield Do(ReadClock())
+            pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
+        return None
+
+    def _at_limit(self, index: int, found: Refusal | Unbounded) -> Answer:
+        """What becomes of a call that a budget has no room for."""
+        if found.line.counter.at_limit != "refuse" and (kept := self._kept(index, found.why())):
+            return kept
+        raise BudgetExceeded(
+            f"task {self.plan.task_name!r}: a request to {self.plan.rungs[index].name!r} is not sent: {found.why()}"
+            f"{self._history()}",
+            **found.fields(),
+            **self._error_fields(),
+        )
 
     def _read(self, index: int, asked: Asked) -> _Draft | None:
         """The draft of a rung that was asked; `None` where it gave none."""
@@ -124,6 +158,8 @@ class _Climb:
         return self._judge(index, asked.outcome, asked.attempts)
 
     def _check_input(self, limit: int | None) -> Generator[Effect, Any, None]:
+        if self._surely_fits(limit):
+            return
         if (yield from self._too_long(compose.call(self.plan, 0, self.request), limit)):
             raise InvalidCall(
                 f"prompt: is longer than the {limit} tokens that task {self.plan.task_name!r} takes; "
@@ -321,16 +357,15 @@ class _Climb:
             **self._error_fields(),
         )
 
-    def _raise_cost_limit(self, model: str, upper: int | None, unbounded: str) -> NoReturn:
+    def _raise_cost_limit(self, rung: Rung, call: Call, upper: int | None) -> NoReturn:
         limit, spent, needed = usd(self.request.max_cost_nusd) or 0.0, usd(self._spent_upper()), usd(upper)
         already = "an unknown part" if spent is None else f"{spent:.6f}"
-        if spent is None and not unbounded:
-            unbounded = (
-                "an earlier request has no bound; give every model a `price:` and the task a `max_output_tokens:`"
-            )
-        remedy = unbounded or (
-            f"a request to {model!r} can cost {needed or 0.0:.6f} USD; raise the limit or lower max_output_tokens"
-        )
+        if needed is None:
+            remedy = compose.unbounded(rung, call, self.request, self.input_bound)
+        elif spent is None:
+            remedy = "an earlier request has no bound; give every model a `price:` and the task a `max_output_tokens:`"
+        else:
+            remedy = f"a request to {rung.name!r} can cost {needed:.6f} USD; raise the limit or lower max_output_tokens"
         raise CostLimitExceeded(
             f"task {self.plan.task_name!r}: {already} of {limit:.6f} USD may be spent already, and {remedy}"
             f"{self._history()}",

@@ -4,6 +4,7 @@ yielded            sent back
 Ask                Asked        one rung, with all its retries; live where its parts go to the caller as they come
 Do(CountTokens)    int          an exact count, only where an estimate could change the decision
 Do(ReadClock)      float        seconds since the call began, before another rung is asked
+Do(Reserve)        Refusal      or None where every budget has room, or the error that says why nobody can tell
 Wait               None         for something that happens elsewhere, such as the same call in another process
 Do(Finish)         None         the last effect of every call, answered or not
 """
@@ -75,6 +76,14 @@ class ReadClock(NamedTuple):
     """Tell how long the call has taken, in seconds."""
 
 
+class Reserve(NamedTuple):
+    """Take room in every budget of the call before a rung is asked; its retries take theirs under `Ask`."""
+
+    upper_nusd: int | None
+    escalates: bool
+    """Whether it is the call's first request above the first rung."""
+
+
 class Wait(NamedTuple):
     """Let some time pass."""
 
@@ -102,7 +111,7 @@ class Finish(NamedTuple):
 class Do(NamedTuple):
     """An operation beside asking."""
 
-    operation: CountTokens | ReadClock | Finish
+    operation: CountTokens | ReadClock | Reserve | Finish
 
 
 Effect = Ask | Do | Wait

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from router.core.grammar import STRICT, Count, Limit, Name, Seconds, Share, Text, Unbuilt, Usd
+from router.core.limits import Budgets
 from router.core.slos import Slo, Slos
 
 
@@ -230,8 +231,8 @@ class Budget:
 
     usd_per_call: Usd | None = None
     """Limit of one call, all rungs and retries included; `route(max_cost_usd=...)` may lower it."""
-    usd_per_day: Annotated[Usd | None, Unbuilt] = None
-    """Limit of all calls of one day."""
+    usd_per_day: Usd | None = None
+    """Limit of all calls of one day, in the time zone of `budgets:` and with its `at_limit`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +330,7 @@ class Policy:
     """The record of calls."""
     slos: Slos = field(default_factory=Slos)
     """Service-level objectives by feature; a task has its own."""
-    budgets: Annotated[Mapping[Text, Any] | None, Unbuilt] = None
-    """Shared limits by task, feature, user and tenant."""
+    budgets: Budgets = field(default_factory=Budgets)
+    """Limits that calls share, by task, feature, user and tenant."""
     environment: Name | None = None
     """Makes this file an overlay: it is merged over the others when `ROUTER_ENV` names the same environment."""

@@ -25,6 +25,8 @@ class Limits(NamedTuple):
     max_wait_s: float
     remaining_s: Callable[[], float | None]
     """Seconds left of the call's deadline; `None` without one."""
+    has_room: Callable[[], bool] = lambda: True
+    """Takes room in the budgets for one more request, and says whether there was any."""
 
 
 def ask(send: Callable[[], _Ended], limits: Limits, world: World) -> _Ended:
@@ -73,11 +75,14 @@ class _Rule:
         return self._world.random.random() * pause
 
     def stop(self, state: RetryCallState) -> bool:
-        """After the last attempt, or when the next pause is longer than allowed or than the time that is left."""
+        """After the last attempt, or when the next pause is longer than allowed or than the time that is left.
+
+        Or when the budgets have no room for another.
+        """
         if state.attempt_number >= self._limits.attempts or state.upcoming_sleep > self._limits.max_wait_s:
             return True
         remaining = self._limits.remaining_s()
-        return remaining is not None and state.upcoming_sleep >= remaining
+        return (remaining is not None and state.upcoming_sleep >= remaining) or not self._limits.has_room()
 
 
 def _is_passing(outcome: object) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any, TypedDict
 
@@ -14,7 +15,7 @@ from router.core.effects import Ask
 from router.core.params import checked_metadata
 from router.core.policy import Model, Price
 from router.core.pricing import Amount, Rates, merged, settle, usd, used_source
-from router.errors import InvalidCall
+from router.errors import InvalidCall, StateError, warn
 from router.ledger import Fingerprints, LedgerWriter, Trace
 from router.ledger.rows import intent_row, metered_row, settle_row
 from router.models import Backend
@@ -37,12 +38,14 @@ class Meter:
         ledger: LedgerWriter,
         fingerprints: Fingerprints,
         world: World,
+        on_spent: Callable[[Trace, int], None],
     ) -> None:
         self._loaded = loaded
         self._backend = backend
         self._ledger = ledger
         self._fingerprints = fingerprints
         self._world = world
+        self._on_spent = on_spent
 
     def record(self, response: Any, model: str | None, options: Mapping[str, Any]) -> float | None:
         """Write the rows of one response; its cost in dollars, `None` when the price is unknown."""
@@ -78,11 +81,20 @@ class Meter:
         self._ledger.record(settle_row(attempt, now_s))
         step = Step(0, name, "accept", "metered", cost_nusd=attempt.amount.nusd, attempts=1)
         self._ledger.record(metered_row(trace, step, attempt, now_s))
+        self._count(trace, attempt.amount.nusd or 0)
         cost_usd = usd(attempt.amount.nusd)
         if events.wanted():
             people = {"feature": trace.feature, "tenant": trace.tenant, "user": trace.user}
             events.emit("meter", {"route_id": route_id, "model": name, "cost_usd": cost_usd, **people})
         return cost_usd
+
+    def _count(self, trace: Trace, nusd: int) -> None:
+        """Count it in the budgets. It is paid for: a disk that cannot be written must not take the response away."""
+        try:
+            self._on_spent(trace, nusd)
+        except StateError as error:
+            events.emit("router.state_failed", {"problem": str(error)}, level=logging.ERROR)
+            warn(f"a metered call is not counted in its budgets: {error}")
 
     def _rates(self, name: str, provider: str | None, now_s: float) -> Rates:
         """The price of a model that a provider names: the policy's where it knows the model, else the price map's."""

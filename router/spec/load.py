@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from router.core.dated import starts_s
 from router.core.params import RESERVED_PARAMS, suggestion
 from router.core.policy import AnswerKind, Policy, Price
 from router.errors import PolicyError, shown
+from router.spec.allowances import allowance_problems
 from router.spec.document import Document, Path_, dotted, merge, read_document
 from router.spec.schema import allowed_keys, schema_problem, unbuilt_fields
 
@@ -284,6 +286,7 @@ def _cross_check(policy: Policy) -> Iterator[_Problem]:
         yield from _reserved((*here, "params"), task.params)
         yield from _answer_problems((*here, "answer"), task.answer)
         yield from _ladder_problems((*here, "ladder"), task.ladder, policy)
+    yield from starmap(_Problem, allowance_problems(policy))
 
 
 def _price_problems(here: Path_, price: Price) -> Iterator[_Problem]:

@@ -1,0 +1,67 @@
+"""Which budgets a call is held to, by the policy and by who the call belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from router.core.counters import Counter, Line, counters
+from router.core.limits import DEFAULT, KINDS, Allowance, Kind
+from router.core.policy import Policy
+from router.ledger import Fingerprints, Trace
+
+# Callers whose lines are kept ready; beyond them all are made anew.
+_MOST_CALLERS = 10_000
+
+_Counters = tuple[Counter, ...]
+
+
+class Limits:
+    """The budgets of one policy."""
+
+    def __init__(self, policy: Policy, fingerprints: Fingerprints) -> None:
+        self._policy = policy
+        self._fingerprints = fingerprints
+        self._tasks = frozenset(policy.tasks)
+        self._entries: dict[Kind, Mapping[str, _Counters]] = {kind: self._of_kind(kind) for kind in KINDS}
+        self._any = any(self._entries.values())
+        self._lines: dict[tuple[str | None, ...], tuple[Line, ...]] = {}
+
+    def of(self, trace: Trace) -> tuple[Line, ...]:
+        """What a call is held to; nothing where it says of none of them whose it is."""
+        if not self._any:
+            return ()
+        who = (trace.task, trace.feature, trace.user, trace.tenant)
+        lines = self._lines.get(who)
+        if lines is None:
+            if len(self._lines) >= _MOST_CALLERS:
+                self._lines.clear()
+            lines = self._lines[who] = tuple(self._made(who))
+        return lines
+
+    def _made(self, who: tuple[str | None, ...]) -> list[Line]:
+        # A call that was not routed is of no task of the policy.
+        keys = (who[0] if who[0] in self._tasks else None, *who[1:])
+        found: list[Line] = []
+        for kind, key in zip(KINDS, keys, strict=True):
+            if key is not None:
+                entries = self._entries[kind]
+                found += [Line.of(counter, key) for counter in entries.get(f"={key}", entries.get(DEFAULT, ()))]
+        return found
+
+    def _of_kind(self, kind: Kind) -> dict[str, _Counters]:
+        """The counters by key, each after `=` so that none is taken for the default."""
+        budgets = self._policy.budgets
+        allowances: dict[str, Allowance] = dict(getattr(budgets, kind))
+        if kind == "task":
+            for name, task in self._policy.tasks.items():
+                if task.budget.usd_per_day is not None:
+                    own = allowances.get(name, allowances.get(DEFAULT, Allowance()))
+                    allowances[name] = replace(own, usd_per_day=task.budget.usd_per_day)
+        return {
+            DEFAULT if name == DEFAULT else f"={self._key(kind, name)}": tuple(counters(kind, allowance, budgets))
+            for name, allowance in allowances.items()
+        }
+
+    def _key(self, kind: Kind, name: str) -> str:
+        return self._fingerprints.of(name).name("user", name) or "" if kind == "user" else name
