@@ -82,7 +82,7 @@ def test_without_a_command_the_commands_are_listed(cli: Cli) -> None:
     """Help on standard output, whichever way one asks for it."""
     asked, bare = cli("--help"), cli()
     listed = re.findall(r"^  ([a-z]+)  ", asked.out, re.MULTILINE)
-    assert sorted(listed) == sorted([*COMMANDS, "audit", "policy"])
+    assert sorted(listed) == sorted([*COMMANDS, "audit", "ledger", "policy"])
     assert asked.code == 0
     assert asked.out.strip() in (bare.out + bare.err).strip()
 

@@ -316,6 +316,6 @@ def test_an_image_has_no_bound_so_a_cost_limit_refuses_it() -> None:
     """Nobody can say beforehand how many tokens an image is; the message says what is missing."""
     image = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]}]
     router, models = _router({})
-    with pytest.raises(CostLimitExceeded, match="its price, its longest output or the size of the prompt is unknown"):
+    with pytest.raises(CostLimitExceeded, match="the prompt holds an image, sound or file"):
         router.route("t", image, max_cost_usd=1.0)
     assert models.history == []

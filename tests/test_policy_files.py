@@ -349,7 +349,7 @@ BAD = {
     ),
     "unknown_key_of_a_price": Bad(
         model_key("price: {input_usd: 1}"),
-        "unknown key 'input_usd'; did you mean 'input_usd_per_mtok'?",
+        "unknown key 'input_usd'; did you mean 'input_usd_per_mtok'? Prices are US dollars, those of tokens per million.",
         "models.small.price.input_usd",
         3,
     ),
@@ -378,8 +378,8 @@ BAD = {
     "key_that_is_no_text": Bad("version: 1\n? [a, b]\n: 1\n", "a key must be plain text", "", 2),
     "merge_key": Bad(
         "version: 1\nmodels:\n  a: &a {litellm: x/y}\n  b: {litellm: z, <<: *a}\n",
-        "unknown key '<<'; there is 'api_base', 'api_key_env', 'capabilities', 'context_tokens', 'headers', 'litellm', "
-        "'max_output_tokens', 'params', 'price'",
+        "unknown key '<<'; there is 'api_base', 'api_key_env', 'capabilities', 'context_tokens', 'headers', "
+        "'image_tokens', 'litellm', 'max_output_tokens', 'params', 'price'",
         "models.b.<<",
         4,
     ),

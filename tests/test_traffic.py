@@ -13,7 +13,7 @@ import pytest
 
 from router import Answer, Router
 from router.errors import NoAnswer
-from router.ledger import Fingerprints, load_secret
+from router.ledger import load_fingerprints
 from router.world import World
 from tests.support import make_policy, read_table
 from tests.upstream import Billed, Fault, Upstream
@@ -78,13 +78,15 @@ def pair_with_bill(
 
     The other way round holds unless `lost_allowed`: a request that died on its way has a row and no bill.
     """
-    fingerprints = Fingerprints(load_secret(home, World()))
+    prints = load_fingerprints(home, World())
+    own = [prints.of(user) for user in (None, "ann", "ben")]  # The prompts of a user are under the user's key.
     recorded: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in read_table(home, "attempts"):
         recorded[row["prompt_fp"]].append(row)
     billed: dict[str, list[Billed]] = defaultdict(list)
     for one in bill:
-        billed[fingerprints.prompt([{"role": "user", "content": one.message}])[0]].append(one)
+        keys = [each.prompt([{"role": "user", "content": one.message}])[0] for each in own]
+        billed[next((key for key in keys if key in recorded), keys[0])].append(one)
     for key in recorded.keys() | billed.keys():
         rows, counted = len(recorded[key]), len(billed[key])
         assert rows == counted or (lost_allowed and rows > counted), (rows, billed[key])
