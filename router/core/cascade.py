@@ -17,9 +17,9 @@ from router.core.checks import REFUSED, Verdict
 from router.core.decision import judge, skip_reason
 from router.core.effects import Ask, Asked, CountTokens, Do, Effect, Finish, Flow, ReadClock, Request
 from router.core.faults import FAULTS, Fault
-from router.core.plan import NOT_IN_PLAN, Plan
+from router.core.plan import NOT_IN_PLAN, Plan, Rung
 from router.core.pricing import total, usd
-from router.core.signals import agreement, read_signals
+from router.core.reading import draft_signals, prompt_signals
 from router.core.tools import marked, rung_of
 from router.errors import (
     ContentFiltered,
@@ -136,10 +136,13 @@ class _Climb:
         rung = self.plan.rungs[index]
         # The rung that made the calls goes on, although a plan of today would not have asked it.
         bound = index == goes_on and rung.skip in ("", NOT_IN_PLAN)
-        if not bound and (why := skip_reason(rung, self.request.input_chars, self.down)):
+        if not bound and (why := skip_reason(rung, self._before_asking(rung), self.down)):
             return why
         lacking = compose.lacking(rung, self.request)
         return f"it cannot take {lacking}; if it can, say so in its `capabilities:`" if lacking else ""
+
+    def _before_asking(self, rung: Rung) -> dict[str, float]:
+        return {} if rung.gate is None else prompt_signals(rung, self.request)
 
     def _surely_fits(self, limit: int | None) -> bool:
         """Whether the prompt is within a limit without counting: counting is slow, and rarely needed."""
@@ -193,9 +196,7 @@ class _Climb:
     def _judge(self, index: int, reply: Reply, attempts: tuple[Attempt, ...]) -> _Draft:
         rung = self.plan.rungs[index]
         verdict = self._verdict(reply)
-        signals = read_signals(self.request.input_chars, reply, verdict)
-        if self.before is not None:
-            signals["agreement"] = agreement(self.before, verdict)
+        signals = draft_signals(rung, self.request, reply, verdict, self.before)
         self.before = verdict
         judged = judge(rung, signals, verdict.problem)
         action: Action = "accept" if judged.keep else "escalate"
