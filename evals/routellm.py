@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -98,7 +98,7 @@ def read(path: Path, task: str) -> Table:
 def gsm8k(path: Path, repeats: int) -> list[Line]:
     """After the draft and before it, ten folds."""
     table = read(path, "gsm8k")
-    methods = {
+    methods: dict[str, tuple[bool, Callable[[Trained], Fit]]] = {
         "all signals": (True, lambda one: one.confidence(0)),
         "all signals, gain": (True, lambda one: one.gain(0, 1)),
         "prompt words and length": (False, lambda one: one.prompt(0)),

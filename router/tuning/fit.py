@@ -149,8 +149,10 @@ def _plain(terms: list[Term], center: Floats, scale: Floats, weights: Floats, in
     added: list[float | None] = []
     for (signal, _), *_ in kept:
         first = signal not in [term.signal for term, *_ in kept[: len(added)]]
-        # An imputed term is at its center, so it adds nothing of its own.
-        added.append((absent[signal] if first else 0.0) if signal in absent else None)
+        # An imputed term is at its center, so it adds nothing of its own. What closer reading found in every training
+        # row may be missing later (a draft without a number), and then says nothing.
+        unseen = 0.0 if signal in BLOCKS else None
+        added.append((absent[signal] if first else 0.0) if signal in absent else unseen)
     shapes: tuple[Shape, ...] = tuple(term.shape for term, *_ in kept if term.shape)
     return Calibrator(
         signals=tuple(term.signal for term, *_ in kept),
