@@ -53,14 +53,14 @@ def _breaks(tokens: list[_Token]) -> list[int]:
 
 def _last(tokens: list[_Token]) -> list[_Token]:
     tokens = tokens[(_breaks(tokens) or [0])[-1] :]
-    while tokens and tokens[0] in ("*", "/", "+", ")"):
+    while tokens and (tokens[0] in ("*", "/", "+", ")") or (tokens[0] == "(" and ")" not in tokens)):
         tokens = tokens[1:]
     return tokens
 
 
 def _first(tokens: list[_Token]) -> list[_Token]:
     tokens = tokens[: (_breaks(tokens) or [len(tokens)])[0]]
-    while tokens and tokens[-1] in ("*", "/", "+", "-", "("):
+    while tokens and (tokens[-1] in ("*", "/", "+", "-", "(") or (tokens[-1] == ")" and "(" not in tokens)):
         tokens = tokens[:-1]
     return tokens
 
