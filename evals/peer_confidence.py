@@ -19,13 +19,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from evals.drafts import drafts_of
 from router.core.call import Reply, to_messages
 from router.core.checks import Verdict
 from router.core.effects import Request
@@ -36,11 +37,10 @@ from router.models.recording import read_recording
 from router.models.replay import outcome_of
 from router.tuning.features import score
 from router.tuning.fit import isotonic
-from router.tuning.loading import load_columns
 from router.tuning.plans import Heads, with_used
 from router.tuning.quality import quality_of
 from router.tuning.search import Trained
-from router.tuning.table import Table, folds_of, prepare
+from router.tuning.table import Table, folds_of
 from router.tuning.texts import word_columns
 
 Floats = NDArray[np.float64]
@@ -120,17 +120,10 @@ def compare(data: Path, name: str, task: str | None, model: str, peer: Path | No
     if not path.exists():
         print(f"skipped: {path} is not there", file=sys.stderr)
         return []
-    run = load_columns(path, (model,), task=task)
-    if run.drafts is None or run.prompts is None:
+    table = drafts_of(path, model, task, most)
+    if table.run.drafts is None or table.run.prompts is None:
         print(f"skipped: {label} has no texts of {model}", file=sys.stderr)
         return []
-    # Its own second rung, so that there is a ladder to fit on; only the first one's drafts are looked at.
-    fields = ("quality", "cost_nusd", "answers", "drafts")
-    twice: dict[str, Any] = {field: np.repeat(getattr(run, field), 2, axis=1) for field in fields}
-    own = {signal: column for signal, column in run.signals[model].items() if signal != "conf"}
-    run = replace(run, models=(model, "top"), latency_ms=None, check_cost_nusd=None, signals={model: own}, **twice)
-    table = prepare(replace(run, cost_nusd=np.maximum(run.cost_nusd, 1.0)))
-    table = table.take(np.random.default_rng(0).permutation(table.rows)[:most])
     outcome, drafts = table.quality[:, 0], recorded(path, model, task, table)
     found = [_line(label, model, "ours", *ours(table, drafts), outcome)]
     if peer is not None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 # Only so many signs of equality are looked at, and only so far to either side: the time is bounded for any text.
-_MOST_SUMS, _REACH = 16, 60
+_MOST_SUMS, _REACH = 12, 60
 _ALLOWED = "0123456789.,$€£%()*/x×÷+-−\\ "
 _TOKEN = re.compile(r"(\d{1,15}(?:,\d{3}){0,4}(?:\.\d{1,12})?)(%?)|([-+*/x×÷−()])")
 _SIGNS = {"x": "*", "×": "*", "÷": "/", "−": "-"}
