@@ -80,8 +80,9 @@ def table(data: Path, pairs: Sequence[dict[str, Any]]) -> list[Line]:
     for name, task, model in sorted({(one["set"], one["task"] or "", one["cheap"]) for one in pairs}):
         worth(data / name / "records.jsonl.gz", task or None, model, alone, added)
     spent = microseconds()
-    blocks: dict[str, str] = dict.fromkeys(FREE_SIGNALS, "free")
-    blocks |= {**BLOCKS, **{name: name for name in WORD_SIGNALS}}
+    blocks: dict[str, str] = {name: "free" for name in FREE_SIGNALS}
+    blocks |= BLOCKS
+    blocks |= {name: name for name in WORD_SIGNALS}
     print(f"everything together: {spent['all']:.0f} us", file=sys.stderr)
     return [
         Line(name, block, spent[block], len(alone[name]), float(np.mean(alone[name])), _mean(added.get(block, [])))

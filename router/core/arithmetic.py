@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
+from operator import add, mul, sub
 
 # Only so many signs of equality are looked at, and only so far to either side: the time is bounded for any text.
 _MOST_SUMS, _REACH = 12, 60
@@ -16,27 +17,43 @@ _ROUNDED, _RELATIVE = 0.006, 1e-3
 
 _Token = float | str
 
+_SHORT = r"[$ ]*(\d{1,15}(?:,\d{3}){0,4}(?:\.\d{1,12})?)"
+_TWO = re.compile(rf"{_SHORT} *([-+*]){_SHORT} *")
+_ALONE = re.compile(rf"{_SHORT}[ .,]*")
+_OPERATIONS: dict[str, Callable[[float, float], float]] = {"+": add, "-": sub, "*": mul}
+
 
 def sums(text: str) -> Iterator[tuple[float, bool]]:
     """What each sum in a text is said to come to, and whether it does; `6*7=42` gives (42.0, True)."""
     parts = text.split("=", _MOST_SUMS)
     for before, after in pairwise(parts):
         tail, head = before[-_REACH:], after[:_REACH]
-        left = _tokens(tail[len(tail.rstrip(_ALLOWED)) :])
-        right = _tokens(head[: len(head) - len(head.lstrip(_ALLOWED))])
-        left, right = _last(left), _first(right)
-        if len(left) < 3 and len(right) < 3:  # "x = 5" is no sum.
+        left_text = tail[len(tail.rstrip(_ALLOWED)) :]
+        right_text = head[: len(head) - len(head.lstrip(_ALLOWED))]
+        if not left_text or not right_text:
             continue
-        one, other = _value(left), _value(right)
+        two, alone = _TWO.fullmatch(left_text), _ALONE.fullmatch(right_text)
+        if two and alone:  # Most sums are this short, and read several times as fast.
+            one: float | None = _OPERATIONS[two[2]](_number(two[1]), _number(two[3]))
+            other: float | None = _number(alone[1])
+        else:
+            left, right = _last(_tokens(left_text)), _first(_tokens(right_text))
+            if len(left) < 3 and len(right) < 3:  # "x = 5" is no sum.
+                continue
+            one, other = _value(left), _value(right)
         if one is not None and other is not None:
             yield other, abs(one - other) <= _ROUNDED + _RELATIVE * abs(other)
+
+
+def _number(text: str) -> float:
+    return float(text.replace(",", "") if "," in text else text)
 
 
 def _tokens(text: str) -> list[_Token]:
     found: list[_Token] = []
     for number, percent, sign in _TOKEN.findall(text):
         if number:
-            found.append(float(number.replace(",", "")) / (100.0 if percent else 1.0))
+            found.append(_number(number) / (100.0 if percent else 1.0))
         else:
             found.append(_SIGNS.get(sign, sign))
     return found

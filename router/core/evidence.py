@@ -105,7 +105,7 @@ def shortened(text: str) -> str:
 
 
 def _number(text: str) -> float:
-    return float(text.replace(",", ""))
+    return float(text.replace(",", "") if "," in text else text)
 
 
 def _words(text: str) -> set[str]:

@@ -48,10 +48,11 @@ class Words:
         """The chance that the words of a text give, 0 to 1."""
         logit = self.intercept + (self.groups.get(group, 0.0) if group is not None else 0.0)
         counts = word_counts(text)
-        if counts:
-            length = math.sqrt(math.fsum(count * count for count in counts.values()))
-            logit += math.fsum(self.weights[bucket] * count for bucket, count in counts.items()) / length
-        return sigmoid(logit)
+        weights, told, length = self.weights, 0.0, 0.0
+        for bucket, count in counts.items():
+            told += weights[bucket] * count
+            length += count * count
+        return sigmoid(logit + told / math.sqrt(length) if counts else logit)
 
 
 def word_counts(text: str) -> dict[int, float]:
