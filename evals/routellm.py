@@ -21,9 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from router.tuning.features import Columns
 from router.tuning.features import score as score_columns
-from router.tuning.fit import FOLDS, Fit, fit
+from router.tuning.fit import FOLDS, Fit
 from router.tuning.loading import load_columns
 from router.tuning.search import Trained
 from router.tuning.table import Table, folds_of, prepare
@@ -124,7 +123,7 @@ def gsm8k(path: Path, repeats: int) -> list[Line]:
 def mmlu(path: Path, repeats: int) -> list[Line]:
     """Before the draft, from few labels."""
     table = read(path, "mmlu")
-    found: dict[str, list[tuple[Table, Floats]]] = {"subject, words and length": [], "subject alone": []}
+    found: dict[str, list[tuple[Table, Floats]]] = {"subject and words": [], "subject alone": []}
     for seed in range(repeats):
         order = np.random.default_rng(seed).permutation(table.rows)
         train, test = table.take(order[:MMLU_LABELS]), table.take(order[MMLU_LABELS:])
@@ -138,21 +137,14 @@ def worth(train: Table, test: Table, seed: int, *, alone: bool) -> Floats:
     """The chance that the small model is no worse, from the prompt: half of it where both are as good."""
     outcome = (1.0 + train.quality[:, 0] - train.quality[:, 1]) / 2.0
     folds = folds_of(train.unit, FOLDS, seed)
-    words = fit_words(_hashed(train, alone), outcome, folds, groups=train.run.group)
-    fitted = fit(_columns(train, words.out_of_fold, alone), outcome, folds)
-    weights = np.asarray(words.words.weights)
-    subjects = [] if test.run.group is None else test.run.group.tolist()
-    group = np.array([words.words.groups.get(str(one), 0.0) for one in subjects])
-    logit = words.words.intercept + _hashed(test, alone) @ weights + group
-    return score_columns(fitted.calibrator, _columns(test, 1.0 / (1.0 + np.exp(-logit)), alone), test.rows)
+    words = fit_words(_hashed(train, alone), outcome, folds, groups=train.run.group).words
+    subjects = [None] * test.rows if test.run.group is None else test.run.group.tolist()
+    texts = [""] * test.rows if alone or test.run.prompts is None else test.run.prompts.tolist()
+    return np.array([words.chance(text, str(one)) for text, one in zip(texts, subjects, strict=True)])
 
 
 def _hashed(table: Table, alone: bool) -> Any:
     return hashed([""] * table.rows if alone or table.run.prompts is None else table.run.prompts)
-
-
-def _columns(table: Table, words: Floats, alone: bool) -> Columns:
-    return {"prompt_words": words} | ({} if alone else dict(table.run.prompt_signals))
 
 
 def scored(trained: Trained, head: Fit, rows: Table) -> Floats:
