@@ -60,7 +60,7 @@ def test_signals_are_those_of_production(tmp_path: Path) -> None:
             signals = router.route("colours", row["prompt"]).steps[0].signals
             found = {name: column[at] for name, column in run.signals["small"].items()}
             closer = read_evidence(row["prompt"], row["response"], row["logprob"]["tok"])
-            assert found == signals | closer
+            assert found == {**signals, **closer}
 
 
 def test_rows_are_joined_whatever_their_order(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from router import Router
+from router import Router, load_policy
 from router.core.evidence import MOST_CHARS
 from router.core.words import WORD_FEATURES, Words
 from router.errors import PolicyError
@@ -21,6 +23,7 @@ from router.models.replay import Replay
 from router.spec import load_tuned
 from router.tuning import Tuner, load_run, simulate, tune_task
 from router.tuning.features import first_score
+from router.tuning.runs import EvalRun
 from router.tuning.table import prepare
 from router.tuning.texts import MIN_ROWS, fit_words, hashed, word_columns
 from tests.tuning_support import Row, recorded, write_policy, write_rows
@@ -74,7 +77,7 @@ def test_a_huge_text_is_read_at_both_ends() -> None:
         ({"groups": {"law": math.nan}}, "not finite"),
     ],
 )
-def test_numbers_that_no_fit_gives_are_refused(parts: dict[str, object], problem: str) -> None:
+def test_numbers_that_no_fit_gives_are_refused(parts: dict[str, Any], problem: str) -> None:
     """Broken numbers are named where they are made, not met in a call."""
     with pytest.raises(ValueError, match=problem):
         replace(FITTED[0][1], **parts)
@@ -95,10 +98,8 @@ def test_whole_columns_equal_single_calls(seed: int, graded: bool) -> None:
     assert column == pytest.approx(single, abs=1e-12)
 
 
-def load_columns_of(texts: np.ndarray, groups: np.ndarray):  # type: ignore[no-untyped-def,type-arg]
+def load_columns_of(texts: Any, groups: Any) -> EvalRun:
     """A run of one model on these prompts."""
-    from router.tuning.runs import EvalRun
-
     n = len(texts)
     return EvalRun("t", ("a",), texts, np.ones((n, 1)), np.ones((n, 1)), prompts=texts, group=groups)
 
@@ -165,6 +166,7 @@ def test_a_row_left_out_does_not_know_its_own_outcome(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     quality = rng.integers(0, 2, run.quality.shape).astype(float)
     table = prepare(replace(run, quality=quality))
+    assert run.drafts is not None
     found = fit_words(hashed(run.drafts[:, 0]), table.quality[:, 0], rng.permutation(table.rows) % 5)
     right = table.quality[:, 0] > 0.5
     assert abs(found.out_of_fold[right].mean() - found.out_of_fold[~right].mean()) < 0.03
@@ -174,14 +176,10 @@ def test_a_calibrator_without_its_words_is_refused(tmp_path: Path) -> None:
     """An artefact whose calibrator names words that it does not hold is named, with the remedy."""
     folder, rows = _policy(tmp_path / "policies"), telling(1200, told=True)
     path = tune_task("colours", write_rows(tmp_path / "run.jsonl", rows), policies=folder).write()
-    import json
-
     broken = json.loads(Path(path).read_text())
     for entry in broken["models"]:
         entry.pop("words", None)
     Path(path).write_text(json.dumps(broken))
-    from router import load_policy
-
     with pytest.raises(PolicyError, match=r"'draft_words', which `words` does not have"):
         load_tuned(folder, "colours", load_policy(folder))
 
