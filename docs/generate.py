@@ -30,10 +30,12 @@ from router.core import limits
 from router.core import policy as grammar
 from router.core.binding import PARTS as PARTS_OF_BINDING
 from router.core.calibration import prior
+from router.core.evidence import EVIDENCE
 from router.core.faults import FAULTS
 from router.core.params import CALL_PARAMS, RESERVED_PARAMS
 from router.core.policy import FallbackRung, Model, PanelRung, Task
 from router.core.signals import FREE_SIGNALS
+from router.core.word_scores import WORD_SIGNALS
 from router.errors import PolicyError
 from router.ledger import schema as read_model
 from router.ledger.segments import unframe
@@ -366,6 +368,13 @@ def signal_table() -> str:
         p = prior({name: value})
         rows.append((f"`{name}`", meaning, "not used" if p == base else f"{p:.3f} at {value:g}"))
     return _table(("signal", "meaning", "prior with this signal alone"), rows)
+
+
+def closer_table() -> str:
+    """Every signal of closer reading and of words, block by block."""
+    rows = [(f"`{name}`", block, meaning) for block, names in EVIDENCE.items() for name, meaning in names.items()]
+    rows += [(f"`{name}`", "words", meaning) for name, meaning in WORD_SIGNALS.items()]
+    return _table(("signal", "block", "meaning"), rows)
 
 
 def prior_values() -> str:
@@ -736,6 +745,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "call-params": call_params,
     "refused-arguments": refused_arguments,
     "signal-table": signal_table,
+    "closer-table": closer_table,
     "prior-values": prior_values,
     "fault-table": fault_table,
     "error-tree": error_tree,

@@ -161,7 +161,13 @@ def request_of(plan: Plan, prompt: Prompt, options: Mapping[str, Any], *, route_
         shape=_guarded(shape_of(schema)),
         keys=checked_keys(options.get("credentials"), plan.names),
         headers=checked_headers(options.get("extra_headers")),
+        group=_group(plan.task.group, options.get("metadata")),
     )
+
+
+def _group(key: str | None, metadata: Mapping[str, Any] | None) -> str | None:
+    value = (metadata or {}).get(key) if key is not None else None
+    return None if value is None else str(value)
 
 
 def allowed(plan: Plan, request: Request) -> Plan:

@@ -218,6 +218,7 @@ def _ladder(policy: Policy, name: str, backend: Backend, tuned: Tuned | None, no
                 capabilities=facts.capabilities if model.capabilities is None else frozenset(model.capabilities),
                 gain=tuned.gain.get(rung, ()) if tuned else (),
                 prompt=tuned.prompt.get(rung, ()) if tuned else (),
+                words=tuned.words.get(rung, {}) if tuned else {},
             )
         )
     return tuple(rungs)

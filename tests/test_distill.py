@@ -25,9 +25,9 @@ from router import Router
 from router.core.calibration import Calibrator
 from router.core.checks import build_check
 from router.core.policy import AnswerKind
+from router.core.text_features import SIZES, Size
 from router.errors import RecordingError, TuningError
 from router.models.local import load
-from router.models.text_features import SIZES, Size
 from router.spec import ModelCalibrators, load_policy, write_tuned
 from router.testing import no_network
 from router.tuning import Distilled, LabelledText, distill, read_labels

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from router import Router
+from router.core.evidence import read_evidence
 from router.errors import RecordingError, TuningError, UnknownTask
 from router.models.replay import Replay
 from router.testing import ScriptedModels
@@ -57,7 +58,9 @@ def test_signals_are_those_of_production(tmp_path: Path) -> None:
     with Router(make_policy(threshold=0.0), backend=Replay(ROWS)) as router:
         for at, row in enumerate(in_order("small")):
             signals = router.route("colours", row["prompt"]).steps[0].signals
-            assert {name: column[at] for name, column in run.signals["small"].items()} == signals
+            found = {name: column[at] for name, column in run.signals["small"].items()}
+            closer = read_evidence(row["prompt"], row["response"], row["logprob"]["tok"])
+            assert found == {**signals, **closer}
 
 
 def test_rows_are_joined_whatever_their_order(tmp_path: Path) -> None:

@@ -23,9 +23,9 @@ from router import Router, RouterWarning
 from router.core.call import Call, Failure, Reply
 from router.core.faults import Fault
 from router.core.policy import Model
+from router.core.text_features import SIZES, Size
 from router.errors import LadderExhausted, PolicyError
 from router.models.local import Classifier, LocalModels, classifier_path, load, save
-from router.models.text_features import SIZES, Size
 from router.testing import no_network
 from router.tuning import LabelledText, distill
 from tests.upstream import Upstream

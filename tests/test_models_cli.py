@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from router import load_policy
+from router.core.text_features import SIZES
 from router.models.local import Classifier, classifier_path, save
 from router.models.price_history import announced
-from router.models.text_features import SIZES
 from tests.support import Cli, Done
 
 CANARY = "sk-canary-5d20c8"

@@ -349,7 +349,8 @@ BAD = {
     ),
     "unknown_key_of_a_price": Bad(
         model_key("price: {input_usd: 1}"),
-        "unknown key 'input_usd'; did you mean 'input_usd_per_mtok'? Prices are US dollars, those of tokens per million.",
+        "unknown key 'input_usd'; did you mean 'input_usd_per_mtok'? "
+        "Prices are US dollars, those of tokens per million.",
         "models.small.price.input_usd",
         3,
     ),

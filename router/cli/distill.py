@@ -30,8 +30,8 @@ def distill(
     """Train a local classifier for a task, show what it is worth on unseen texts, and write it beside the policies."""
     from router.api import Router
     from router.core.policy import AnswerKind
+    from router.core.text_features import SIZES
     from router.models.local import classifier_path
-    from router.models.text_features import SIZES
     from router.spec import load
     from router.testing import ScriptedModels
     from router.tuning import distill as fit

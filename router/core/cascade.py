@@ -20,7 +20,7 @@ from router.core.effects import Ask, Asked, CountTokens, Do, Effect, Finish, Flo
 from router.core.faults import FAULTS, Fault
 from router.core.plan import NOT_IN_PLAN, Plan, Rung
 from router.core.pricing import total, usd
-from router.core.signals import agreement, read_signals
+from router.core.reading import draft_signals, prompt_signals
 from router.core.tools import marked, rung_of
 from router.errors import (
     BudgetExceeded,
@@ -174,7 +174,8 @@ class _Climb:
         rung = self.plan.rungs[index]
         # The rung that made the calls goes on, although a plan of today would not have asked it.
         bound = index == goes_on and rung.skip in ("", NOT_IN_PLAN)
-        if not bound and (why := skip_reason(rung, self.request.input_chars, self.down)):
+        known = {} if rung.gate is None else prompt_signals(rung, self.request)
+        if not bound and (why := skip_reason(rung, known, self.down)):
             return why
         lacking = compose.lacking(rung, self.request)
         return f"it cannot take {lacking}; if it can, say so in its `capabilities:`" if lacking else ""
@@ -231,9 +232,7 @@ class _Climb:
     def _judge(self, index: int, reply: Reply, attempts: tuple[Attempt, ...]) -> _Draft:
         rung = self.plan.rungs[index]
         verdict = self._verdict(reply)
-        signals = read_signals(self.request.input_chars, reply, verdict)
-        if self.before is not None:
-            signals["agreement"] = agreement(self.before, verdict)
+        signals = draft_signals(rung, self.request, reply, verdict, self.before)
         self.before = verdict
         judged = judge(rung, signals, verdict.problem)
         action: Action = "accept" if judged.keep else "escalate"

@@ -47,11 +47,11 @@ def _by_gain(rung: Rung, signals: Mapping[str, float], p: float, source: str) ->
     return Judged(p, source, keep, shown)
 
 
-def skip_reason(rung: Rung, input_chars: int, down: bool) -> str:
+def skip_reason(rung: Rung, prompt_signals: Mapping[str, float], down: bool) -> str:
     """Why a call does without this rung, or nothing; `down` says that the rung below could not be reached."""
     if rung.spare and not down:
         return NOT_IN_PLAN
-    return rung.skip or gate_reason(rung, {"input_chars": float(input_chars)})
+    return rung.skip or gate_reason(rung, prompt_signals)
 
 
 def gate_reason(rung: Rung, prompt_signals: Mapping[str, float]) -> str:

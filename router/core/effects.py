@@ -42,6 +42,8 @@ class Request:
     keys: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The caller's own keys, by model or provider."""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    group: str | None = None
+    """The value of the metadata key that the task's `group:` names."""
 
 
 class Ask(NamedTuple):

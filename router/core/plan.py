@@ -8,9 +8,11 @@ from typing import Any, Literal
 
 from router.core.calibration import Calibrator
 from router.core.checks import Check
+from router.core.evidence import BLOCKS
 from router.core.policy import Model, Price, Task
 from router.core.pricing import Rates
 from router.core.tuned import By, TunedRung
+from router.core.word_scores import Words, WordSignal
 
 NOT_IN_PLAN = "the plan in force does not ask it"
 Force = Literal["policy", "tuned", "top"]
@@ -54,10 +56,18 @@ class Rung:
     """Where the price comes from: the policy, the price map by its version, or both."""
     change: tuple[float, Price] | None = None
     """The price that takes the place of this one within the hour, after the instant that it begins at."""
+    words: Mapping[WordSignal, Words] = field(default_factory=dict)
+    """What the words of a prompt and of a draft say."""
     rates: Rates = field(init=False, compare=False)
+    blocks: frozenset[str] = field(init=False, compare=False)
+    """What closer reading some calibrator of it needs; nothing else is read."""
+    needs_words: frozenset[WordSignal] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rates", Rates(self.price, self.price_source, self.change))
+        named = {name for one in (*self.calibrators, *self.gain, *self.prompt) for name in one.signals}
+        object.__setattr__(self, "blocks", frozenset(BLOCKS[name] for name in named if name in BLOCKS))
+        object.__setattr__(self, "needs_words", frozenset(name for name in self.words if name in named))
 
     def can(self, capability: str) -> bool | None:
         """Whether the model can do this; `None` where nobody knows."""

@@ -51,8 +51,7 @@ _REFUSAL = re.compile(
 
 def read_signals(input_chars: int, reply: Reply, verdict: Verdict) -> dict[str, float]:
     """Every free signal that this draft has, by name."""
-    # What a model writes when it calls tools are the calls.
-    text = reply.text or " ".join(call.arguments for call in reply.tool_calls)
+    text = draft_text(reply)
     signals = {
         "invalid": float(not verdict.valid),
         "empty": float(not text.strip()),
@@ -67,6 +66,11 @@ def read_signals(input_chars: int, reply: Reply, verdict: Verdict) -> dict[str, 
     if reply.logprobs:
         signals.update(_logprob_signals(reply.logprobs))
     return signals
+
+
+def draft_text(reply: Reply) -> str:
+    """What a model wrote; where it calls tools, the arguments of the calls."""
+    return reply.text or " ".join(call.arguments for call in reply.tool_calls)
 
 
 def _logprob_signals(lps: Sequence[float]) -> dict[str, float]:

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any
 from router.core.call import Call, Failure, Message, Outcome, Reply, Usage, input_tokens_estimate, texts
 from router.core.faults import Fault
 from router.core.policy import Model
+from router.core.text_features import SIZES, Features, Size
 from router.errors import PolicyError
 from router.models import About, Facts
-from router.models.text_features import SIZES, Features, Size
 
 if TYPE_CHECKING:
     import numpy as np

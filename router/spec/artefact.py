@@ -18,11 +18,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from router.core.binding import digest
 from router.core.calibration import Calibrator
+from router.core.evidence import BLOCKS
 from router.core.grammar import STRICT, Limit, Name, Text
 from router.core.params import suggestion
 from router.core.policy import Policy
 from router.core.signals import FREE_SIGNALS
 from router.core.tuned import Certificate, TunedPlan
+from router.core.word_scores import WORD_SIGNALS, Words, WordSignal
 from router.errors import PolicyError
 from router.spec.document import MAX_BYTES, dotted
 
@@ -46,6 +48,8 @@ class ModelCalibrators:
     """The same for the gain of climbing: that the plan's last rung is right where this draft is wrong."""
     prompt: Annotated[tuple[Calibrator, ...], Limit(max_length=16)] = ()
     """The confidence that is known before the model is asked, from the prompt alone; what a gate compares."""
+    words: Mapping[WordSignal, Words] = field(default_factory=dict)
+    """What the words of a prompt and of a draft say; calibrators name them as signals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,8 @@ class Tuned:
     """Calibrators of the gain of climbing, by model name."""
     prompt: Mapping[str, tuple[Calibrator, ...]] = field(default_factory=dict)
     """Calibrators of what a gate compares, by model name."""
+    words: Mapping[str, Mapping[WordSignal, Words]] = field(default_factory=dict)
+    """What words say, by model name."""
     served: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """By model name, the ids that the run was served by."""
     path: str = ""
@@ -129,7 +135,7 @@ def load_tuned(folder: Path, task: str, policy: Policy) -> Tuned | None:
     _check(artefact, path, task, policy)
     by_model = {
         part: {entry.model: getattr(entry, part) for entry in artefact.models if getattr(entry, part)}
-        for part in ("calibrators", "gain", "prompt")
+        for part in ("calibrators", "gain", "prompt", "words")
     }
     source = f"tuned:{hashlib.sha256(raw).hexdigest()[:12]}"
     return Tuned(
@@ -305,6 +311,8 @@ def _model_problem(entry: ModelCalibrators, policy: Policy) -> str:
 
 def _signal_problem(entry: ModelCalibrators) -> str:
     fitted = (*entry.calibrators, *entry.gain, *entry.prompt)
-    unknown = {name for one in fitted for name in one.signals} - set(FREE_SIGNALS)
-    name = min(unknown, default="")
-    return f"unknown signal {name!r}; {suggestion(name, FREE_SIGNALS)}" if name else ""
+    known = {*FREE_SIGNALS, *BLOCKS, *entry.words}
+    name = min({name for one in fitted for name in one.signals} - known, default="")
+    if name in WORD_SIGNALS:
+        return f"a calibrator names {name!r}, which `words` does not have; restore the file, or tune the task again"
+    return f"unknown signal {name!r}; {suggestion(name, sorted(known))}" if name else ""

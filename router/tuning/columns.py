@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+# Of more answers than this the texts are not kept: they would not fit into memory, and so many rows tell enough.
+MAX_TEXTS = 200_000
+
+
 class Cell(NamedTuple):
     """What one model did on one row."""
 
@@ -26,6 +30,8 @@ class Cell(NamedTuple):
     check_cost_nusd: float
     answer: Any
     signals: Mapping[str, float]
+    text: str | None = None
+    """The draft itself, where it is known."""
 
 
 class Columns:
@@ -39,13 +45,25 @@ class Columns:
         self._clusters: list[Any] = []
         self._groups: list[Any] = []
         self._prompt_chars = array("d")
+        self._prompts: list[str | None] = []
+        self._texts: list[str | None] = []
         self._place: dict[tuple[int, int], int] = {}
         self._at = array("q")
         self._numbers = {name: array("d") for name in ("quality", "cost_nusd", "latency_ms", "check_cost_nusd")}
         self._answers: list[Any] = []
         self._signals: dict[tuple[int, str], tuple[array[int], array[float]]] = {}
 
-    def row(self, key: str, *, row_id: str, label: Any, cluster: Any, group: Any, prompt_chars: float) -> int:
+    def row(
+        self,
+        key: str,
+        *,
+        row_id: str,
+        label: Any,
+        cluster: Any,
+        group: Any,
+        prompt_chars: float,
+        prompt: str | None = None,
+    ) -> int:
         """The place of a row, made when it is new."""
         at = self._rows.get(key)
         if at is None:
@@ -55,6 +73,7 @@ class Columns:
             self._clusters.append(cluster)
             self._groups.append(group)
             self._prompt_chars.append(prompt_chars)
+            self._prompts.append(prompt)
         return at
 
     def add(self, row: int, model: int, cell: Cell) -> bool:
@@ -66,6 +85,7 @@ class Columns:
         for name, column in self._numbers.items():
             column.append(getattr(cell, name))
         self._answers.append(comparable(cell.answer))
+        self._texts.append(cell.text)
         for name, value in cell.signals.items():
             rows, values = self._signals.setdefault((model, name), (array("q"), array("d")))
             rows.append(row)
@@ -115,6 +135,8 @@ class Columns:
             signals=signals,
             prompt_signals={} if np.isnan(chars).all() else {"input_chars": chars},
             answers=answers.reshape(n, k),
+            prompts=self._few(_objects(self._prompts)),
+            drafts=self._few(self._drafts(n, k)),
             cluster=_objects(self._clusters),
             group=_objects(self._groups),
             label_source=label_source,
@@ -125,6 +147,18 @@ class Columns:
         labels = [self._labels[row] for row in whole]
         run = run.take(whole)
         return replace(run, data_hash=_data_hash(list(run.row_ids), labels))
+
+    def _few(self, texts: NDArray[np.object_] | None) -> NDArray[np.object_] | None:
+        return texts if len(self._at) <= MAX_TEXTS else None
+
+    def _drafts(self, n: int, k: int) -> NDArray[np.object_] | None:
+        import numpy as np
+
+        if all(text is None for text in self._texts):
+            return None
+        drafts = np.full(n * k, None, dtype=object)
+        drafts[np.asarray(self._at)] = self._texts
+        return drafts.reshape(n, k)
 
     def _table(self, column: array[float], n: int, k: int) -> NDArray[np.float64]:
         import numpy as np

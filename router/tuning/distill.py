@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from router.core.calibration import Calibrator
+from router.core.text_features import SIZES, Size
 from router.errors import TuningError
 from router.models.local import Classifier
-from router.models.text_features import SIZES, Size
 from router.tuning.labels import LabelledText
 
 # With fewer rows the held-out figures say nothing: chosen, not measured.

@@ -15,10 +15,12 @@ from typing import Any
 from router.core.binding import changed_rows, row_binding
 from router.core.call import Reply, texts, to_messages
 from router.core.checks import Check, Verdict, build_check
+from router.core.evidence import read_evidence
 from router.core.params import suggestion
 from router.core.policy import AnswerKind, Policy, TextAnswer
 from router.core.pricing import NUSD_PER_USD
-from router.core.signals import FREE_SIGNALS, read_signals
+from router.core.reading import text_of
+from router.core.signals import FREE_SIGNALS, draft_text, read_signals
 from router.errors import RecordingError, TuningError, UnknownTask
 from router.models.replay import outcome_of
 from router.resolve import bound, task_check
@@ -196,6 +198,7 @@ class _Reader:
             cluster=self._metadata(line, row, self.cluster, "cluster"),
             group=self._metadata(line, row, self.group, "group"),
             prompt_chars=self._prompt_chars(row),
+            prompt=self._prompt(row),
         )
         name = row["name"]
         if row.get("repeat"):
@@ -241,6 +244,7 @@ class _Reader:
             math.nan if check_usd is None else check_usd * NUSD_PER_USD,
             comparable(found),
             signals,
+            draft_text(reply) if (reply := _reply(row)) else None,
         )
 
     def _quality(self, line: int, row: Row, label: Any) -> float:
@@ -272,19 +276,24 @@ class _Reader:
         return self.check(row["response"]) if isinstance(row.get("response"), str) else Verdict(True)
 
     def _signals(self, row: Row, verdict: Verdict) -> Mapping[str, float]:
+        reply = _reply(row)
+        closer = read_evidence(self._prompt(row) or "", draft_text(reply), reply.logprobs) if reply else {}
         if isinstance(row.get("signals"), dict):
-            return {name: float(value) for name, value in row["signals"].items() if name in FREE_SIGNALS}
+            return closer | {name: float(row["signals"][name]) for name in row["signals"] if name in FREE_SIGNALS}
         own: dict[str, float] = {}
-        reply = outcome_of({**row, "response": row.get("response") or "", "model_served": None})
-        if isinstance(reply, Reply):
+        whole = outcome_of({**row, "response": row.get("response") or "", "model_served": None})
+        if isinstance(whole, Reply):
             chars = self._prompt_chars(row)
-            own = read_signals(0 if math.isnan(chars) else int(chars), reply, verdict)
-        if row.get("response") is None:  # Marks without a text: nothing can be read off a text.
+            own = read_signals(0 if math.isnan(chars) else int(chars), whole, verdict) | closer
+        if reply is None:  # Marks without a text: nothing can be read off a text.
             known = {"output_tokens", "lp_mean", "lp_min", "lp_first"}
             own = {name: value for name, value in own.items() if name in known}
         if self.bound is None and row.get("conf") is not None:
             own["conf"] = float(row["conf"])
         return own
+
+    def _prompt(self, row: Row) -> str | None:
+        return text_of(to_messages(row["prompt"], row.get("system") or self.system)) if row.get("prompt") else None
 
     def _prompt_chars(self, row: Row) -> float:
         if not row.get("prompt"):
@@ -337,3 +346,11 @@ class _Reader:
             "failed_answers": self.failed,
             "refused_rows": len(refused),
         }
+
+
+def _reply(row: Row) -> Reply | None:
+    """The reply of a row that has a text."""
+    if row.get("response") is None:
+        return None
+    found = outcome_of({**row, "model_served": None})
+    return found if isinstance(found, Reply) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from router.core.calibration import Calibrator
 from router.core.tuned import By, TunedRung
+from router.core.word_scores import Words, WordSignal
 from router.tuning.features import Floats, first_score
 from router.tuning.table import Table
+from router.tuning.texts import word_columns
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,13 @@ class Heads:
     confidence: tuple[Calibrator, ...] = ()
     gain: tuple[Calibrator, ...] = ()
     prompt: tuple[Calibrator, ...] = ()
+    words: Mapping[WordSignal, Words] = field(default_factory=dict)
+
+
+def with_used(heads: Heads, words: Mapping[WordSignal, Words]) -> Heads:
+    """The same with those of the words that some calibrator names."""
+    named = {name for one in (*heads.confidence, *heads.gain, *heads.prompt) for name in one.signals}
+    return replace(heads, words={name: fitted for name, fitted in words.items() if name in named})
 
 
 class Outcome(NamedTuple):
@@ -97,11 +106,12 @@ def scores_of(table: Table, rungs: Sequence[int], by: Sequence[By], heads: Seque
     """The scores that the flow would give, from calibrators."""
     draft, prompt = [], []
     for at, model in enumerate(rungs[:-1]):
-        columns = table.columns(model, rungs[at - 1] if at else None)
+        columns = {**table.columns(model, rungs[at - 1] if at else None)}
+        columns |= word_columns(table.run, model, heads[at].words)
         fitted = heads[at].gain if by[at] == "gain" else heads[at].confidence
         p = first_score(fitted, columns, table.rows)
         draft.append(1.0 - p if by[at] == "gain" else p)
-        prompt.append(first_score(heads[at].prompt, table.run.prompt_signals, table.rows))
+        prompt.append(first_score(heads[at].prompt, columns, table.rows))
     return Scores(tuple(draft), tuple(prompt))
 
 

@@ -17,6 +17,7 @@ from router.tuning.plans import Heads, Outcome, apply_rungs
 from router.tuning.quality import Quality, quality_of
 from router.tuning.runs import EvalRun
 from router.tuning.table import Table
+from router.tuning.texts import word_columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +95,7 @@ class Tuning:
         found = {}
         for at, model in enumerate(self.models):
             own = {**run.prompt_signals, **run.signals.get(model, {})}
+            own |= word_columns(run, at, self.heads[model].words)
             p, outcome = first_score(self.heads[model].confidence, own, run.rows), run.quality[:, at]
             known = ~np.isnan(p) & ~np.isnan(outcome)
             if known.any():
@@ -131,7 +133,7 @@ class Tuning:
             raise TuningError(f"nothing to write: {self.refusal}", needed=self.needed_rows or 0)
         certificate = replace(self.certificate, binds_to=dict(binds_to or {}), issued=issued, expires=expires)
         models = tuple(
-            ModelCalibrators(name, litellm[name], own.confidence, own.gain, own.prompt)
+            ModelCalibrators(name, litellm[name], own.confidence, own.gain, own.prompt, own.words)
             for name, own in self.heads.items()
         )
         return Artefact(

@@ -49,6 +49,10 @@ class EvalRun:
     """By name, what is known of a row before any model is asked."""
     answers: Strings | None = None
     """The answer found in each draft, comparable by `==`; `None` where none was found. For agreement."""
+    prompts: Strings | None = None
+    """The text of each prompt, for the words in it; `None` where there is none."""
+    drafts: Strings | None = None
+    """The text of each model's draft."""
     cluster: Strings | None = None
     """Rows of one cluster (a document, a customer) never straddle a split."""
     group: Strings | None = None
@@ -88,6 +92,8 @@ class EvalRun:
             },
             prompt_signals={name: column[rows] for name, column in self.prompt_signals.items()},
             answers=cut(self.answers),
+            prompts=cut(self.prompts),
+            drafts=cut(self.drafts),
             cluster=cut(self.cluster),
             group=cut(self.group),
         )
@@ -99,7 +105,7 @@ class EvalRun:
         if unknown := [model for model in models if model not in self.models]:
             raise TuningError(f"models: {unknown[0]!r} is no model of the run ({', '.join(self.models)})", needed=0)
         at = [self.models.index(model) for model in models]
-        tables = ("quality", "cost_nusd", "latency_ms", "check_cost_nusd", "answers")
+        tables = ("quality", "cost_nusd", "latency_ms", "check_cost_nusd", "answers", "drafts")
         picked: dict[str, Any] = {
             name: None if getattr(self, name) is None else getattr(self, name)[:, at] for name in tables
         }
@@ -113,8 +119,9 @@ def _check_shapes(run: EvalRun) -> None:
         raise TuningError(f"models: {list(run.models)} must name at least one model, each once", needed=0)
     columns: dict[str, Any] = {f"signals.{m}.{name}": c for m, own in run.signals.items() for name, c in own.items()}
     columns |= {f"prompt_signals.{name}": column for name, column in run.prompt_signals.items()}
-    columns |= {"cluster": run.cluster, "group": run.group}
-    tables = {name: getattr(run, name) for name in ("quality", "cost_nusd", "latency_ms", "check_cost_nusd", "answers")}
+    columns |= {"cluster": run.cluster, "group": run.group, "prompts": run.prompts}
+    names = ("quality", "cost_nusd", "latency_ms", "check_cost_nusd", "answers", "drafts")
+    tables = {name: getattr(run, name) for name in names}
     for shape, named in (((n,), columns), ((n, k), tables)):
         for name, column in named.items():
             if column is not None and column.shape != shape:

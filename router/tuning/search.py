@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import combinations
+from dataclasses import dataclass, replace
+from itertools import combinations, product
 from typing import NamedTuple
 
 import numpy as np
 
 from router.core.tuned import By
-from router.tuning.features import Floats
+from router.core.word_scores import WORD_SIGNALS, Words, WordSignal
+from router.tuning.features import Floats, matrix, terms_of
 from router.tuning.fit import FOLDS, Fit, fit
-from router.tuning.plans import Heads, Outcome, Scores, follow
+from router.tuning.plans import Heads, Outcome, Scores, follow, with_used
 from router.tuning.table import Table, folds_of
+from router.tuning.texts import MIN_ROWS, fit_words, hashed, texts_of
 
 # A chain of tests has at most this many settings; more would only be finer than the certify split can tell apart.
 MAX_SETTINGS = 25
@@ -105,11 +107,12 @@ class Trained:
     """The calibrators of all models, fitted on the training rows, with out-of-fold scores for those rows."""
 
     def __init__(self, train: Table, seed: int) -> None:
-        self.train = train
         self._folds = folds_of(train.unit, FOLDS, seed)
         self._fits: dict[tuple[str, int, int | None], Fit] = {}
         _, self._codes, sizes = np.unique(train.unit, return_inverse=True, return_counts=True)
         self._sizes = sizes if len(sizes) < train.rows else None
+        self.words: list[dict[WordSignal, Words]] = [{} for _ in train.run.models]
+        self.train = self._with_words(train)
 
     @property
     def units(self) -> int:
@@ -119,6 +122,28 @@ class Trained:
     def by_unit(self, loss: Floats) -> Floats:
         """One loss for each unit, the mean of its rows, as certificates count it."""
         return loss if self._sizes is None else np.bincount(self._codes, weights=loss) / self._sizes
+
+    def _with_words(self, train: Table) -> Table:
+        """The rows with what words say of each, by a fit that left it out; the fits go to `words`."""
+        run = train.run
+        if train.rows < MIN_ROWS:
+            return train
+        signals = {model: dict(own) for model, own in run.signals.items()}
+        prompts = None if run.prompts is None else hashed(run.prompts)
+        for model, name in product(range(train.top), WORD_SIGNALS):
+            texts = texts_of(run, model, name)
+            if texts is None:
+                continue
+            whole = name == "prompt_words"
+            table = prompts if whole else hashed(texts)
+            columns = train.columns(model)
+            # Words of a prompt also serve alone, before there is a draft.
+            beside = None if whole else matrix(columns, terms_of(columns))
+            groups = run.group if whole else None
+            fitted = fit_words(table, train.quality[:, model], self._folds, groups=groups, beside=beside)
+            self.words[model][name], column = fitted
+            signals.setdefault(run.models[model], {})[name] = column
+        return replace(train, run=replace(run, signals=signals))
 
     def confidence(self, model: int, earlier: int | None = None) -> Fit:
         """Confidence in a model's draft, with or without an earlier draft to compare it with."""
@@ -140,7 +165,10 @@ class Trained:
         """Confidence in a model before it is asked."""
         key = ("prompt", model, None)
         if key not in self._fits:
-            self._fits[key] = fit(self.train.run.prompt_signals, self.train.quality[:, model], self._folds)
+            own = self.train.run.signals.get(self.train.run.models[model], {})
+            known = {name: own[name] for name in ("prompt_words",) if name in own}
+            columns = {**self.train.run.prompt_signals, **known}
+            self._fits[key] = fit(columns, self.train.quality[:, model], self._folds)
         return self._fits[key]
 
     def scores(self, family: Family) -> Scores:
@@ -163,7 +191,7 @@ class Trained:
             compared = (self.confidence(model, family.rungs[at - 1]).calibrator,) if at else ()
             gain = (self.gain(model, family.rungs[-1]).calibrator,) if family.by[at] == "gain" else ()
             prompt = (self.prompt(model).calibrator,) if at == 0 and family.gate is not None else ()
-            found.append(Heads((*compared, alone), gain, prompt))
+            found.append(with_used(Heads((*compared, alone), gain, prompt), self.words[model]))
         return found
 
 

@@ -91,6 +91,7 @@ def planned(plan: Plan, found: Tuning) -> Plan:
             calibrators=found.heads[rung.name].confidence,
             gain=found.heads[rung.name].gain,
             prompt=found.heads[rung.name].prompt,
+            words=found.heads[rung.name].words,
             confidence_source="tuned",
             threshold=None,
             skip="",

@@ -16,6 +16,7 @@ from router.core.decision import gate_reason, judge
 from router.core.plan import Plan, Rung
 from router.tuning.runs import EvalRun
 from router.tuning.table import filled_against
+from router.tuning.texts import texts_of
 from router.tuning.units import Units, error_of_mean, unit_losses, units_of
 
 if TYPE_CHECKING:
@@ -137,10 +138,11 @@ class _Path:
         """Whose answer this row gets, what the call costs, and whether it climbed."""
         run, cost, held, earlier = self.run, 0.0, None, None
         for position, (rung, model) in enumerate(self.asked):
-            if gate_reason(rung, _known(run.prompt_signals, row)):
+            words = self._words(rung, model, row)
+            if gate_reason(rung, _known(run.prompt_signals, row) | words):
                 continue
             cost += float(run.cost_nusd[row, model])
-            signals = _known(run.signals.get(rung.name, {}), row)
+            signals = _known(run.signals.get(rung.name, {}), row) | words
             if earlier is not None and run.answers is not None:
                 one, other = run.answers[row, model], run.answers[row, earlier]
                 signals["agreement"] = float(one is not None and one == other)
@@ -152,6 +154,16 @@ class _Path:
             if usable:
                 held = model
         return (model if held is None else held), cost, True
+
+    def _words(self, rung: Rung, model: int, row: int) -> dict[str, float]:
+        """What the words of this row say."""
+        found: dict[str, float] = {}
+        for name in rung.needs_words:
+            texts = texts_of(self.run, model, name)
+            if texts is not None and texts[row] is not None:
+                groups = self.run.group if name == "prompt_words" else None
+                found[name] = rung.words[name].chance(texts[row], None if groups is None else str(groups[row]))
+        return found
 
 
 def _known(columns: Mapping[str, Floats], row: int) -> dict[str, float]:

@@ -13,7 +13,7 @@ from router.errors import TuningError
 from router.tuning.certify import test_for
 from router.tuning.chains import Chains, Goal, Kept
 from router.tuning.fit import MAX_ROWS
-from router.tuning.plans import Heads, Scores, scores_of
+from router.tuning.plans import Heads, Scores, scores_of, with_used
 from router.tuning.result import Tuning
 from router.tuning.runs import EvalRun
 from router.tuning.search import Family, Forecast, Trained, chain_of, choose, needed_rows, side_rungs
@@ -243,7 +243,10 @@ class Tuner:
     def _heads(self, used: list[Family]) -> dict[str, Heads]:
         """Calibrators of every model, so that any answer has a confidence; those of the plan have all they need."""
         names = self.run.models
-        heads = {name: Heads((self.trained.confidence(at).calibrator,)) for at, name in enumerate(names)}
+        heads = {
+            name: with_used(Heads((self.trained.confidence(at).calibrator,)), self.trained.words[at])
+            for at, name in enumerate(names)
+        }
         for family in used:
             heads |= {names[at]: own for at, own in zip(family.rungs, self.trained.heads(family), strict=False)}
         return heads

@@ -28,13 +28,18 @@ class Features:
     def counts(self, text: str) -> dict[int, float]:
         """The weight of each bucket that the text fills: 1 + ln(count)."""
         mask = self.buckets - 1
-        found = Counter([crc32(gram) & mask for gram in self._grams(text)])
+        found: dict[int, int] = {}
+        for gram, count in Counter(self._grams(text)).items():  # Most words come again: each is hashed once.
+            bucket = crc32(gram.encode("utf-8", "surrogatepass") if isinstance(gram, str) else gram) & mask
+            found[bucket] = found.get(bucket, 0) + count
         return {bucket: 1.0 + math.log(count) if count > 1 else 1.0 for bucket, count in found.items()}
 
-    def _grams(self, text: str) -> list[bytes]:
+    def _grams(self, text: str) -> list[str | bytes]:
         words = _WORD.findall(text.lower())
-        grams = [
-            " ".join(words[at : at + size]).encode("utf-8", "surrogatepass")
+        if self.words == (1, 1) and not self.chars:
+            return words
+        grams: list[str | bytes] = [
+            " ".join(words[at : at + size])
             for size in range(self.words[0], self.words[1] + 1)
             for at in range(len(words) - size + 1)
         ]

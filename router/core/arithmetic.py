@@ -1,0 +1,135 @@
+"""Sums written in a text, and whether they come out right: read as digits and signs, never run as code."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from operator import add, mul, sub
+
+# Only so many signs of equality are looked at, and only so far to either side: the time is bounded for any text.
+_MOST_SUMS, _REACH = 12, 60
+_ALLOWED = "0123456789.,$€£%()*/x×÷+-−\\ "
+_TOKEN = re.compile(r"(\d{1,15}(?:,\d{3}){0,4}(?:\.\d{1,12})?)(%?)|([-+*/x×÷−()])")
+_SIGNS = {"x": "*", "×": "*", "÷": "/", "−": "-"}
+# Results are mostly written with two decimals.
+_ROUNDED, _RELATIVE = 0.006, 1e-3
+
+_Token = float | str
+
+_SHORT = r"[$ ]*(\d{1,15}(?:,\d{3}){0,4}(?:\.\d{1,12})?)"
+_TWO = re.compile(rf"{_SHORT} *([-+*]){_SHORT} *")
+_ALONE = re.compile(rf"{_SHORT}[ .,]*")
+_OPERATIONS: dict[str, Callable[[float, float], float]] = {"+": add, "-": sub, "*": mul}
+
+
+def sums(text: str) -> Iterator[tuple[float, bool]]:
+    """What each sum in a text is said to come to, and whether it does; `6*7=42` gives (42.0, True)."""
+    parts = text.split("=", _MOST_SUMS)
+    for before, after in pairwise(parts):
+        tail, head = before[-_REACH:], after[:_REACH]
+        left_text = tail[len(tail.rstrip(_ALLOWED)) :]
+        right_text = head[: len(head) - len(head.lstrip(_ALLOWED))]
+        if not left_text or not right_text:
+            continue
+        two, alone = _TWO.fullmatch(left_text), _ALONE.fullmatch(right_text)
+        if two and alone:  # Most sums are this short, and read several times as fast.
+            one: float | None = _OPERATIONS[two[2]](_number(two[1]), _number(two[3]))
+            other: float | None = _number(alone[1])
+        else:
+            left, right = _last(_tokens(left_text)), _first(_tokens(right_text))
+            if len(left) < 3 and len(right) < 3:  # "x = 5" is no sum.
+                continue
+            one, other = _value(left), _value(right)
+        if one is not None and other is not None:
+            yield other, abs(one - other) <= _ROUNDED + _RELATIVE * abs(other)
+
+
+def _number(text: str) -> float:
+    return float(text.replace(",", "") if "," in text else text)
+
+
+def _tokens(text: str) -> list[_Token]:
+    found: list[_Token] = []
+    for number, percent, sign in _TOKEN.findall(text):
+        if number:
+            found.append(_number(number) / (100.0 if percent else 1.0))
+        else:
+            found.append(_SIGNS.get(sign, sign))
+    return found
+
+
+def _breaks(tokens: list[_Token]) -> list[int]:
+    """Where one sum ends and another begins: between a number and one that follows it, or a bracket that opens."""
+    return [
+        at
+        for at in range(1, len(tokens))
+        if isinstance(tokens[at - 1], float) and (isinstance(tokens[at], float) or tokens[at] == "(")
+    ]
+
+
+def _last(tokens: list[_Token]) -> list[_Token]:
+    tokens = tokens[(_breaks(tokens) or [0])[-1] :]
+    while tokens and (tokens[0] in ("*", "/", "+", ")") or (tokens[0] == "(" and ")" not in tokens)):
+        tokens = tokens[1:]
+    return tokens
+
+
+def _first(tokens: list[_Token]) -> list[_Token]:
+    tokens = tokens[: (_breaks(tokens) or [len(tokens)])[0]]
+    while tokens and (tokens[-1] in ("*", "/", "+", "-", "(") or (tokens[-1] == ")" and "(" not in tokens)):
+        tokens = tokens[:-1]
+    return tokens
+
+
+def _value(tokens: list[_Token]) -> float | None:
+    """What the tokens come to, or `None` where they are no sum."""
+    reader = _Reader(tokens)
+    try:
+        found = reader.added()
+    except (ValueError, ZeroDivisionError):
+        return None
+    return found if reader.at == len(tokens) else None
+
+
+class _Reader:
+    """Reads numbers, signs and brackets from left to right; at most `_REACH` of them, so it cannot nest deeply."""
+
+    def __init__(self, tokens: list[_Token]) -> None:
+        self.tokens, self.at = tokens, 0
+
+    def _sign(self, signs: str) -> str:
+        """The next sign where it is one of these, else nothing."""
+        token = self.tokens[self.at] if self.at < len(self.tokens) else ""
+        if isinstance(token, str) and token and token in signs:
+            self.at += 1
+            return token
+        return ""
+
+    def added(self) -> float:
+        found = self._multiplied()
+        while sign := self._sign("+-"):
+            other = self._multiplied()
+            found = found + other if sign == "+" else found - other
+        return found
+
+    def _multiplied(self) -> float:
+        found = self._single()
+        while sign := self._sign("*/"):
+            other = self._single()
+            found = found * other if sign == "*" else found / other
+        return found
+
+    def _single(self) -> float:
+        if self._sign("-"):
+            return -self._single()
+        if self._sign("("):
+            found = self.added()
+            if not self._sign(")"):
+                raise ValueError("a bracket is not closed")
+            return found
+        token = self.tokens[self.at] if self.at < len(self.tokens) else ""
+        if not isinstance(token, float):
+            raise ValueError("no number where one must be")
+        self.at += 1
+        return token

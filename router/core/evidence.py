@@ -1,0 +1,179 @@
+"""Closer reading: signals of what a draft says and how it relates to its prompt. Free too, but only read where wanted.
+
+They take longer than the free signals of every draft, so a call reads them only where a calibrator in force names one.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from bisect import bisect_left
+from collections.abc import Collection, Sequence
+
+from router.core.arithmetic import sums
+from router.core.signals import LP_FLOOR
+
+# By block the name of every signal of closer reading and what it means; the docs table is made from it. What one block
+# needs is read in one go, so a block is the smallest part that a call can do without.
+EVIDENCE: dict[str, dict[str, str]] = {
+    "numbers": {
+        "sums_right": "sums in the draft that come out right, such as 6*7=42",
+        "sum_wrong": "1 when some sum in the draft does not, else 0",
+        "ends_on_sum": "1 when the draft's last number is what one of its right sums comes to, else 0",
+        "numbers_unused": "different numbers of the prompt that the draft never mentions",
+        "numbers_new": "different numbers of the draft that neither the prompt nor a right sum gives",
+        "numbers_new_share": "the same as a share of the draft's different numbers, 0 to 1",
+        "prompt_numbers": "different numbers in the prompt",
+        "last_number": "the draft's last number, without its sign",
+        "last_is_fraction": "1 when the draft's last number is not whole, else 0",
+        "largest_number": "the largest number of the draft",
+        "has_fraction": "1 when some number of the draft is not whole, else 0",
+        "prompt_has_fraction": "1 when some number of the prompt is not whole, else 0",
+    },
+    "wording": {
+        "words_shared": "share of the prompt's different words that the draft has too, 0 to 1",
+        "words_own": "share of the draft's different words that the prompt does not have, 0 to 1",
+        "hedges": "different words of doubt in the draft: perhaps, approximately, I think",
+    },
+    "form": {
+        "lines": "line breaks within the draft",
+        "last_line_chars": "characters of the draft's last line",
+        "open_end": "1 when the draft ends without a digit, a full stop or a closing mark, as a cut one does, else 0",
+        "ends_in_digit": "1 when the draft's last visible character is a digit, else 0",
+        "depth": "how deeply brackets and braces of the draft are nested",
+    },
+    "log-probabilities": {
+        "lp_p10": "log-probability that a tenth of the draft's tokens lie below, in nats, -20 to 0",
+        "lp_p25": "log-probability that a quarter of the draft's tokens lie below, in nats, -20 to 0",
+        "lp_last": "log-probability of the draft's last token, in nats, -20 to 0",
+        "lp_doubts": "tokens of the draft with a probability below one half",
+    },
+}
+BLOCKS: dict[str, str] = {name: block for block, names in EVIDENCE.items() for name in names}
+
+# What is read of a text: its beginning and its end. What a very long text says in between is left out.
+MOST_CHARS = 8000
+
+_NUMBER = re.compile(r"\d{1,15}(?:,\d{3}){0,4}(?:\.\d{1,12})?")
+_NO_WORD = str.maketrans(dict.fromkeys("0123456789.,;:!?()[]{}<>\"'`*_=+-/\\|$%#&~^@", " "))
+_DOUBTS = """maybe perhaps possibly probably presumably approximately roughly apparently likely unclear uncertain
+    unsure assume assuming guess seems appears might"""
+_HEDGES = frozenset(_DOUBTS.split())
+_HEDGING = ("i think", "i believe", "not sure", "not certain", "not clear", "could be", "may be")
+_NUMBER_WORDS = {
+    "half": 0.5,
+    "one": 1.0,
+    "two": 2.0,
+    "twice": 2.0,
+    "double": 2.0,
+    "three": 3.0,
+    "triple": 3.0,
+    "four": 4.0,
+    "five": 5.0,
+    "six": 6.0,
+    "seven": 7.0,
+    "eight": 8.0,
+    "nine": 9.0,
+    "ten": 10.0,
+    "twelve": 12.0,
+    "dozen": 12.0,
+}
+_CLOSING = ".!?)]}>\"'`”’»$%*|"
+_LOG_HALF = -0.6931471805599453
+
+
+def read_evidence(
+    prompt: str, draft: str, logprobs: Sequence[float] | None = None, blocks: Collection[str] = tuple(EVIDENCE)
+) -> dict[str, float]:
+    """Every signal that this draft has of these blocks, by name."""
+    prompt, draft = shortened(prompt), shortened(draft.rstrip())
+    found: dict[str, float] = {}
+    if "numbers" in blocks:
+        found |= _of_numbers(prompt, draft)
+    if "wording" in blocks:
+        found |= _of_words(prompt, draft)
+    if "form" in blocks:
+        found |= _of_form(draft)
+    if logprobs and "log-probabilities" in blocks:
+        found |= _of_logprobs(logprobs)
+    return found
+
+
+def shortened(text: str) -> str:
+    """The beginning and the end of a text that is longer than `MOST_CHARS`."""
+    return text if len(text) <= MOST_CHARS else text[: MOST_CHARS // 2] + text[-MOST_CHARS // 2 :]
+
+
+def _number(text: str) -> float:
+    return float(text.replace(",", "") if "," in text else text)
+
+
+def _words(text: str) -> set[str]:
+    return set(text.lower().translate(_NO_WORD).split())
+
+
+def _of_numbers(prompt: str, draft: str) -> dict[str, float]:
+    given, said = set(map(_number, set(_NUMBER.findall(prompt)))), _NUMBER.findall(draft)
+    given.update(_NUMBER_WORDS[word] for word in _NUMBER_WORDS.keys() & _words(prompt))
+    came_out = list(sums(draft)) if "=" in draft else []
+    right = {abs(value) for value, comes_out in came_out if comes_out}
+    different = set(map(_number, set(said)))
+    new = len(different - given - right)
+    found = {
+        "sums_right": float(sum(comes_out for _, comes_out in came_out)),
+        "sum_wrong": float(not all(comes_out for _, comes_out in came_out)),
+        "numbers_unused": float(len(given - different)),
+        "numbers_new": float(new),
+        "numbers_new_share": new / len(different) if different else 0.0,
+        "prompt_numbers": float(len(given)),
+        "prompt_has_fraction": float(not all(map(float.is_integer, given))),
+        "has_fraction": float(not all(map(float.is_integer, different))),
+    }
+    if said:
+        last = _number(said[-1])
+        found["last_number"], found["largest_number"] = last, max(different)
+        found["last_is_fraction"] = float(last != int(last))
+        found["ends_on_sum"] = float(last in right)
+    return found
+
+
+def _of_words(prompt: str, draft: str) -> dict[str, float]:
+    asked, said, lower = _words(prompt), _words(draft), draft.lower()
+    both = len(asked & said)
+    found = {"hedges": float(len(said & _HEDGES) + sum(phrase in lower for phrase in _HEDGING))}
+    if asked:
+        found["words_shared"] = both / len(asked)
+    if said:
+        found["words_own"] = 1.0 - both / len(said)
+    return found
+
+
+def _of_form(draft: str) -> dict[str, float]:
+    last = draft[-1:]
+    return {
+        "lines": float(draft.count("\n")),
+        "last_line_chars": float(len(draft) - draft.rfind("\n") - 1),
+        "open_end": float(not (last.isdigit() or last in _CLOSING)),
+        "ends_in_digit": float(last.isdigit()),
+        "depth": float(_depth(draft)),
+    }
+
+
+def _depth(draft: str) -> int:
+    if "{" not in draft and "[" not in draft:
+        return 0
+    deepest = depth = 0
+    for mark in re.findall(r"[][{}]", draft):
+        depth = depth + 1 if mark in "[{" else max(0, depth - 1)
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _of_logprobs(logprobs: Sequence[float]) -> dict[str, float]:
+    if math.isnan(sum(logprobs)):  # A provider that sends NaN has said nothing about its tokens.
+        return {}
+    ordered = sorted(logprobs)
+    last = len(ordered) - 1
+    found = {"lp_p10": ordered[round(0.10 * last)], "lp_p25": ordered[round(0.25 * last)], "lp_last": logprobs[-1]}
+    found = {name: min(0.0, max(LP_FLOOR, lp)) for name, lp in found.items()}
+    return {**found, "lp_doubts": float(bisect_left(ordered, _LOG_HALF))}

@@ -1,0 +1,40 @@
+"""What a call reads off its prompt and its drafts: the free signals always, the rest where a calibrator names it."""
+
+from __future__ import annotations
+
+from router.core.call import Message, Reply, texts
+from router.core.checks import Verdict
+from router.core.effects import Request
+from router.core.evidence import read_evidence
+from router.core.plan import Rung
+from router.core.signals import agreement, draft_text, read_signals
+
+
+def text_of(messages: tuple[Message, ...] | list[Message]) -> str:
+    """A prompt as one text, as tuning has it too."""
+    return "\n".join(texts(messages))
+
+
+def prompt_signals(rung: Rung, request: Request) -> dict[str, float]:
+    """What is known of a rung's draft before it is asked for."""
+    found = {"input_chars": float(request.input_chars)}
+    if "prompt_words" in rung.needs_words:
+        found["prompt_words"] = rung.words["prompt_words"].chance(text_of(request.messages), request.group)
+    return found
+
+
+def draft_signals(
+    rung: Rung, request: Request, reply: Reply, verdict: Verdict, before: Verdict | None
+) -> dict[str, float]:
+    """Every signal of a draft that is wanted; `before` is the verdict on the draft before it."""
+    found = read_signals(request.input_chars, reply, verdict)
+    if before is not None:
+        found["agreement"] = agreement(before, verdict)
+    if rung.blocks:
+        prompt = text_of(request.messages)
+        found |= read_evidence(prompt, draft_text(reply), reply.logprobs, rung.blocks)
+    if rung.needs_words:
+        found |= prompt_signals(rung, request)
+        if "draft_words" in rung.needs_words:
+            found["draft_words"] = rung.words["draft_words"].chance(draft_text(reply))
+    return found

@@ -1,0 +1,60 @@
+"""What the words of a text say: a linear score over hashed words, as plain numbers.
+
+Fitted offline with scikit-learn; scoring here is plain Python and equals scikit-learn's own output to 1e-12.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from router.core.calibration import sigmoid
+from router.core.evidence import shortened
+from router.core.grammar import STRICT, Limit, Text
+from router.core.text_features import SIZES
+
+WORD_FEATURES = SIZES["small"]
+WordSignal = Literal["prompt_words", "draft_words"]
+
+# The docs table is made from it.
+WORD_SIGNALS: dict[WordSignal, str] = {
+    "prompt_words": "chance that the draft is right by the words of its prompt and the call's group, 0 to 1",
+    "draft_words": "chance that the draft is right by its own words, 0 to 1",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Plain numbers that turn the words of a text into a chance."""
+
+    __pydantic_config__ = STRICT
+
+    weights: Annotated[tuple[float, ...], Limit(min_length=1, max_length=WORD_FEATURES.buckets)]
+    """Logistic weight of each bucket of hashed words, whose counts have the length 1 in all."""
+    intercept: float
+    """Logistic intercept."""
+    groups: Mapping[Text, float] = field(default_factory=dict)
+    """What a call's group adds to the logit: the value of the metadata key that the task's `group:` names."""
+
+    def __post_init__(self) -> None:
+        if len(self.weights) != WORD_FEATURES.buckets:
+            raise ValueError(f"weights has {len(self.weights)} numbers, not {WORD_FEATURES.buckets}")
+        if not all(map(math.isfinite, (*self.weights, self.intercept, *self.groups.values()))):
+            raise ValueError("holds a number that is not finite")
+
+    def chance(self, text: str, group: str | None = None) -> float:
+        """The chance that the words of a text give, 0 to 1."""
+        logit = self.intercept + (self.groups.get(group, 0.0) if group is not None else 0.0)
+        counts = word_counts(text)
+        weights, told, length = self.weights, 0.0, 0.0
+        for bucket, count in counts.items():
+            told += weights[bucket] * count
+            length += count * count
+        return sigmoid(logit + told / math.sqrt(length) if counts else logit)
+
+
+def word_counts(text: str) -> dict[int, float]:
+    """The hashed words of a text, or of the beginning and end of a long one."""
+    return WORD_FEATURES.counts(shortened(text))

@@ -1,0 +1,135 @@
+"""Closer reading of a draft: sums that come out, numbers and words it shares with its prompt, and how it ends."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from router.core.arithmetic import sums
+from router.core.evidence import BLOCKS, EVIDENCE, MOST_CHARS, read_evidence
+from router.core.signals import FREE_SIGNALS, LP_FLOOR
+
+any_text = st.text(st.characters(exclude_categories=()), max_size=200)
+sums_text = st.text("0123456789.,()+-*/x×÷−%$= \n", max_size=200)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("12*3=36", [(36.0, True)]),
+        ("12 * 3 = 35", [(35.0, False)]),
+        ("so $5 + $2.50 = $7.50 in all", [(7.5, True)]),
+        ("<<9*2=18>>18", [(18.0, True)]),
+        ("425/5+17 = 91+17 = 108", [(108.0, False), (108.0, True)]),
+        ("(1 + 2) × 3 = 9", [(9.0, True)]),
+        ("100 ÷ 3 = 33.33", [(33.33, True)]),
+        ("50% x 10 = 5", [(5.0, True)]),
+        ("1,200 - 200 = 1,000", [(1000.0, True)]),
+        ("in 2008, 5 + 3 = 8", [(8.0, True)]),
+        ("20 * 5 = 100 (2 + 2 = 4)", [(100.0, True), (4.0, True)]),
+        ("x = 5", []),
+        ("a == b = c", []),
+        ("5 / 0 = 0", []),
+        ("3 + = 4", []),
+        ("no sums here", []),
+    ],
+)
+def test_sums_are_checked(text: str, found: list[tuple[float, bool]]) -> None:
+    """What a sum is said to come to, and whether it does; what is no sum is passed over."""
+    assert list(sums(text)) == found
+
+
+@given(st.integers(0, 9999), st.integers(0, 9999), st.sampled_from("+-*"))
+def test_every_whole_sum_is_read(one: int, other: int, sign: str) -> None:
+    """A sum that is right counts as right, and one that is off by one as wrong, whatever its numbers."""
+    result = {"+": one + other, "-": one - other, "*": one * other}[sign]
+    assert list(sums(f"{one} {sign} {other} = {result}")) == [(float(result), True)]
+    wrong = result + max(1, abs(result) // 100)
+    assert [right for _, right in sums(f"{one} {sign} {other} = {wrong}")] == [False]
+
+
+@given(sums_text)
+def test_no_text_of_signs_and_digits_is_too_much(text: str) -> None:
+    """Any of them is read without an error, and every result is a finite number."""
+    assert all(math.isfinite(value) for value, _ in sums(text))
+
+
+PROMPT = "Anna has 12 eggs and sells three of them for $2.50 each. What does she get?"
+
+
+def test_numbers_are_compared_with_the_prompt() -> None:
+    """Unused and new numbers are counted; numbers in words count as the prompt's, results of right sums are not new."""
+    found = read_evidence(PROMPT, "She gets 3 * 2.50 = 7.50 dollars, not 99.")
+    assert found["sums_right"] == 1.0
+    assert found["sum_wrong"] == 0.0
+    assert found["numbers_unused"] == 1.0  # 12
+    assert found["numbers_new"] == 1.0  # 99
+    assert found["numbers_new_share"] == 0.25
+    assert found["last_number"] == 99.0
+    assert found["ends_on_sum"] == 0.0
+    assert read_evidence(PROMPT, "3 * 2.50 = 7.50")["ends_on_sum"] == 1.0
+
+
+def test_a_draft_without_numbers_or_words_lacks_their_signals() -> None:
+    """What cannot be read is absent, never 0."""
+    assert "last_number" not in read_evidence(PROMPT, "seven")
+    assert "words_own" not in read_evidence(PROMPT, "7.50")
+    assert "words_shared" not in read_evidence("12?", "seven")
+    assert not read_evidence(PROMPT, "7", None).keys() & EVIDENCE["log-probabilities"].keys()
+
+
+def test_words_and_doubts_are_counted() -> None:
+    """Words are compared without case and marks; a word of doubt counts once."""
+    found = read_evidence("Who sells eggs?", "Perhaps ANNA sells eggs. Perhaps. I think so")
+    assert found["words_shared"] == pytest.approx(2 / 3)
+    assert found["words_own"] == pytest.approx(5 / 7)
+    assert found["hedges"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("draft", "open_end", "digit"),
+    [("Done.", 0, 0), ("so 7", 0, 1), ("so 7\n\n", 0, 1), ("and then", 1, 0), ("{}", 0, 0)],
+)
+def test_a_cut_draft_ends_open(draft: str, open_end: int, digit: int) -> None:
+    """A draft that stops within a sentence says so even where no finish reason was recorded."""
+    found = read_evidence("", draft)
+    assert (found["open_end"], found["ends_in_digit"]) == (open_end, digit)
+
+
+def test_log_probabilities_have_quantiles() -> None:
+    """Low quantiles, the last token and tokens below one half, all clipped to the floor."""
+    found = read_evidence("", "x", [-0.1, -5.0, -math.inf, -0.2, -0.3, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
+    assert found["lp_p10"] == -5.0
+    assert found["lp_doubts"] == 3.0
+    assert found["lp_last"] == -1.0
+    assert read_evidence("", "x", [-math.inf] * 3)["lp_p10"] == LP_FLOOR
+    assert not read_evidence("", "x", [-0.1, math.nan]).keys() & EVIDENCE["log-probabilities"].keys()
+
+
+@given(any_text, any_text, st.none() | st.lists(st.floats(), max_size=20))
+def test_every_value_is_finite_and_named(prompt: str, draft: str, logprobs: list[float] | None) -> None:
+    """Whatever the texts, every signal has a name of the table and a finite value."""
+    found = read_evidence(prompt, draft, logprobs)
+    assert found.keys() <= BLOCKS.keys()
+    assert all(math.isfinite(value) for value in found.values())
+    assert not BLOCKS.keys() & FREE_SIGNALS.keys()
+
+
+@settings(max_examples=25)
+@given(any_text, any_text, st.sets(st.sampled_from(sorted(EVIDENCE))))
+def test_only_the_wanted_blocks_are_read(prompt: str, draft: str, blocks: set[str]) -> None:
+    """A block is all or nothing, and no other block changes it."""
+    every = read_evidence(prompt, draft, [-0.5])
+    found = read_evidence(prompt, draft, [-0.5], blocks)
+    assert found == {name: value for name, value in every.items() if BLOCKS[name] in blocks}
+
+
+@pytest.mark.parametrize("unit", ["1 ", "1=", "(", "1,", "a", "=", "[", "9" * 50])
+def test_a_huge_draft_is_read_at_both_ends(unit: str) -> None:
+    """What is read of a text is bounded, so the time is too: its middle makes no difference."""
+    huge = unit * (100 * MOST_CHARS // len(unit)) + "."
+    ends = huge[: MOST_CHARS // 2] + huge[-MOST_CHARS // 2 :]
+    assert read_evidence(huge, huge) == read_evidence(ends, ends)
