@@ -341,6 +341,25 @@ def test_an_unpriced_model_is_a_finding(flags: tuple[str, ...], routing: Cli) ->
     assert (done.json["findings"] == [finding]) if flags else (done.out.splitlines()[-1] == f"finding: {finding}")
 
 
+def test_a_tier_that_lacks_a_part_of_its_price_is_a_finding(routing: Cli) -> None:
+    """A request that needs the part has no known cost; reasoning is billed as output, and a full tier lacks nothing."""
+    tiers = "tiers: [{above_input_tokens: 1000, input_usd_per_mtok: 2, output_usd_per_mtok: 8}, {service_tier: flex}]"
+    parts = "input_usd_per_mtok: 0.1, output_usd_per_mtok: 0.4, reasoning_usd_per_mtok: 1"
+    text = POLICY.replace("output_usd_per_mtok: 0.4}", f"output_usd_per_mtok: 0.4, {tiers}}}", 1)
+    text = text.replace("input_usd_per_mtok: 0.1, output_usd_per_mtok: 0.4", f"{parts}, cached_read_usd_per_mtok: 0.1")
+    Path("policies/p.yml").write_text(f"{text}  again: {{ladder: [small, large]}}\n")
+    done = routing("check", "--json")
+    assert (done.code, done.json["findings"]) == (
+        1,
+        [
+            "model 'small': the tier above 1,000 input tokens has no cached_read price although the price has one; "
+            "requests that read the cache there have no known cost",
+            "model 'small': the tier `flex` has no input and no cached_read and no output price although the price has "
+            "one; requests there have no known cost",
+        ],
+    )
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -42,7 +42,7 @@ def check(policies: Policies = None, environment: Environment = None, as_json: A
     notes: list[str] = []
     for name in loaded.policy.tasks:
         plan = router.plan(name)
-        findings += _findings(plan, models)
+        findings += [found for found in _findings(plan, models) + _holed_tiers(plan) if found not in findings]
         notes += _dearer_first(plan) + _unnamed_labels(plan)
         tasks.append(_about(plan))
     findings += _stray_tuned(loaded)
@@ -154,6 +154,23 @@ def _unaffordable(plan: Plan) -> list[str]:
                 "give the task a `max_output_tokens:` or raise the limit"
             )
     return found
+
+
+def _holed_tiers(plan: Plan) -> list[str]:
+    """Tiers of a policy's price that lack a part which the price has: what needs it there has no known cost."""
+    from router.core.policy import Price
+    from router.core.pricing import missing_parts
+
+    return [
+        f"model {rung.name!r}: the tier {place} has no {' and no '.join(parts)} price although the price has one; "
+        f"{_TIERED.get(parts[0], 'requests that need it')} there have no known cost"
+        for rung in plan.rungs
+        if rung.model.price != Price()  # The price map's own tiers are nobody's to mend.
+        for place, parts in missing_parts(rung.price)
+    ]
+
+
+_TIERED = {"cached_read": "requests that read the cache", "input": "requests", "output": "requests"}
 
 
 def _stray_tuned(loaded: Loaded) -> list[str]:
