@@ -82,7 +82,7 @@ def test_without_a_command_the_commands_are_listed(cli: Cli) -> None:
     """Help on standard output, whichever way one asks for it."""
     asked, bare = cli("--help"), cli()
     listed = re.findall(r"^  ([a-z]+)  ", asked.out, re.MULTILINE)
-    assert sorted(listed) == sorted([*COMMANDS, "audit", "policy"])
+    assert sorted(listed) == sorted([*COMMANDS, "audit", "ledger", "policy"])
     assert asked.code == 0
     assert asked.out.strip() in (bare.out + bare.err).strip()
 
@@ -272,13 +272,29 @@ def test_check_shows_what_is_in_force(routing: Cli) -> None:
     """Each task's ladder with thresholds, and that its confidence is uncalibrated."""
     done = routing("check")
     assert done.code == 0
-    header, columns, first, second, note, verdict = done.out.splitlines()
+    header, columns, first, second, limits, note, verdict = done.out.splitlines()
     assert re.fullmatch(r"policy [0-9a-f]{16}: 1 file, 1 task", header)
     assert columns.split("  ")[0] == "task"
     assert first.split() == ["classify", "small", "openai/small", "80.0%", "uncalibrated"]
     assert second.split() == ["large", "openai/large", "last", "rung", "uncalibrated"]
+    assert limits == "limits of classify: at most 8 output tokens"
     assert note == "note: set OPENAI_API_KEY before small, large can be asked"
     assert verdict == "no findings"
+
+
+def test_check_shows_what_limits_the_calls_of_a_task(routing: Cli) -> None:
+    """Tokens and dollars of a call, and what its calls share; a task without an entry has the default's."""
+    limits = "max_input_tokens: 4000, max_output_tokens: 8, budget: {usd_per_call: 0.02, usd_per_day: 20}}"
+    text = POLICY.replace("max_output_tokens: 8}", limits) + "  plain: {ladder: [large]}\n"
+    Path("policies/p.yml").write_text(f"{text}budgets: {{task: {{default: {{escalations_per_hour: 5}}}}}}\n")
+    assert [line for line in routing("check").out.splitlines() if line.startswith("limits")] == [
+        "limits of classify: at most 4,000 input tokens, 8 output tokens, $0.02 a call, $20 a day, "
+        "5 escalations an hour",
+        "limits of plain: at most 5 escalations an hour",
+    ]
+    first, second = (task["limits"] for task in routing("check", "--json").json["tasks"])
+    assert (first["max_input_tokens"], first["usd_per_day"]) == (4000, "20")
+    assert second == {"escalations_per_hour": 5}
 
 
 def test_check_notes_what_is_no_fault(routing: Cli) -> None:
