@@ -288,7 +288,7 @@ def test_check_shows_what_limits_the_calls_of_a_task(routing: Cli) -> None:
     text = POLICY.replace("max_output_tokens: 8}", limits) + "  plain: {ladder: [large]}\n"
     Path("policies/p.yml").write_text(f"{text}budgets: {{task: {{default: {{escalations_per_hour: 5}}}}}}\n")
     assert [line for line in routing("check").out.splitlines() if line.startswith("limits")] == [
-        "limits of classify: at most 4,000 input tokens, 8 output tokens, $0.02 a call, $20 a day, "
+        "limits of classify: at most 4,000 input tokens, 8 output tokens, $0.0200 a call, $20.00 a day, "
         "5 escalations an hour",
         "limits of plain: at most 5 escalations an hour",
     ]
@@ -684,7 +684,10 @@ def test_shipped_templates_fit_80_columns_in_one_line_each(cli: Cli) -> None:
     assert max(map(len, lines)) <= 80
     policy = load_policy()
     rungs = [name for task in policy.tasks.values() for name in task.ladder]
-    assert len(lines) == 2 + len(rungs) + 1
+    limits = [line for line in lines if line.startswith("limits of ")]
+    assert len(limits) == len(policy.tasks)
+    # Limits with an amount of money go on in a second line.
+    assert len(lines) == 2 + len(rungs) + len(limits) + 1 + 1
     names = [model.litellm for model in policy.models.values() if any(model.litellm in line for line in lines)]
     assert len(names) == len(set(rungs))
 

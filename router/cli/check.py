@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from router.cli.common import AsJson, Environment, Policies, counted, print_json, print_table, say
+from router.cli.common import AsJson, Environment, Policies, counted, dollars, print_json, print_table, say
 from router.core.params import suggestion
 from router.core.pricing import NUSD_PER_USD, exact_product
 
@@ -98,7 +98,13 @@ def _said(limits: dict[str, Any]) -> str:
     told = []
     for key, value in limits.items():
         unit, _, window = key.partition("_per_")
-        amount = f"${value}" if unit == "usd" else counted(value, "escalation") if window else f"{value:,}"
+        amount = (
+            dollars(int(exact_product(value, NUSD_PER_USD)))
+            if unit == "usd"
+            else counted(value, "escalation")
+            if window
+            else f"{value:,}"
+        )
         told.append(
             f"{amount} a{'n' * (window == 'hour')} {window}" if window else f"{amount} {key[4:].replace('_', ' ')}"
         )
