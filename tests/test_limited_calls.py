@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import pickle
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -118,8 +119,12 @@ def test_at_the_first_rung_the_best_draft_is_kept(case: Any) -> None:
     one = case({**day(BOUND_LARGE), "at_limit": "first_rung"}, answer={"text": {}}, threshold=1.0)
     answer = one.router.route("t", "hi", user="u")
     assert (answer.model, answer.escalated, [call.name for call in one.models.history]) == ("small", False, ["small"])
-    assert answer.steps[-1].action == "keep"
-    assert "the budget user.usd_per_day:" in answer.reason
+    skipped, kept = answer.steps[-2:]
+    assert (skipped.action, kept.action) == ("skip", "keep")
+    assert re.search("has no room for it: .* are spent or held", skipped.reason)  # The figures stand there alone.
+    assert re.fullmatch(
+        r"no rung above gave a usable answer: the budget user\.usd_per_day:[0-9a-f]{16} has no room for it", kept.reason
+    )
 
 
 def test_a_refused_climb_is_an_error_although_there_is_a_draft(case: Any) -> None:
@@ -153,8 +158,10 @@ def test_a_call_waits_no_longer_than_its_deadline(case: Any, deadline_s: float |
     one = case({**day(BOUND_SMALL), "at_limit": "wait"}, deadline_s=deadline_s)
     one.router.route("t", "hi", user="u")
     before = one.world.clock.monotonic()
-    with pytest.raises(BudgetExceeded):
+    with pytest.raises(BudgetExceeded) as caught:
         one.router.route("t", "hi", user="u")
+    assert ("the call waited 5.0 s for room" in str(caught.value)) is bool(deadline_s)
+    assert ("waited" in str(caught.value)) is bool(deadline_s)
     assert one.world.clock.monotonic() - before == pytest.approx(deadline_s or 0.0, abs=1e-6)
 
 
