@@ -210,7 +210,7 @@ def test_a_request_that_nothing_bounds_is_refused_with_what_is_missing(case: Any
     """A budget cannot hold what it does not know."""
     one = case(day(10**12), max_output_tokens=None)
     with pytest.raises(
-        BudgetExceeded, match="its longest answer is unknown: give the task max_output_tokens"
+        BudgetExceeded, match="its longest output is unknown; give the task a `max_output_tokens:`"
     ) as caught:
         one.router.route("t", "hi", user="u")
     assert (caught.value.needed, caught.value.spent) == (None, None)
