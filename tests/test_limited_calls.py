@@ -215,7 +215,7 @@ def test_a_request_that_nothing_bounds_is_refused_with_what_is_missing(case: Any
         one.router.route("t", "hi", user="u")
     assert (caught.value.needed, caught.value.spent) == (None, None)
     picture = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]
-    with pytest.raises(BudgetExceeded, match="the size of the prompt is unknown"):
+    with pytest.raises(BudgetExceeded, match="the prompt holds an image, sound or file"):
         one.router.route("t", [{"role": "user", "content": picture}], user="u", params={"max_tokens": 5})
 
 
