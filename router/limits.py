@@ -16,6 +16,17 @@ _MOST_CALLERS = 10_000
 _Counters = tuple[Counter, ...]
 
 
+def allowances(policy: Policy, kind: Kind) -> dict[str, Allowance]:
+    """What each task, feature, user or tenant may spend by the policy, `default` for those without an entry."""
+    found: dict[str, Allowance] = dict(getattr(policy.budgets, kind))
+    if kind == "task":
+        for name, task in policy.tasks.items():
+            if task.budget.usd_per_day is not None:
+                own = found.get(name, found.get(DEFAULT, Allowance()))
+                found[name] = replace(own, usd_per_day=task.budget.usd_per_day)
+    return found
+
+
 class Limits:
     """The budgets of one policy."""
 
@@ -52,15 +63,9 @@ class Limits:
     def _of_kind(self, kind: Kind) -> dict[str, _Counters]:
         """The counters by key, each after `=` so that none is taken for the default."""
         budgets = self._policy.budgets
-        allowances: dict[str, Allowance] = dict(getattr(budgets, kind))
-        if kind == "task":
-            for name, task in self._policy.tasks.items():
-                if task.budget.usd_per_day is not None:
-                    own = allowances.get(name, allowances.get(DEFAULT, Allowance()))
-                    allowances[name] = replace(own, usd_per_day=task.budget.usd_per_day)
         return {
             DEFAULT if name == DEFAULT else f"={self._key(kind, name)}": tuple(counters(kind, allowance, budgets))
-            for name, allowance in allowances.items()
+            for name, allowance in allowances(self._policy, kind).items()
         }
 
     def _key(self, kind: Kind, name: str) -> str:

@@ -272,13 +272,29 @@ def test_check_shows_what_is_in_force(routing: Cli) -> None:
     """Each task's ladder with thresholds, and that its confidence is uncalibrated."""
     done = routing("check")
     assert done.code == 0
-    header, columns, first, second, note, verdict = done.out.splitlines()
+    header, columns, first, second, limits, note, verdict = done.out.splitlines()
     assert re.fullmatch(r"policy [0-9a-f]{16}: 1 file, 1 task", header)
     assert columns.split("  ")[0] == "task"
     assert first.split() == ["classify", "small", "openai/small", "80.0%", "uncalibrated"]
     assert second.split() == ["large", "openai/large", "last", "rung", "uncalibrated"]
+    assert limits == "limits of classify: at most 8 output tokens"
     assert note == "note: set OPENAI_API_KEY before small, large can be asked"
     assert verdict == "no findings"
+
+
+def test_check_shows_what_limits_the_calls_of_a_task(routing: Cli) -> None:
+    """Tokens and dollars of a call, and what its calls share; a task without an entry has the default's."""
+    limits = "max_input_tokens: 4000, max_output_tokens: 8, budget: {usd_per_call: 0.02, usd_per_day: 20}}"
+    text = POLICY.replace("max_output_tokens: 8}", limits) + "  plain: {ladder: [large]}\n"
+    Path("policies/p.yml").write_text(f"{text}budgets: {{task: {{default: {{escalations_per_hour: 5}}}}}}\n")
+    assert [line for line in routing("check").out.splitlines() if line.startswith("limits")] == [
+        "limits of classify: at most 4,000 input tokens, 8 output tokens, $0.0200 a call, $20.00 a day, "
+        "5 escalations an hour",
+        "limits of plain: at most 5 escalations an hour",
+    ]
+    first, second = (task["limits"] for task in routing("check", "--json").json["tasks"])
+    assert (first["max_input_tokens"], first["usd_per_day"]) == (4000, "20")
+    assert second == {"escalations_per_hour": 5}
 
 
 def test_check_notes_what_is_no_fault(routing: Cli) -> None:
@@ -339,6 +355,25 @@ def test_an_unpriced_model_is_a_finding(flags: tuple[str, ...], routing: Cli) ->
     finding = "task 'classify': model 'small' has no known price, so its costs are unknown; give it a `price:`"
     assert done.code == 1
     assert (done.json["findings"] == [finding]) if flags else (done.out.splitlines()[-1] == f"finding: {finding}")
+
+
+def test_a_tier_that_lacks_a_part_of_its_price_is_a_finding(routing: Cli) -> None:
+    """A request that needs the part has no known cost; reasoning is billed as output, and a full tier lacks nothing."""
+    tiers = "tiers: [{above_input_tokens: 1000, input_usd_per_mtok: 2, output_usd_per_mtok: 8}, {service_tier: flex}]"
+    parts = "input_usd_per_mtok: 0.1, output_usd_per_mtok: 0.4, reasoning_usd_per_mtok: 1"
+    text = POLICY.replace("output_usd_per_mtok: 0.4}", f"output_usd_per_mtok: 0.4, {tiers}}}", 1)
+    text = text.replace("input_usd_per_mtok: 0.1, output_usd_per_mtok: 0.4", f"{parts}, cached_read_usd_per_mtok: 0.1")
+    Path("policies/p.yml").write_text(f"{text}  again: {{ladder: [small, large]}}\n")
+    done = routing("check", "--json")
+    assert (done.code, done.json["findings"]) == (
+        1,
+        [
+            "model 'small': the tier above 1,000 input tokens has no cached_read price although the price has one; "
+            "requests that read the cache there have no known cost",
+            "model 'small': the tier `flex` has no input and no cached_read and no output price although the price has "
+            "one; requests there have no known cost",
+        ],
+    )
 
 
 @pytest.mark.parametrize(
@@ -649,7 +684,10 @@ def test_shipped_templates_fit_80_columns_in_one_line_each(cli: Cli) -> None:
     assert max(map(len, lines)) <= 80
     policy = load_policy()
     rungs = [name for task in policy.tasks.values() for name in task.ladder]
-    assert len(lines) == 2 + len(rungs) + 1
+    limits = [line for line in lines if line.startswith("limits of ")]
+    assert len(limits) == len(policy.tasks)
+    # Limits with an amount of money go on in a second line.
+    assert len(lines) == 2 + len(rungs) + len(limits) + 1 + 1
     names = [model.litellm for model in policy.models.values() if any(model.litellm in line for line in lines)]
     assert len(names) == len(set(rungs))
 

@@ -177,6 +177,13 @@ def test_policy_examples_load(block: Block, tmp_path: Path) -> None:
     assert load_policy(path).tasks
 
 
+def test_the_first_example_of_limits_runs(offline: Path) -> None:
+    """On scripted models with a price, held to the budgets of the page's policy."""
+    page = ROOT / "docs" / "limits.md"
+    (offline / "limits.yml").write_text(_blocks(page, "yaml")[0].code, encoding="utf-8")
+    exec(compile(_blocks(page, "python")[0].code, str(page), "exec"), {"__name__": "example"})
+
+
 @pytest.mark.parametrize("block", _all("json"), ids=_name)
 def test_json_examples_parse(block: Block) -> None:
     """Each JSON block is JSON."""

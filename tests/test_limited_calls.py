@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import pickle
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -117,8 +119,12 @@ def test_at_the_first_rung_the_best_draft_is_kept(case: Any) -> None:
     one = case({**day(BOUND_LARGE), "at_limit": "first_rung"}, answer={"text": {}}, threshold=1.0)
     answer = one.router.route("t", "hi", user="u")
     assert (answer.model, answer.escalated, [call.name for call in one.models.history]) == ("small", False, ["small"])
-    assert answer.steps[-1].action == "keep"
-    assert "the budget user.usd_per_day:" in answer.reason
+    skipped, kept = answer.steps[-2:]
+    assert (skipped.action, kept.action) == ("skip", "keep")
+    assert re.search("has no room for it: .* are spent or held", skipped.reason)  # The figures stand there alone.
+    assert re.fullmatch(
+        r"no rung above gave a usable answer: the budget user\.usd_per_day:[0-9a-f]{16} has no room for it", kept.reason
+    )
 
 
 def test_a_refused_climb_is_an_error_although_there_is_a_draft(case: Any) -> None:
@@ -152,8 +158,10 @@ def test_a_call_waits_no_longer_than_its_deadline(case: Any, deadline_s: float |
     one = case({**day(BOUND_SMALL), "at_limit": "wait"}, deadline_s=deadline_s)
     one.router.route("t", "hi", user="u")
     before = one.world.clock.monotonic()
-    with pytest.raises(BudgetExceeded):
+    with pytest.raises(BudgetExceeded) as caught:
         one.router.route("t", "hi", user="u")
+    assert ("the call waited 5.0 s for room" in str(caught.value)) is bool(deadline_s)
+    assert ("waited" in str(caught.value)) is bool(deadline_s)
     assert one.world.clock.monotonic() - before == pytest.approx(deadline_s or 0.0, abs=1e-6)
 
 
@@ -207,7 +215,7 @@ def test_a_request_that_nothing_bounds_is_refused_with_what_is_missing(case: Any
         one.router.route("t", "hi", user="u")
     assert (caught.value.needed, caught.value.spent) == (None, None)
     picture = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]
-    with pytest.raises(BudgetExceeded, match="the prompt holds an image"):
+    with pytest.raises(BudgetExceeded, match="the prompt holds an image, sound or file"):
         one.router.route("t", [{"role": "user", "content": picture}], user="u", params={"max_tokens": 5})
 
 
@@ -318,7 +326,8 @@ def test_a_forked_child_spends_from_blocks_of_its_own(home: Path) -> None:
 
 def test_the_command_lists_every_budget_in_use(home: Path, cli: Cli) -> None:
     """Limit, spent, held, left and when it begins anew; a user is found by the application's id."""
-    assert cli("budgets").out == "no budget is in use; a budget of the policy shows here once a call was held to it\n"
+    nothing = "no policy is found, and no budget is in use; name the policy with --policies\n"
+    assert cli("budgets").out == nothing
     limits = {"usd_per_day": "0.5", "escalations_per_day": 3}
     budgets = {"user": {"default": limits}, "task": {"default": {"usd_per_month": 2}}, "time_zone": "Asia/Tokyo"}
     with Router(policy_with(budgets), home=home, backend=ScriptedModels({"small": MAYBE, "large": YES})) as router:
@@ -332,12 +341,49 @@ def test_the_command_lists_every_budget_in_use(home: Path, cli: Cli) -> None:
     assert (told[0]["key"], told[0]["limit_nusd"], told[0]["held_nusd"]) == ("t", "2000000000", "0")
     assert told[0]["left_nusd"] == str(2_000_000_000 - SMALL - LARGE)
     assert told[2]["resets_at"].endswith("T00:00:00+09:00")
-    assert cli("budgets", "--user", "ann", "--json").json["budgets"] == told[1:]
+    named = [{**one, "name": "ann"} for one in told[1:]]
+    assert cli("budgets", "--user", "ann", "--json").json["budgets"] == named
     assert cli("budgets", "--user", "bob", "--json").json["budgets"] == []
     head, first, quota, _ = cli("budgets").out.splitlines()
     assert head.split() == ["budget", "key", "limit", "spent", "held", "left", "begins", "anew"]
     assert first.split()[:6] == ["task.usd_per_month", "t", "$2.00", "$0.000029400", "$0.00", "$2.00"]
     assert quota.split()[2:6] == ["3", "1", "0", "2"]
+
+
+def test_the_command_lists_the_limits_of_the_policy(home: Path, cli: Cli) -> None:
+    """Also before the first call; named users by their names; and it marks what the policy no longer has."""
+    models = {"small": {"litellm": "x/small", "price": {"input_usd_per_mtok": 0.1, "output_usd_per_mtok": 0.4}}}
+    base = {"version": 1, "models": models, "tasks": {"t": {"ladder": ["small"], "max_output_tokens": 9}}}
+    limits: dict[str, Any] = {"user": {"ann": {"usd_per_day": 3}, "default": {"usd_per_day": 1}}}
+    limits["tenant"] = {"acme": {"usd_per_day": 5}}
+    Path("p.yml").write_text(json.dumps({**base, "budgets": limits}))
+
+    def rows(*options: str) -> list[tuple[str, str, str | None, bool]]:
+        told = cli("budgets", "-p", "p.yml", "--json", *options).json["budgets"]
+        return [(one["name"], one["limit_nusd"][:-9], one["spent_nusd"], one["in_policy"]) for one in told]
+
+    assert rows() == [
+        ("ann", "3", "0", True),
+        ("each user without its own", "1", None, True),
+        ("acme", "5", "0", True),
+    ]
+    assert rows("--user", "bob") == [("bob", "1", "0", True)]
+    assert not home.exists()
+    with Router("p.yml", home=home, backend=ScriptedModels({"small": YES})) as router:
+        for user in ("ann", "bob"):
+            router.route("t", "hi", user=user, tenant="acme")
+    prints = {one.key for one in in_use(home, World()).values() if one.counter == "user.usd_per_day"}
+    del limits["tenant"]
+    limits["user"]["ann"] = {"usd_per_day": 4}
+    Path("p.yml").write_text(json.dumps({**base, "budgets": limits}))
+    first, default, other, gone = rows()
+    assert (first, default[2]) == (("ann", "4", str(SMALL), True), None)
+    assert (other[0] in prints, *other[1:]) == (True, "1", str(SMALL), True)
+    assert gone == ("acme", "5", str(2 * SMALL), False)
+    assert rows("--user", "bob") == [("bob", "1", str(SMALL), True)]
+    lines = cli("budgets", "-p", "p.yml").out.splitlines()
+    assert [line.endswith("no longer in the policy") for line in lines[1:]] == [False, False, False, True]
+    assert lines[1].split()[1:6] == ["ann", "$4.00", "$0.000001400", "$0.00", "$4.00"]
 
 
 def test_a_damaged_store_says_what_to_do(home: Path) -> None:

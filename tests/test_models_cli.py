@@ -79,7 +79,9 @@ def test_each_model_is_shown_with_what_it_costs_and_can(cli: Cli) -> None:
     assert (done.code, done.err) == (0, "")
     assert list(found) == ["luna", "haiku", "tenant", "own", "hosted", "unpriced", "tiny"]
     lines = {"can", "context", "key", "model", "name", "price", "used by"}
-    assert [sorted(block.keys() - {"from"}) for block in found.values()] == [sorted(lines)] * 7
+    assert [sorted(block.keys() - {"from", "cache", "longer", "tiers"}) for block in found.values()] == [
+        sorted(lines)
+    ] * 7
     sources = {name: block.get("from", "").partition(" 1.")[0] for name, block in found.items()}
     assert sources == {
         "luna": "litellm",
@@ -171,6 +173,38 @@ def test_local_models_are_priced_by_the_second(cli: Cli) -> None:
     assert _blocks(cli("models").out)["hosted"]["price"] == "$0.00055 a second"
 
 
+def test_a_machine_by_the_hour_shows_what_its_second_is_made_of(cli: Cli) -> None:
+    """Hour price, requests at a time and how busy it is, in both forms."""
+    hour = "{gpu_hour_usd: 3.6, gpu_concurrency: 4, gpu_utilisation: 0.5}"
+    Path("policies/p.yml").write_text(POLICY.replace("{gpu_second_usd: 0.00055}", hour))
+    shown, row = _blocks(cli("models").out)["hosted"], _models(cli("models", "--json"))["hosted"]
+    assert shown["price"] == "$0.0005 a second: $3.6 an hour, 4 at a time, 50% busy"
+    assert (row["gpu_hour_usd"], row["gpu_concurrency"], row["gpu_utilisation"]) == ("3.6", 4, 0.5)
+
+
+def test_the_prices_of_the_cache_and_the_tiers_are_shown(cli: Cli) -> None:
+    """Those of the cache in the text, those of each tier for programs; a model without any has no such line."""
+    cache = "cached_read_usd_per_mtok: 0.1, cache_write_usd_per_mtok: 1.5, cache_write_1h_usd_per_mtok: 2"
+    flex = "{service_tier: flex, input_usd_per_mtok: 0.5, output_usd_per_mtok: 2}"
+    tiers = f"[{{above_input_tokens: 1000, input_usd_per_mtok: 2}}, {flex}]"
+    own = f"price: {{input_usd_per_mtok: 1, output_usd_per_mtok: 4, {cache}, tiers: {tiers}}}"
+    Path("policies/p.yml").write_text(POLICY.replace("context_tokens: 4096", own))
+    found = _blocks(cli("models").out)
+    assert found["own"]["cache"] == "$0.1 read, $1.5 write, $2 write for 1 hour"
+    assert found["own"]["longer"] == "another price above 1,000 input tokens"
+    assert found["own"]["tiers"] == "flex: prices in --json"
+    assert not {"cache", "longer", "tiers"} & found["hosted"].keys()
+    assert _models(cli("models", "--json"))["own"]["tiers"] == [
+        {"service_tier": "", "above_input_tokens": 1000, "input_usd_per_mtok": "2"},
+        {
+            "service_tier": "flex",
+            "above_input_tokens": 0,
+            "input_usd_per_mtok": "0.5",
+            "output_usd_per_mtok": "2",
+        },
+    ]
+
+
 def test_programs_are_told_the_same(cli: Cli) -> None:
     """`--json` has one object for each model with exact decimals as text."""
     done = cli("models", "--json")
@@ -190,7 +224,9 @@ def test_the_output_fits_80_columns(template: bool, cli: Cli) -> None:
         assert cli("init").code == 0
     done = cli("models")
     assert done.code == 0
-    priced = sum(line.startswith(("from ", "announced ")) for line in done.out.splitlines())
+    priced = sum(
+        line.startswith(("from ", "announced ", "cache ", "longer ", "tiers ")) for line in done.out.splitlines()
+    )
     assert len(done.out.splitlines()) == 8 * len(load_policy().models) + priced
     assert [line for line in done.out.splitlines() if len(line) > 80] == []
     assert "\x1b" not in done.out

@@ -186,29 +186,29 @@ BEFORE_S, DURING_S = 40 * DAY_S, DAY_S
             {"usd_per_call": 1e-6},
             "climbed",
             {},
-            "$0.000028000 of $0.000028000 more than in the 30 days before: "
+            "a call cost $0.000028000 more than in the 30 days before; all of that: "
             "`large` gave a reply in 100.0% of calls (before 0.0%)",
         ),
         (
             {"usd_per_accepted": 1e-6},
             "accepted",
             {"input_tokens": 110},
-            "$0.000010000 of $0.000010000 more than in the 30 days before: "
+            "an accepted answer cost $0.000010000 more than in the 30 days before; all of that: "
             "the prompt of a request to `small` had 110 tokens (before 10)",
         ),
         (
             {"escalation_rate": 0.5},
             "down",
             {},
-            "100.0 points of 100.0 points more than in the 30 days before: "
-            "climbs past `small` for the fault rate_limited were 100.0% of calls (before 0.0%)",
+            "100.0% of calls climbed, 0.0% in the 30 days before; all of that: "
+            "climbs past `small` because of the fault rate_limited were 100.0% of calls (before 0.0%)",
         ),
         (
             {"escalation_rate": 0.5},
             "climbed",
             {},
-            "100.0 points of 100.0 points more than in the 30 days before: "
-            "climbs past `small` for an unusable draft were 100.0% of calls (before 0.0%)",
+            "100.0% of calls climbed, 0.0% in the 30 days before; all of that: "
+            "climbs past `small` because a draft was unusable were 100.0% of calls (before 0.0%)",
         ),
     ],
     ids=["climbs", "longer-prompts", "fault", "unusable"],
@@ -231,9 +231,33 @@ def test_a_breach_of_latency_names_the_slower_model(past: Past) -> None:
     past.calls(20, "climbed", age_s=DURING_S)
     row = _only(past.home, _policy(p95_latency_ms=1000))
     assert row.cause == (
-        "100.0 points of 100.0 points more than in the 30 days before: "
-        "of the calls that asked `small` then `large` for an unusable draft, 100.0% took longer than 1,000 ms "
-        "(before 0.0%); a reply of `small` took 2,000 ms on average, before 100"
+        "100.0% of calls took longer than 1,000 ms, 0.0% in the 30 days before; all of that: "
+        "of the calls that asked `small`, then `large` because a draft was unusable, 100.0% took longer than 1,000 ms "
+        "(before 0.0%); a reply of `small` took 2,000 ms on average, before 100 ms"
+    )
+
+
+def test_a_part_that_is_larger_than_the_change_says_that_others_fell(past: Past) -> None:
+    """Nobody reads of more than there is: unusable drafts went from none to all, and climbs for a fault to none."""
+    past.calls(10, age_s=BEFORE_S)
+    past.calls(10, "down", age_s=BEFORE_S)
+    past.calls(20, "climbed", age_s=DURING_S)
+    row = _only(past.home, _policy(escalation_rate=0.5))
+    assert row.cause == (
+        "100.0% of calls climbed, 50.0% in the 30 days before; "
+        "one part alone added 100.0% of calls, while others fell: "
+        "climbs past `small` because a draft was unusable were 100.0% of calls (before 0.0%)"
+    )
+
+
+def test_slow_calls_without_an_earlier_period_are_told_in_plain_words(past: Past) -> None:
+    """The sentence says what was slow, and slower than what."""
+    past.latency_s = 2.0
+    past.calls(20, "climbed", age_s=DURING_S)
+    row = _only(past.home, _policy(p95_latency_ms=1000))
+    assert row.cause == (
+        "the 30 days before had too few calls to compare with; 100.0% of the calls that took longer than 1,000 ms "
+        "asked `small`, then `large` because a draft was unusable"
     )
 
 
@@ -241,7 +265,10 @@ def test_without_an_earlier_period_the_cause_is_the_largest_part(past: Past) -> 
     """Nothing is said of a change that nobody can know."""
     past.calls(20, "climbed", age_s=DURING_S)
     row = _only(past.home, _policy(usd_per_call=1e-6))
-    assert row.cause == "the 30 days before had too few calls to compare with; 95.2% of it is replies of `large`"
+    assert (
+        row.cause
+        == "the 30 days before had too few calls to compare with; 95.2% of the cost was for replies of `large`"
+    )
 
 
 def test_a_breach_that_is_no_worse_than_before_says_so(past: Past) -> None:
@@ -249,7 +276,7 @@ def test_a_breach_that_is_no_worse_than_before_says_so(past: Past) -> None:
     for age_s in (BEFORE_S, DURING_S):
         past.calls(20, "climbed", age_s=age_s)
     row = _only(past.home, _policy(usd_per_call=1e-6))
-    assert row.cause == "no more than 1% worse than in the 30 days before; 95.2% of it is replies of `large`"
+    assert row.cause == "no more than 1% worse than in the 30 days before; 95.2% of the cost was for replies of `large`"
 
 
 def test_a_budget_that_burns_too_fast_shows_before_it_is_gone(past: Past) -> None:
@@ -259,8 +286,8 @@ def test_a_budget_that_burns_too_fast_shows_before_it_is_gone(past: Past) -> Non
     row = _only(past.home, _policy(escalation_rate=0.25))
     assert (row.state, row.burn_1h, row.burn_6h) == ("burning", 4.0, 4.0)
     assert row.cause == (
-        "100.0 points of 100.0 points more than in the days before 2023-11-14: "
-        "climbs past `small` for an unusable draft were 100.0% of calls (before 0.0%)"
+        "100.0% of calls climbed, 0.0% in the days before 2023-11-14; all of that: "
+        "climbs past `small` because a draft was unusable were 100.0% of calls (before 0.0%)"
     )
     past.calls(20, age_s=10)
     assert _only(past.home, _policy(escalation_rate=0.25)).state == "burning"  # Half of the hour's calls.

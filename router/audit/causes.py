@@ -105,9 +105,29 @@ def cause(objective: Objective, before: Period, after: Period, prices: Prices) -
     level = sum((part.amount for part in change_parts(objective, Period(), after, prices)), Fraction(0))
     if total <= level * _WORTH_A_WORD:
         return f"no more than 1% worse than in {before.name}; " + _largest(objective, Period(), after, prices)
-    change, part = (_amount(objective, amount) for amount in (total, parts[0].amount))
     words = _words(objective, parts[0], before, after)
-    return f"{part} of {change} more than in {before.name}: {words}"
+    return f"{_change(objective, level, total, before.name)}; {_most(objective, parts[0], total)}: {words}"
+
+
+def _change(objective: Objective, level: Fraction, total: Fraction, before: str) -> str:
+    """How much worse it became, in the unit of what is measured."""
+    if objective.is_cost:
+        what = "an accepted answer" if objective.name == "usd_per_accepted" else "a call"
+        return f"{what} cost {dollars(round(total))} more than in {before}"
+    did = "climbed" if objective.name == "escalation_rate" else _was_slow(objective)
+    return f"{percent(float(level))} of calls {did}, {percent(float(level - total))} in {before}"
+
+
+def _most(objective: Objective, part: Part, total: Fraction) -> str:
+    """How much of the change the largest part brought about; where it is more than the change, others fell."""
+    if part.amount > total:
+        amount = dollars(round(part.amount)) if objective.is_cost else f"{percent(float(part.amount))} of calls"
+        return f"one part alone added {amount}, while others fell"
+    return "all of that" if part.amount == total else f"{percent(float(part.amount / total))} of that"
+
+
+def _was_slow(objective: Objective) -> str:
+    return f"took longer than {float(objective.limit):,.0f} ms"
 
 
 def _largest(objective: Objective, before: Period, after: Period, prices: Prices) -> str:
@@ -117,7 +137,15 @@ def _largest(objective: Objective, before: Period, after: Period, prices: Prices
     missing = f"{before.name} had too few calls to compare with; " if before.name else ""
     if not parts or total <= 0:
         return missing + "no part of it stands out"
-    return f"{missing}{percent(float(parts[0].amount / total))} of it is {_place(parts[0])}"
+    part = parts[0]
+    # Requests can cost more than the calls of the period, where they belong to calls whose cost is unknown.
+    share = percent(float(part.amount / total)) if part.amount <= total else "most"
+    match part.kind:
+        case "climbed":
+            return f"{missing}{share} of the climbs were {_place(part).removeprefix('climbs ')}"
+        case "more" | "slower":
+            return f"{missing}{share} of the calls that {_was_slow(objective)} {_way(part.key)}"
+    return f"{missing}{share} of the cost was for {_place(part)}"
 
 
 # What changed, with the figure of both periods, by the kind of part.
@@ -128,11 +156,11 @@ _SENTENCES = {
     "cached": "the share of {model} input that was read from a prompt cache was {new} (before {old})",
     "price": "the same tokens of {model} cost {times} what they cost before",
     "reply": "a reply of {model} cost {costs}",
-    "failed": "failed requests to {model}{fault} cost {costs}, a call",
+    "failed": "failed requests to {model}{fault} came to {costs} for each call",
     "unanswered": "{new} of calls (before {old}) had no answer",
     "climbed": "{place} were {new} of calls (before {old})",
-    "more": "{place} were {new} of all (before {old})",
-    "slower": "of the {place}, {new} took longer than {limit:,.0f} ms (before {old}){slower}",
+    "more": "{place} were {new} of all calls (before {old})",
+    "slower": "of the {place}, {new} {slow} (before {old}){slower}",
     "other": "{place}",
 }
 
@@ -147,7 +175,7 @@ def _words(objective: Objective, part: Part, before: Period, after: Period) -> s
         tokens=f"{new:,.0f} tokens (before {old:,.0f})",
         costs=f"{dollars(round(new))} (before {dollars(round(old))})",
         times=f"{new / old:.2f} times" if old else "more than",
-        limit=float(objective.limit),
+        slow=_was_slow(objective),
         fault=_fault(part.key, after),
         slower=_slower_model(part.key, before, after) if part.kind == "slower" else "",
     )
@@ -171,16 +199,16 @@ def _place(part: Part) -> str:
 
 def _reason(why: str) -> str:
     known = {
-        "unsure": "for a confidence below the threshold",
-        "unusable": "for an unusable draft",
-        "compare": "so that drafts can be compared",
+        "unsure": "because a draft's confidence was below the threshold",
+        "unusable": "because a draft was unusable",
+        "compare": "so that drafts could be compared",
     }
-    return known.get(why) or (f"for the fault {why}" if why in set(Fault) else "for other reasons")
+    return known.get(why) or (f"because of the fault {why}" if why in set(Fault) else "for another reason")
 
 
 def _way(key: Key) -> str:
     _, path, why = key
-    models = " then ".join(f"`{model}`" for model in path.split(" > ")) if path else "no model"
+    models = ", then ".join(f"`{model}`" for model in path.split(" > ")) if path else "no model"
     if why == "retried":
         return f"asked {models} more than once after a fault"
     return f"asked {models}" + (f" {_reason(why)}" if why else " alone" if path else "")
@@ -204,17 +232,11 @@ def _slower_model(key: Key, before: Period, after: Period) -> str:
     slowest = max(grown, key=lambda model: grown[model], default="")
     if not slowest or grown[slowest] <= 0:
         return ""
-    return f"; a reply of `{slowest}` took {means[1][slowest]:,.0f} ms on average, before {means[0][slowest]:,.0f}"
+    return f"; a reply of `{slowest}` took {means[1][slowest]:,.0f} ms on average, before {means[0][slowest]:,.0f} ms"
 
 
 def _mean_latency(period: Period, task: str) -> dict[str, float]:
     return {row.model: row.latency_ms / row.requests for row in period.requests if row.task == task and not row.fault}
-
-
-def _amount(objective: Objective, amount: Fraction) -> str:
-    if objective.is_cost:
-        return dollars(round(amount))
-    return f"{float(100 * amount):.1f} points"
 
 
 def _climbs(period: Period) -> dict[Key, int]:

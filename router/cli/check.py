@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from router.cli.common import AsJson, Environment, Policies, counted, print_json, print_table, say
+from router.cli.common import AsJson, Environment, Policies, counted, dollars, print_json, print_table, say
 from router.core.params import suggestion
 from router.core.pricing import NUSD_PER_USD, exact_product
 
 if TYPE_CHECKING:
     from router.core.plan import Plan, Rung
+    from router.core.policy import Policy
     from router.models.real import RealModels
     from router.spec import Loaded
 
@@ -42,9 +43,9 @@ def check(policies: Policies = None, environment: Environment = None, as_json: A
     notes: list[str] = []
     for name in loaded.policy.tasks:
         plan = router.plan(name)
-        findings += _findings(plan, models)
+        findings += [found for found in _findings(plan, models) + _holed_tiers(plan) if found not in findings]
         notes += _dearer_first(plan) + _unnamed_labels(plan)
-        tasks.append(_about(plan))
+        tasks.append(_about(plan) | {"limits": _limits(loaded.policy, name)})
     findings += _stray_tuned(loaded)
     notes += [*_missing_keys(loaded), *_unused(loaded), *_undigested(loaded)]
     if top_only():
@@ -74,6 +75,40 @@ def _about(plan: Plan) -> dict[str, Any]:
         "group": plan.group,
         "groups": {group: [_rung(rung) for rung in own] for group, own in plan.groups.items()},
     }
+
+
+def _limits(policy: Policy, name: str) -> dict[str, Any]:
+    """What limits the calls of a task: tokens and dollars of each, then what they share."""
+    from router.core.limits import DEFAULT, UNITS, WINDOWS, Allowance
+    from router.limits import allowances
+
+    task, shared = policy.tasks[name], allowances(policy, "task")
+    own = shared.get(name, shared.get(DEFAULT, Allowance()))
+    found = {
+        "max_input_tokens": task.max_input_tokens,
+        "max_output_tokens": task.max_output_tokens,
+        "usd_per_call": task.budget.usd_per_call,
+        **{f"{unit}_per_{window}": getattr(own, f"{unit}_per_{window}") for unit in UNITS for window in WINDOWS},
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _said(limits: dict[str, Any]) -> str:
+    """Limits in one short line."""
+    told = []
+    for key, value in limits.items():
+        unit, _, window = key.partition("_per_")
+        amount = (
+            dollars(int(exact_product(value, NUSD_PER_USD)))
+            if unit == "usd"
+            else counted(value, "escalation")
+            if window
+            else f"{value:,}"
+        )
+        told.append(
+            f"{amount} a{'n' * (window == 'hour')} {window}" if window else f"{amount} {key[4:].replace('_', ' ')}"
+        )
+    return ", ".join(told)
 
 
 def _findings(plan: Plan, models: RealModels) -> list[str]:
@@ -156,6 +191,23 @@ def _unaffordable(plan: Plan) -> list[str]:
     return found
 
 
+def _holed_tiers(plan: Plan) -> list[str]:
+    """Tiers of a policy's price that lack a part which the price has: what needs it there has no known cost."""
+    from router.core.policy import Price
+    from router.core.pricing import missing_parts
+
+    return [
+        f"model {rung.name!r}: the tier {place} has no {' and no '.join(parts)} price although the price has one; "
+        f"{_TIERED.get(parts[0], 'requests that need it')} there have no known cost"
+        for rung in plan.rungs
+        if rung.model.price != Price()  # The price map's own tiers are nobody's to mend.
+        for place, parts in missing_parts(rung.price)
+    ]
+
+
+_TIERED = {"cached_read": "requests that read the cache", "input": "requests", "output": "requests"}
+
+
 def _stray_tuned(loaded: Loaded) -> list[str]:
     """Tuned files that no task reads, because their names are nobody's."""
     files = sorted((loaded.folder / "tuned").glob("*.json")) if loaded.folder else []
@@ -226,6 +278,8 @@ def _print(tasks: list[dict[str, Any]], policy_hash: str, files: int) -> None:
     if rows:
         print_table(["task", "rung", "model", "accept at", "confidence"], rows, numbers=["accept at"])
     for task in tasks:
+        if task["limits"]:
+            say(f"limits of {task['task']}: at most {_said(task['limits'])}")
         if task["in_force"] != "policy":
             what = "the tuned plan" if task["in_force"] == "tuned" else "the top rung alone"
             say(f"in force for {task['task']}: {what}, not the policy's threshold")

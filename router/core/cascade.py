@@ -123,14 +123,14 @@ class _Climb:
         if upper is None and in_dollars:
             why = compose.unbounded(self.plan.rungs[index], call, self.request, self.input_bound)
             return self._at_limit(index, Unbounded(in_dollars[0], why))
-        pause_s = _FIRST_PAUSE_S
+        pause_s, began_s = _FIRST_PAUSE_S, self.elapsed_s
         reserve = Do(Reserve(upper, index > self.first and not climbed(self.attempts, self.first)))
         while (found := (yield reserve)) is not None:
             if isinstance(found, RouterError):
                 raise found
             waits = found.line.counter.at_limit == "wait" and self.request.deadline_s is not None
             if not waits or found.hopeless or self._out_of_time():
-                return self._at_limit(index, found)
+                return self._at_limit(index, found._replace(waited_s=self.elapsed_s - began_s))
             yield Wait(min(pause_s, found.resets_in_s))
             self.elapsed_s = yield Do(ReadClock())
             pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
@@ -266,10 +266,10 @@ class _Climb:
         return verdict._replace(valid=False, problem=REFUSED) if refused else verdict
 
     def _kept(self, blocked: int | None, why: str) -> Answer | None:
-        """The best usable draft so far, when nothing above it can be had."""
+        """The best usable draft so far, when nothing above it can be had; the skipped rung's step says why in full."""
         if self.held is None:
             return None
-        reason = f"no rung above gave a usable answer: {why}" if why else "no rung above gave a usable answer"
+        reason = ": ".join(filter(None, ("no rung above gave a usable answer", why.partition(": ")[0])))
         if blocked is not None:
             self._step(blocked, "skip", why)
         step = replace(self.held.step, action="keep", reason=reason, cost_nusd=0, attempts=0, signals={})

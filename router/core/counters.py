@@ -61,6 +61,8 @@ class Refusal(NamedTuple):
     resets_at: str
     """When the next window begins, with its offset from UTC."""
     resets_in_s: float
+    waited_s: float = 0.0
+    """How long the call waited for room."""
 
     @property
     def hopeless(self) -> bool:
@@ -75,6 +77,7 @@ class Refusal(NamedTuple):
         return (
             f"the budget {self.line.name} has no room for it: {spent} of {limit} are spent or held and {asked}; "
             f"the next {counter.window} begins at {self.resets_at}"
+            f"{f'; the call waited {self.waited_s:.1f} s for room' if self.waited_s else ''}"
         )
 
     def fields(self) -> dict[str, Any]:

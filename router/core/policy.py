@@ -17,7 +17,11 @@ from router.core.slos import Slo, Slos
 
 @dataclass(frozen=True, slots=True)
 class PriceTier:
-    """Prices that hold in place of the usual ones: for a long input, in a service tier, or for both at once."""
+    """Prices that hold in place of the usual ones: for a long input, in a service tier, or for both at once.
+
+    A part that is omitted is unknown there, whatever the price says of it, and so is the cost of a request that needs
+    it; only reasoning then costs what output does. `router check` names such parts.
+    """
 
     __pydantic_config__ = STRICT
 

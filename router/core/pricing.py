@@ -244,6 +244,13 @@ def _at_length(bands: list[Band], input_tokens: int) -> Band:
     return bands[-1]
 
 
+# In the order of `_rates`.
+_PARTS = (
+    *("input", "cached_read", "cache_write", "cache_write_1h", "output", "reasoning"),
+    *("input_audio", "output_audio", "output_image"),
+)
+
+
 def _rates(price: Price | PriceTier) -> tuple[Decimal | None, ...]:
     """Nano-dollars a token in the order of `Usage`.
 
@@ -261,6 +268,18 @@ def _rates(price: Price | PriceTier) -> tuple[Decimal | None, ...]:
         price.output_image_usd_per_mtok,
     )
     return tuple(None if one is None else one * _NUSD_PER_USD_PER_MTOK for one in usd)
+
+
+def missing_parts(price: Price) -> list[tuple[str, list[str]]]:
+    """Each tier that lacks parts which the price has, in words, with the names of those parts."""
+    found = []
+    for tier in price.tiers if second_usd(price) is None else ():
+        pairs = zip(_PARTS, _rates(price), _rates(tier), strict=True)
+        length = f"above {tier.above_input_tokens:,} input tokens" if tier.above_input_tokens else ""
+        place = " ".join(filter(None, (f"`{tier.service_tier}`" if tier.service_tier else "", length)))
+        if parts := [name for name, usual, own in pairs if usual is not None and own is None and name != "reasoning"]:
+            found.append((place, parts))
+    return found
 
 
 def second_usd(price: Price) -> Decimal | None:
