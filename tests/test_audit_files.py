@@ -150,6 +150,41 @@ def test_uncertain_requests_leave_a_range(ledger: Path, bill: Bill, cli: Cli) ->
     assert (done.code, done.out.splitlines()[-1]) == (1, "1 line of 2 differ")
 
 
+USAGE_ONLY = "start_time_iso,model,num_model_requests,input_tokens,output_tokens,input_cached_tokens"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("6,6000,600,1200", None),
+        ("7,6030,610,1200", None),
+        ("7,9994394,600,1200", "uncertain requests do not explain these tokens"),
+        ("6,6030,600,1200", "uncertain requests do not explain these tokens"),
+        ("455,6000,600,1200", "448 requests on the bill that the ledger does not have"),
+        ("5,6000,600,1200", "1 requests of the ledger are not on the bill"),
+        ("6,5000,600,1200", "input: 1,000 tokens fewer on the bill"),
+    ],
+)
+def test_a_bill_without_dollars_is_held_to_the_same_range(
+    line: str, reason: str | None, ledger: Path, bill: Bill
+) -> None:
+    """One uncertain request explains one request and the tokens that its bound pays for, and nothing else."""
+    _route(ledger, 1, prompt="t")
+    report = reconcile(ledger, bill(USAGE_ONLY, f"2023-11-14,small,{line}"))
+    assert report.agrees is (reason is None)
+    assert reason is None or reason in report.rows[0].reasons
+
+
+def test_tokens_that_nothing_bounds_cannot_be_told(home: Path, bill: Bill) -> None:
+    """A day that has an uncertain request alone says what its tokens cost neither."""
+    _route(home, 1, prompt="t")
+    report = reconcile(home, bill(USAGE_ONLY, "2023-11-14,small,1,30,10,0"))
+    assert (report.agrees, report.rows[0].reasons[-1]) == (
+        False,
+        "whether uncertain requests explain these tokens cannot be told: nothing bounds them",
+    )
+
+
 def test_a_repeated_line_counts_once_and_is_told(ledger: Path, bill: Bill, cli: Cli) -> None:
     """An export that was pasted twice does not double the bill."""
     path = bill(OPENAI, DAY_1, DAY_2, DAY_1)
