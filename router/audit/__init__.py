@@ -4,6 +4,7 @@ from router.audit.call import CallReport, show
 from router.audit.escalations import AuditReport, AuditRow, audit
 from router.audit.export import export
 from router.audit.movers import Mover, MoversReport, movers
+from router.audit.packed import packed
 from router.audit.policies import PolicyUse, policy_history
 from router.audit.query import DIMENSIONS, Filters
 from router.audit.reconcile import Reconciliation, reconcile
@@ -27,6 +28,7 @@ __all__ = [
     "export",
     "margins",
     "movers",
+    "packed",
     "policy_history",
     "prices_in_force",
     "read_units",

@@ -64,7 +64,7 @@ def audit(
         print_json({**report.as_json(), **({"margins": [one.as_json() for one in found]} if found else {})})
         return
     if not report.total.calls and not report.rows:
-        say("the ledger holds no calls here; ROUTER_HOME or --home names its folder")
+        say(_nothing(report.all_calls))
     elif lines:
         _print_lines(report)
     elif found is not None:
@@ -184,6 +184,8 @@ def _print_notes(report: AuditReport, *, costs: bool) -> None:
     for name, nusd in report.unlabelled_nusd:
         if nusd and report.total.cost_nusd:
             say(f"no {name}: {dollars(nusd)}, {percent(nusd / report.total.cost_nusd)} of the cost")
+    if report.packed:
+        say(f"{audit_more.packed_hint(report.packed)}, so no row above counts them")
     for one in report.left_out:
         say(f"left out: {counted(one.calls, 'call')} of origin {one.origin}, {dollars(one.cost_nusd)}")
     if report.total.unpriced:
@@ -206,6 +208,13 @@ def _print_damage(report: AuditReport) -> None:
         say(f"ledger: up to {counted(report.fold.lost, 'row')} could not be written, or were deleted since")
 
 
+def _nothing(all_calls: int) -> str:
+    """Why there is nothing to show."""
+    if not all_calls:
+        return "the ledger holds no calls here; ROUTER_HOME or --home names its folder"
+    return f"no call matches these filters; without them, and with --origin all, there are {all_calls:,}"
+
+
 def _movers(home: Path, by: str, filters: Filters, top: int, *, as_json: bool) -> None:
     from router.audit import movers
     from router.world import World
@@ -214,7 +223,7 @@ def _movers(home: Path, by: str, filters: Filters, top: int, *, as_json: bool) -
     if as_json:
         print_json(report.as_json())
     elif not report.rows:
-        say("the ledger holds no calls in this period and the one before; ROUTER_HOME or --home names its folder")
+        say(_nothing(report.all_calls))
     else:
         _print_movers(report, top)
 

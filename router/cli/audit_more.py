@@ -67,7 +67,7 @@ def export(
 ) -> None:
     """Write the ledger's rows to a file, with the columns of docs/ledger.md."""
     from router.api import state_home
-    from router.audit import Filters
+    from router.audit import Filters, packed
     from router.audit import export as run
     from router.world import World
 
@@ -79,6 +79,14 @@ def export(
         print_json({"path": str(file), "what": what, "rows": count})
     else:
         say(f"{file}: {counted(count, 'row')} of {what}")
+        if away := packed(state_home(home), filters):
+            say(f"{packed_hint(away)}, so no rows of them are in the file")
+
+
+def packed_hint(calls: int) -> str:
+    """What is left of packed calls."""
+    are = "are packed: they have" if calls != 1 else "is packed: it has"
+    return f"{counted(calls, 'call')} {are} sums by hour, but no session, policy, plan, outcome, fault or state"
 
 
 def moment(text: str | None, now_s: float, option: str, tz: str | None) -> float | None:
