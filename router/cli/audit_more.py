@@ -127,7 +127,10 @@ def _print_call(report: CallReport) -> None:
     outcome = route.get("outcome") or "not ended, or its process died"
     say(f"{report.route_id}  {about['task']}, {when(report.started_s)} UTC, {report.length_ms:,.0f} ms: {outcome}")
     columns = ["request", "model", "over time", "ms", "first", "state", "tokens", "cost"]
-    print_table(columns, [_request(report, one) for one in report.attempts], numbers=("ms", "first", "cost"))
+    if report.attempts:
+        print_table(columns, [_request(report, one) for one in report.attempts], numbers=("ms", "first", "cost"))
+    else:
+        say("no request was sent")
     for step in report.steps:
         sure = "" if step["confidence"] is None else f" ({_confidence(step)})"
         say(f"{step['model']}: {step['action']}{sure}, {step['reason']}")
@@ -156,6 +159,7 @@ def _request(report: CallReport, one: dict[str, Any]) -> list[str]:
 
     tokens = ", ".join(f"{count:,} {name.removesuffix('_tokens')}" for name, count in buckets(one).items())
     cost = dollars(one["cost_nusd"])
+    tier = f" (tier {one['service_tier']})" if one["service_tier"] else ""
     if one["state"] in ("maybe_billed", "estimated", "unknown"):
         most = "no bound" if one["upper_nusd"] is None else dollars(one["upper_nusd"])
         cost = f"{cost} to {most}"
@@ -165,7 +169,7 @@ def _request(report: CallReport, one: dict[str, Any]) -> list[str]:
         bar((one["time_s"] - report.started_s) * 1000, one["latency_ms"] or 0, report.length_ms),
         "" if one["latency_ms"] is None else f"{one['latency_ms']:,.0f}",
         "" if one["first_token_ms"] is None else f"{one['first_token_ms']:,.0f}",
-        ": ".join(part for part in (one["state"], one["fault"]) if part),
+        ": ".join(part for part in (one["state"], one["fault"]) if part) + tier,
         tokens,
         cost,
     ]
