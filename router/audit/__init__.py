@@ -9,7 +9,7 @@ from router.audit.policies import PolicyUse, policy_history
 from router.audit.query import DIMENSIONS, Filters
 from router.audit.reconcile import Reconciliation, reconcile
 from router.audit.slo import SloReport, SloRow, prices_in_force, slo
-from router.audit.units import Margin, margins, read_units
+from router.audit.units import Margin, margins, read_units, unmatched
 
 __all__ = [
     "DIMENSIONS",
@@ -35,4 +35,5 @@ __all__ = [
     "reconcile",
     "show",
     "slo",
+    "unmatched",
 ]

@@ -67,6 +67,11 @@ class MoversReport:
     all_calls: int = 0
     """Calls of the ledger without any filter, where none is in either period."""
 
+    @property
+    def comparable(self) -> bool:
+        """Whether there were calls before; without them, volume, mix and price mean nothing."""
+        return self.total.calls_before > 0
+
     def as_json(self) -> dict[str, Any]:
         """The report as plain data."""
         return {
@@ -76,6 +81,7 @@ class MoversReport:
             "rows": [row.as_json() for row in self.rows],
             "total": self.total.as_json(),
             "all_calls": self.all_calls,
+            "comparable": self.comparable,
         }
 
 

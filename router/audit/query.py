@@ -195,7 +195,8 @@ class Query:
 def _label(name: str, key: Any, zone: tzinfo) -> str:
     if name in TIMES:
         return label(name, key, zone)
-    return str(key) if key not in ("", None) else "(none)"
+    none = "no fault" if name == "fault" else "(none)"
+    return str(key) if key not in ("", None) else none
 
 
 __all__ = ["DIMENSIONS", "FAMILIES", "UTC", "Filters", "Found", "Query", "dimensions", "family_of"]

@@ -62,6 +62,7 @@ def export(
     since: Since = None,
     until: Until = None,
     origin: Annotated[str, typer.Option(help="production, eval, replay, or all of them.")] = "production",
+    force: Annotated[bool, typer.Option("--force", help="Replace the file where there is one.")] = False,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -74,7 +75,7 @@ def export(
     now_s = World().clock.time()
     since_s, until_s = moment(since, now_s, "--since", None), moment(until, now_s, "--until", None)
     filters = Filters(since_s, until_s, origin=None if origin == "all" else origin)
-    count = run(state_home(home), file, what=what, filters=filters)
+    count = run(state_home(home), file, what=what, filters=filters, force=force)
     if as_json:
         print_json({"path": str(file), "what": what, "rows": count})
     else:
