@@ -273,6 +273,7 @@ def test_what_packed_calls_no_longer_have_is_told(home: Path, tmp_path: Path, cl
     hint = "8 calls are packed: they have sums by hour, but no session, policy, plan, outcome, fault or state, so no"
     for by in ("session", "policy", "fault", "minute"):
         assert hint in cli("audit", "--by", by, "--home", home).out, by
+    assert hint in cli("audit", "--by", "day", "--tz", "Asia/Kolkata", "--home", home).out
     assert "packed" not in cli("audit", "--by", "feature,model", "--home", home).out
     assert "8 calls are packed" in cli("audit", "show", route_id, "--home", home).err
     assert hint in cli("audit", "export", tmp_path / "calls.csv", "--home", home).out

@@ -108,7 +108,7 @@ class AuditReport:
     all_calls: int = 0
     """Calls of the ledger without any filter, where no call matches the filters."""
     packed: int = 0
-    """Calls that are in the total and in no row: they are packed, and sums do not have this dimension or filter."""
+    """Calls that no row counts: they are packed, and sums do not have this dimension or filter."""
 
     @property
     def counts(self) -> str:
@@ -186,7 +186,7 @@ def audit(
         if kept == most:
             rows += _others(database, family, chosen, rows)
         lines = cost_lines(database, chosen)
-        no_sums = Query(family, names, (), chosen).scans
+        no_sums = Query(family, names, (), chosen).scans(database)
         return AuditReport(
             by,
             tuple(rows),

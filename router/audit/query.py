@@ -140,11 +140,10 @@ class Query:
             until_s = (high or 0) + DAY_S if until_s is None else until_s
         return int(since_s), min(int(until_s), int(since_s) + 400 * 366 * DAY_S)
 
-    @property
-    def scans(self) -> bool:
-        """Whether only rows can answer it, whatever the time zone: no sums have these dimensions."""
-        needed = (set(self.by) - set(TIMES)) | self.filters.named.keys()
-        return self.rows_only or not needed <= self.family.keys.keys() or "minute" in self.by
+    def scans(self, database: sqlite3.Connection) -> bool:
+        """Whether only rows can answer it: no sums have these dimensions, or days of this zone."""
+        local = offsets(zone_of(self.filters.tz), *self._period(database))
+        return any(part.table is None for part in self._parts(local))
 
     def _parts(self, local: Offsets) -> list[Part]:
         timed = set(self.by) & set(TIMES)
@@ -152,7 +151,7 @@ class Query:
         # A zone that is half an hour off begins its days within an hour of the rollups.
         step = HOUR_S if local.whole_hours else 900
         since, until = self._bounds(step)
-        if self.scans or step < HOUR_S:
+        if self.rows_only or not needed <= self.family.keys.keys() or "minute" in timed or step < HOUR_S:
             return [Part(None, since, until)]
         hourly, daily = ROLLUPS[self.family.name]
         first = None if since is None else -(-since // DAY_S) * DAY_S
