@@ -19,7 +19,7 @@ from router.errors import LadderExhausted
 from router.ledger import stored_user
 from router.testing import Script, ScriptedModels, SimulatedClock
 from router.world import World
-from tests.support import make_policy
+from tests.support import Cli, make_policy
 
 # 10 tokens in and 1 out: 1,400 nano-dollars from the small model, 28,000 from the large one.
 USAGE = Usage(input_tokens=10, output_tokens=1)
@@ -270,3 +270,28 @@ def test_a_call_that_climbs_over_a_skipped_rung_has_no_marginal_cost(home: Path)
     small, large = audit(home, by="model").rows
     assert (small.key, small.calls, small.escalated, small.failed) == ("small", 0, 0, 0)
     assert (large.key, large.calls, large.marginal_nusd) == ("large", 1, 0)
+
+
+def test_of_times_the_latest_groups_are_shown(ledger: Path) -> None:
+    """In their order; what is older is one row, and the rows still add up."""
+    report = audit(ledger, by="hour", most=2)
+    assert [(row.key, row.calls) for row in report.rows] == [
+        ("2023-11-14T23:00Z", 1),
+        ("2023-11-15T00:00Z", 1),
+        ("(others)", 3),
+    ]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--user", "nobody"), ("--feature", "nope"), ("--since", "2030-01-01"), ("--movers", "--since", "1h")],
+    ids=lambda options: options[0],
+)
+def test_filters_that_no_call_matches_are_told_from_a_ledger_without_calls(
+    options: tuple[str, ...], ledger: Path, cli: Cli
+) -> None:
+    """The folder is right, so it is not blamed."""
+    done = cli("audit", *options, "--home", ledger)
+    assert done.out.splitlines()[0] == (
+        "no call matches these filters; without them, and with --origin all, there are 5"
+    )

@@ -150,6 +150,41 @@ def test_uncertain_requests_leave_a_range(ledger: Path, bill: Bill, cli: Cli) ->
     assert (done.code, done.out.splitlines()[-1]) == (1, "1 line of 2 differ")
 
 
+USAGE_ONLY = "start_time_iso,model,num_model_requests,input_tokens,output_tokens,input_cached_tokens"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("6,6000,600,1200", None),
+        ("7,6030,610,1200", None),
+        ("7,9994394,600,1200", "uncertain requests do not explain these tokens"),
+        ("6,6030,600,1200", "uncertain requests do not explain these tokens"),
+        ("455,6000,600,1200", "448 requests on the bill that the ledger does not have"),
+        ("5,6000,600,1200", "1 requests of the ledger are not on the bill"),
+        ("6,5000,600,1200", "input: 1,000 tokens fewer on the bill"),
+    ],
+)
+def test_a_bill_without_dollars_is_held_to_the_same_range(
+    line: str, reason: str | None, ledger: Path, bill: Bill
+) -> None:
+    """One uncertain request explains one request and the tokens that its bound pays for, and nothing else."""
+    _route(ledger, 1, prompt="t")
+    report = reconcile(ledger, bill(USAGE_ONLY, f"2023-11-14,small,{line}"))
+    assert report.agrees is (reason is None)
+    assert reason is None or reason in report.rows[0].reasons
+
+
+def test_tokens_that_nothing_bounds_cannot_be_told(home: Path, bill: Bill) -> None:
+    """A day that has an uncertain request alone says what its tokens cost neither."""
+    _route(home, 1, prompt="t")
+    report = reconcile(home, bill(USAGE_ONLY, "2023-11-14,small,1,30,10,0"))
+    assert (report.agrees, report.rows[0].reasons[-1]) == (
+        False,
+        "whether uncertain requests explain these tokens cannot be told: nothing bounds them",
+    )
+
+
 def test_a_repeated_line_counts_once_and_is_told(ledger: Path, bill: Bill, cli: Cli) -> None:
     """An export that was pasted twice does not double the bill."""
     path = bill(OPENAI, DAY_1, DAY_2, DAY_1)
@@ -224,15 +259,28 @@ def test_models_are_compared_without_provider_and_date() -> None:
 
 
 def test_cost_per_unit_and_margin(ledger: Path, bill: Bill, cli: Cli) -> None:
-    """Lines of one group add up; a group of the file alone cost nothing; no revenue, no margin."""
+    """Lines of one group add up; a group of the file alone is told and no row; no revenue, no margin."""
     path = bill("units,feature,revenue_usd", "4,inbox,1", "1,inbox,0.5", "10,search,", "3,gone,2")
     found = {one.key: one for one in margins(audit(ledger, by="feature").rows, read_units(path, "feature"))}
     assert (found["inbox"].unit_cost_nusd, found["inbox"].margin_nusd) == (SMALL, 1_500_000_000 - 5 * SMALL)
     assert (found["search"].unit_cost_nusd, found["search"].margin_nusd) == (SMALL // 2, None)
-    assert (found["gone"].cost_nusd, found["gone"].margin_nusd) == (0, 2_000_000_000)
-    done = cli("audit", "--by", "feature", "--units", path, "--home", ledger)
+    assert "gone" not in found
+    done = cli("audit", "--by", "feature", "--units", path, "--home", ledger, "--top", "1")
     assert "cost per unit" in done.out
+    assert "1 line of the file matches no group of these calls" in done.out
+    assert "search" in done.out
     assert cli("audit", "--by", "feature", "--units", path, "--home", ledger, "--json").json["margins"][0]["units"]
+
+
+def test_units_of_users_are_found_by_their_ids(home: Path, bill: Bill, cli: Cli) -> None:
+    """The file has the ids of the application, the ledger their fingerprints."""
+    with Router(make_policy(), backend=ScriptedModels({"small": Reply("yes", USAGE)})) as router:
+        router.route("t", "hi", user="ann")
+        router.route("t", "hi", user="ben")
+    path = bill("user,units,revenue_usd", "ann,4,1", "zoe,3,1")
+    found = cli("audit", "--by", "user", "--units", path, "--home", home, "--json").json
+    assert sorted(one["units"] or "" for one in found["margins"]) == ["", "4"]
+    assert found["unmatched_lines"] == 1
 
 
 @pytest.mark.parametrize(
@@ -276,8 +324,8 @@ def test_an_export_can_be_of_a_part(ledger: Path, tmp_path: Path) -> None:
     """By period and by every filter of the audit."""
     path = tmp_path / "out.csv"
     assert export(ledger, path, filters=Filters(feature="inbox")) == 5
-    assert export(ledger, path, what="steps", filters=Filters(since_s=START_S + 1200 * 5)) == 5
-    assert export(ledger, path, filters=Filters(origin="eval")) == 0
+    assert export(ledger, path, what="steps", filters=Filters(since_s=START_S + 1200 * 5), force=True) == 5
+    assert export(ledger, path, filters=Filters(origin="eval"), force=True) == 0
     assert path.read_text().startswith("route_id,")
 
 
@@ -303,6 +351,10 @@ def test_exports_that_cannot_be_are_refused(
         export(ledger, tmp_path / "a.xlsx")
     with pytest.raises(InvalidFile, match="cannot be written"):
         export(ledger, tmp_path / "none" / "a.csv")
+    (tmp_path / "there.csv").write_text("mine")
+    assert "is there already" in cli("audit", "export", tmp_path / "there.csv", "--home", ledger).err
+    assert (tmp_path / "there.csv").read_text() == "mine"
+    assert cli("audit", "export", tmp_path / "there.csv", "--force", "--home", ledger).code == 0
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(InvalidCall, match=r"pip install 'cascade-router\[parquet\]'"):
         export(ledger, tmp_path / "a.parquet")

@@ -324,6 +324,40 @@ def test_movers_compare_with_the_period_before(home: Path) -> None:
     assert report.total == replace(row, key="total")
 
 
+def test_movers_without_calls_before_compare_nothing(home: Path, cli: Cli) -> None:
+    """All of a first week is no change of the mix; groups of time are never in both periods."""
+    _write(home, "yy")
+    day = ("--since", "2023-11-14", "--until", "2023-11-15", "--home", str(home))
+    assert cli("audit", "--movers", *day).out.startswith("no calls before: there is none from 2023-11-13 00:00 to ")
+    assert cli("audit", "--movers", *day, "--json").json["comparable"] is False
+    refused = cli("audit", "--by", "day", "--movers", *day)
+    assert (refused.code, "by: day has no group that is in both periods" in refused.err) == (2, True)
+
+
+def test_lines_are_of_all_calls(ledger: Path, cli: Cli) -> None:
+    """A dimension beside them would be ignored."""
+    assert "give it without --by" in cli("audit", "--lines", "--by", "feature").err
+    assert cli("audit", "--lines", "--home", ledger).code == 0
+
+
+@pytest.mark.parametrize("by", ["fault", "state", "line"])
+def test_requests_have_a_total(by: str, ledger: Path, cli: Cli) -> None:
+    """It is that of the requests; one without a fault says so."""
+    out = cli("audit", "--by", by, "--home", ledger).out
+    (total,) = [line.split() for line in out.splitlines() if line.startswith("total")]
+    assert int(total[1]) == len(read_table(ledger, "attempts"))
+    assert ("no fault" in out) == (by == "fault")
+    assert "(none)" not in out
+
+
+def test_the_headline_and_its_interval_say_what_they_are(home: Path, cli: Cli) -> None:
+    """The table is not corrected, and the interval is, so that one may lie outside the other."""
+    _write(home, "m" * 34 + "y" * 10)
+    assert "saved: for 10 of 44 calls the table takes the top rung's price for the draft's tokens; corrected" in (
+        cli("audit", "--home", home).out
+    )
+
+
 def test_movers_need_a_beginning(ledger: Path) -> None:
     """Without a period there is none before it; a period of no hour is refused, too."""
     with pytest.raises(InvalidCall, match="needs a beginning"):

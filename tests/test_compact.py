@@ -263,3 +263,24 @@ def test_the_command_shows_first_and_packs_with_yes(home: Path, cli: Cli) -> Non
     done = cli("ledger", "compact", "--older-than", "48h", "--yes", "--home", str(home), "--json")
     assert (done.code, done.json["applied"], done.json["rows"]) == (0, True, 48)
     assert cli("ledger", "compact", "--older-than", "soon").code == 2
+
+
+def test_what_packed_calls_no_longer_have_is_told(home: Path, tmp_path: Path, cli: Cli) -> None:
+    """Rows by session or fault do not add up to the total, and a packed call has no id: each place says so."""
+    route_id = read_table(home, "routes")[0]["route_id"]
+    assert "packed" not in cli("audit", "--by", "session", "--home", home).out
+    _compact(home)
+    hint = "8 calls are packed: they have sums by hour, but no session, policy, plan, outcome, fault or state, so no"
+    for by in ("session", "policy", "fault", "minute"):
+        assert hint in cli("audit", "--by", by, "--home", home).out, by
+    assert hint in cli("audit", "--by", "day", "--tz", "Asia/Kolkata", "--home", home).out
+    assert "packed" not in cli("audit", "--by", "feature,model", "--home", home).out
+    assert "8 calls are packed" in cli("audit", "show", route_id, "--home", home).err
+    assert hint in cli("audit", "export", tmp_path / "calls.csv", "--home", home).out
+    assert hint in cli("policy", "history", "--home", home).out
+
+
+def test_a_folder_without_a_ledger_is_no_green_light(tmp_path: Path, cli: Cli) -> None:
+    """Whoever mistypes the folder must not be told that all is well."""
+    done = cli("ledger", "verify", "--home", tmp_path / "nowhere")
+    assert (done.code, done.out.startswith("no ledger: there is no folder ")) == (1, True)

@@ -20,7 +20,7 @@ from router.errors import CostLimitExceeded, PolicyError
 from router.models import Facts
 from router.testing import Failure, Fault, ScriptedModels, SimulatedWorld
 from tests.strategies import prices, usages
-from tests.support import read_table
+from tests.support import Cli, read_table
 
 D = Decimal
 FIRST, SECOND = "2026-12-01", "2027-01-01T08:00+08:00"
@@ -155,14 +155,17 @@ def test_the_ledger_says_which_price_and_which_tier_were_used(home: Path) -> Non
     assert sources == ["policy", "provider", "a map 1.0", "policy and a map 1.0", None]
 
 
-def test_the_served_tier_is_on_record(home: Path) -> None:
+def test_the_served_tier_is_on_record(home: Path, cli: Cli) -> None:
     """In the provider's word; nothing for the usual one."""
     scripts = {"m": [Reply("yes", Usage(1), service_tier="flex"), Reply("yes", Usage(1))]}
     policy = Policy(version=1, models={"m": Model(litellm="m")}, tasks={"t": Task(ladder=("m",))})
     with Router(policy, backend=ScriptedModels(scripts), home=home) as router:
         router.route("t", "hi")
         router.route("t", "hi")
-    assert [row["service_tier"] for row in read_table(home, "attempts")] == ["flex", None]
+    rows = read_table(home, "attempts")
+    assert [row["service_tier"] for row in rows] == ["flex", None]
+    shown = [cli("audit", "show", row["route_id"], "--home", home).out for row in rows]
+    assert ["(tier flex)" in text for text in shown] == [True, False]
 
 
 def test_a_source_is_named_only_where_it_gave_something() -> None:

@@ -106,6 +106,19 @@ def test_a_call_that_does_not_fit_is_refused_before_anything_leaves(case: Any) -
     assert [row["outcome"] for row in read_table_of(one)] == ["BudgetExceeded"]
 
 
+def test_why_a_call_was_refused_is_on_record(case: Any, cli: Cli) -> None:
+    """Its only step is the request that was not sent, with the budget's reason, which the audit shows."""
+    one = case(day(BOUND_SMALL - 1))
+    with pytest.raises(BudgetExceeded) as caught:
+        one.router.route("t", "hi", user="u")
+    (row,) = read_table_of(one)
+    assert row["reason"].startswith("the budget user.usd_per_day:")
+    assert row["reason"] in str(caught.value)
+    shown = cli("audit", "show", row["route_id"], "--home", one.home).out
+    assert f"small: skip, {row['reason']}" in shown
+    assert "no request was sent" in shown
+
+
 def read_table_of(one: Case) -> list[dict[str, Any]]:
     """The route rows of a simulated disk."""
     for path, content in one.world.disk.files.items():

@@ -87,9 +87,10 @@ def test_a_sound_ledger_has_no_finding(home: Path) -> None:
     assert (report.torn, report.differences, report.newer, report.gone, report.lost) == ([], [], [], [], 0)
 
 
-def test_a_home_without_a_ledger_has_none_either(tmp_path: Path) -> None:
-    """Looking at a ledger that is not there does not make one."""
-    assert verify(tmp_path / "home") == VerifyReport()
+def test_a_home_without_a_ledger_is_a_finding(tmp_path: Path) -> None:
+    """It says which folder is missing; looking at a ledger that is not there does not make one."""
+    report = verify(tmp_path / "home")
+    assert (report, report.ok) == (VerifyReport(missing=str(tmp_path / "home" / "segments")), False)
     assert not (tmp_path / "home").exists()
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from router.audit.packed import packed_calls
+from router.audit.query import Filters
 from router.audit.reading import reading
 from router.core.call import Usage
 from router.errors import UnknownRoute
@@ -71,7 +73,8 @@ def show(home: Path, route_id: str) -> CallReport:
     with reading(home) as (database, _):
         found = [] if database is None or not wanted else _matching(database, wanted)
         if database is None or len(found) != 1:
-            raise _unknown(route_id, found, home)
+            packed = packed_calls(database, Filters(origin=None)) if database else 0
+            raise _unknown(route_id, found, home, packed)
         (whole,) = found
         # The key of a request begins with the call's, so that this finds them without an index of its own.
         attempts = ATTEMPTS.all(database, "attempt_id > ? AND attempt_id < ?", f"{whole}-", f"{whole}.")
@@ -101,7 +104,7 @@ def _matching(database: sqlite3.Connection, prefix: str) -> list[str]:
     return sorted(ids)
 
 
-def _unknown(route_id: str, found: list[str], home: Path) -> UnknownRoute:
+def _unknown(route_id: str, found: list[str], home: Path, packed: int) -> UnknownRoute:
     if found:
         more = " and more" if len(found) > _MOST_SHOWN else ""
         problem = f"several calls begin with {route_id!r}: {', '.join(found[:_MOST_SHOWN])}{more}; give more of the id"
@@ -110,6 +113,8 @@ def _unknown(route_id: str, found: list[str], home: Path) -> UnknownRoute:
             f"the ledger in {home} holds no call {route_id!r:.60}; `answer.route_id`, `router route --json` and "
             "`router audit export calls.csv --what calls` tell the ids there are"
         )
+        if packed:
+            problem += f"; {packed:,} calls are packed, of which the ledger keeps sums by hour and no ids"
     return UnknownRoute(problem, route_id=route_id, known=tuple(found))
 
 

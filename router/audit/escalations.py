@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from router.audit.costs import Baseline, CostLine, baseline, cost_lines, nothing_known
+from router.audit.packed import calls as calls_of
+from router.audit.packed import packed_calls
 from router.audit.query import Filters, Found, Query, dimensions, family_of
 from router.audit.reading import reading
 from router.core.pricing import usd
@@ -17,7 +19,7 @@ from router.ledger.families import ATTEMPTS, ROUTES, Family
 from router.ledger.lines import PRODUCTION
 
 MOST_ROWS = 50
-"""Groups that are shown one by one; the cheaper ones are one row together."""
+"""Groups that are shown one by one; the cheaper ones, of times the earlier ones, are one row together."""
 OTHERS = "(others)"
 
 # What stands in the columns of a row, by family: calls, escalated, failed, cost, marginal, unpriced, then savings.
@@ -103,6 +105,10 @@ class AuditReport:
     left_out: tuple[LeftOut, ...] = ()
     shown: int = 0
     """Rows that are groups of their own; the one after them holds all others."""
+    all_calls: int = 0
+    """Calls of the ledger without any filter, where no call matches the filters."""
+    packed: int = 0
+    """Calls that no row counts: they are packed, and sums do not have this dimension or filter."""
 
     @property
     def counts(self) -> str:
@@ -119,6 +125,8 @@ class AuditReport:
             "lines": [line.as_json() for line in self.lines],
             "baseline": self.baseline.as_json(),
             "unlabelled": {name: {"cost_nusd": str(nusd)} for name, nusd in self.unlabelled_nusd},
+            "all_calls": self.all_calls,
+            "packed": self.packed,
             "left_out": [
                 {"origin": one.origin, "calls": one.calls, "cost_nusd": str(one.cost_nusd)} for one in self.left_out
             ],
@@ -178,6 +186,7 @@ def audit(
         if kept == most:
             rows += _others(database, family, chosen, rows)
         lines = cost_lines(database, chosen)
+        no_sums = Query(family, names, (), chosen).scans(database)
         return AuditReport(
             by,
             tuple(rows),
@@ -192,6 +201,8 @@ def audit(
             unlabelled_nusd=_unlabelled(database, chosen),
             left_out=_left_out(database, chosen),
             shown=kept,
+            all_calls=0 if total.calls else calls_of(database, Filters(origin=None)),
+            packed=packed_calls(database, chosen) if no_sums else 0,
         )
 
 

@@ -22,7 +22,7 @@ _BATCH_ROWS = 5_000
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def export(home: Path, path: Path, *, what: str = "calls", filters: Filters | None = None) -> int:
+def export(home: Path, path: Path, *, what: str = "calls", filters: Filters | None = None, force: bool = False) -> int:
     """Write rows of the ledger to a file, whole or not at all; returns how many.
 
     Text that a spreadsheet would take for a formula, because it begins with `=`, `+`, `-`, `@`, a tab or a carriage
@@ -33,18 +33,20 @@ def export(home: Path, path: Path, *, what: str = "calls", filters: Filters | No
     home
         Folder of the ledger.
     path
-        The file, which is replaced; `.csv` or `.parquet` says its form.
+        The file; `.csv` or `.parquet` says its form.
     what
         `attempts` (one row a request), `calls` or `steps`.
     filters
         Which calls count; all of production when missing. Times count exactly.
+    force
+        Replace the file where there is one.
 
     Raises
     ------
     InvalidCall
         There are no such rows, no such form, or pyarrow is missing.
     InvalidFile
-        The file cannot be written.
+        The file cannot be written, or there is one and `force` is not given.
     LedgerError
         The ledger cannot be read.
     """
@@ -52,6 +54,9 @@ def export(home: Path, path: Path, *, what: str = "calls", filters: Filters | No
         raise InvalidCall(f"what: {what!r} is none of {', '.join(TABLES)}", argument="what")
     if path.suffix not in (".csv", ".parquet"):
         raise InvalidCall(f"file: {path.name!r} ends with neither .csv nor .parquet", argument="file")
+    if path.exists() and not force:
+        problem = f"{path}: is there already; give another name, or --force (`force=True`) to replace it"
+        raise InvalidFile(problem, path=str(path), line=None)
     columns = dict(TABLES[what].columns)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -8,7 +8,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from router.audit.periods import HOUR_S
+from router.audit.packed import calls as calls_of
+from router.audit.periods import HOUR_S, TIMES
 from router.audit.query import Filters, Query, dimensions, family_of
 from router.audit.reading import reading
 from router.core.pricing import usd
@@ -63,6 +64,13 @@ class MoversReport:
     now: tuple[int, int]
     rows: tuple[Mover, ...]
     total: Mover
+    all_calls: int = 0
+    """Calls of the ledger without any filter, where none is in either period."""
+
+    @property
+    def comparable(self) -> bool:
+        """Whether there were calls before; without them, volume, mix and price mean nothing."""
+        return self.total.calls_before > 0
 
     def as_json(self) -> dict[str, Any]:
         """The report as plain data."""
@@ -72,6 +80,8 @@ class MoversReport:
             "now": {"since_s": self.now[0], "until_s": self.now[1]},
             "rows": [row.as_json() for row in self.rows],
             "total": self.total.as_json(),
+            "all_calls": self.all_calls,
+            "comparable": self.comparable,
         }
 
 
@@ -92,11 +102,15 @@ def movers(home: Path, *, by: str = "feature", filters: Filters, now_s: float) -
     Raises
     ------
     InvalidCall
-        There is no beginning, or the period is empty.
+        There is no beginning, the period is empty, or the dimension is one of time: no hour is in both periods.
     LedgerError
         The ledger cannot be read.
     """
     names = dimensions(by)
+    if times := [name for name in names if name in TIMES]:
+        raise InvalidCall(
+            f"by: {times[0]} has no group that is in both periods; leave it out of --movers", argument="by"
+        )
     if filters.since_s is None:
         raise InvalidCall("since: what is compared needs a beginning; give --since 7d or --period 7d", argument="since")
     since = int(filters.since_s) // HOUR_S * HOUR_S
@@ -107,7 +121,12 @@ def movers(home: Path, *, by: str = "feature", filters: Filters, now_s: float) -
     earlier = _groups(home, names, replace(filters, since_s=before[0], until_s=before[1]))
     later = _groups(home, names, replace(filters, since_s=since, until_s=until))
     rows = sorted(split(earlier, later), key=lambda row: (-abs(row.change_nusd), row.key))
-    return MoversReport(by, before, (since, until), tuple(rows), _summed(rows))
+    return MoversReport(by, before, (since, until), tuple(rows), _summed(rows), 0 if rows else _all_calls(home))
+
+
+def _all_calls(home: Path) -> int:
+    with reading(home, folding=False) as (database, _):
+        return calls_of(database, Filters(origin=None)) if database else 0
 
 
 def _groups(home: Path, by: tuple[str, ...], filters: Filters) -> dict[str, tuple[int, int]]:

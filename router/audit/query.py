@@ -104,8 +104,10 @@ class Query:
     sums: tuple[str, ...]
     filters: Filters
     most: int | None = None
-    """The dearest so many groups only."""
+    """So many groups only: the latest of a dimension of time, else the dearest."""
     order: str = "cost_nusd"
+    rows_only: bool = False
+    """Read no sums, so that what is packed does not count."""
 
     def run(self, database: sqlite3.Connection) -> Iterator[Found]:
         """The groups: in order of time, else those with the highest sum first."""
@@ -119,12 +121,12 @@ class Query:
         amounts = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in self.sums)
         group = f"GROUP BY {', '.join(keys)}" if keys else ""
         times = [key for key, name in zip(keys, self.by, strict=True) if name in TIMES]
-        order = ", ".join([*times, f"{self.order} DESC", *keys])
-        limit = "" if self.most is None else f"LIMIT {int(self.most)}"
-        sql = (
-            f"SELECT {', '.join([*keys, amounts])} FROM ({' UNION ALL '.join(parts)}) "  # noqa: S608 - names of ours
-            f"{group} ORDER BY {order} {limit}"
-        )
+        amount = [f"{self.order} DESC", *keys]
+        sql = f"SELECT {', '.join([*keys, amounts])} FROM ({' UNION ALL '.join(parts)}) {group}"  # noqa: S608 - ours
+        if self.most is not None:
+            latest = ", ".join([*(f"{key} DESC" for key in times), *amount])
+            sql = f"SELECT * FROM ({sql} ORDER BY {latest} LIMIT {int(self.most)})"  # noqa: S608
+        sql += f" ORDER BY {', '.join([*times, *amount])}"
         for row in database.execute(sql, values):
             named = zip(self.by, row, strict=False)
             yield Found(tuple(_label(name, key, zone) for name, key in named), tuple(row[len(self.by) :]))
@@ -138,13 +140,18 @@ class Query:
             until_s = (high or 0) + DAY_S if until_s is None else until_s
         return int(since_s), min(int(until_s), int(since_s) + 400 * 366 * DAY_S)
 
+    def scans(self, database: sqlite3.Connection) -> bool:
+        """Whether only rows can answer it: no sums have these dimensions, or days of this zone."""
+        local = offsets(zone_of(self.filters.tz), *self._period(database))
+        return any(part.table is None for part in self._parts(local))
+
     def _parts(self, local: Offsets) -> list[Part]:
         timed = set(self.by) & set(TIMES)
         needed = (set(self.by) - timed) | self.filters.named.keys()
         # A zone that is half an hour off begins its days within an hour of the rollups.
         step = HOUR_S if local.whole_hours else 900
         since, until = self._bounds(step)
-        if not needed <= self.family.keys.keys() or "minute" in timed or step < HOUR_S:
+        if self.rows_only or not needed <= self.family.keys.keys() or "minute" in timed or step < HOUR_S:
             return [Part(None, since, until)]
         hourly, daily = ROLLUPS[self.family.name]
         first = None if since is None else -(-since // DAY_S) * DAY_S
@@ -187,7 +194,8 @@ class Query:
 def _label(name: str, key: Any, zone: tzinfo) -> str:
     if name in TIMES:
         return label(name, key, zone)
-    return str(key) if key not in ("", None) else "(none)"
+    none = "no fault" if name == "fault" else "(none)"
+    return str(key) if key not in ("", None) else none
 
 
 __all__ = ["DIMENSIONS", "FAMILIES", "UTC", "Filters", "Found", "Query", "dimensions", "family_of"]

@@ -21,20 +21,28 @@ from router.core.pricing import usd
 # Providers round each line of a bill; what is less than a hundredth of a cent a day and model is no finding.
 ROUNDING_NUSD = 100_000
 
-_LEDGER = """
+_BUCKETS = (
+    *("input_tokens + input_audio_tokens", "cached_read_tokens", "cache_write_tokens", "cache_write_1h_tokens"),
+    "output_tokens + reasoning_tokens + output_audio_tokens + output_image_tokens",
+)
+_OPEN = "state != 'settled' AND line IS NOT 'unpriced'"
+_SUMS = (
+    *("usage_source IN ('provider', 'estimated')", "state IN ('maybe_billed', 'unknown') AND line IS NOT 'unpriced'"),
+    *("usage_source = 'estimated'", "line = 'unpriced'", "cost_nusd"),
+    f"CASE WHEN {_OPEN} THEN max(0, coalesce(upper_nusd, 0) - coalesce(cost_nusd, 0)) END",
+    f"{_OPEN} AND upper_nusd IS NULL",
+    f"CASE WHEN {_OPEN} THEN upper_nusd END",
+    "CASE WHEN state = 'settled' AND usage_source = 'provider' THEN cost_nusd END",
+    f"CASE WHEN state = 'settled' AND usage_source = 'provider' THEN {' + '.join(_BUCKETS)} END",
+    *_BUCKETS,
+    *(f"CASE WHEN usage_source = 'provider' THEN {bucket} END" for bucket in _BUCKETS),
+)
+_LEDGER = f"""
 SELECT strftime('%Y-%m-%d', time_s, 'unixepoch'), coalesce(nullif(model_served, ''), model_asked, model),
-    coalesce(model_asked, ''), sum(usage_source IN ('provider', 'estimated')),
-    sum(state IN ('maybe_billed', 'unknown') AND line IS NOT 'unpriced'), sum(state = 'estimated'),
-    sum(line = 'unpriced'), coalesce(sum(cost_nusd), 0),
-    coalesce(sum(CASE WHEN state != 'settled' AND line IS NOT 'unpriced'
-        THEN max(0, coalesce(upper_nusd, 0) - coalesce(cost_nusd, 0)) END), 0),
-    sum(state != 'settled' AND line IS NOT 'unpriced' AND upper_nusd IS NULL),
-    total(input_tokens + input_audio_tokens), total(cached_read_tokens), total(cache_write_tokens),
-    total(cache_write_1h_tokens),
-    total(output_tokens + reasoning_tokens + output_audio_tokens + output_image_tokens)
+    coalesce(model_asked, ''), {", ".join(f"coalesce(sum({amount}), 0)" for amount in _SUMS)}
 FROM attempts WHERE time_s >= ? AND time_s < ? AND state != 'open' AND origin IS NOT 'replay' AND line != 'not_sent'
 GROUP BY 1, 2, 3
-"""
+"""  # noqa: S608 - names of ours
 
 
 @dataclass(slots=True)
@@ -46,19 +54,32 @@ class Recorded:
     uncertain: int = 0
     """Requests beyond those that the provider may have answered: timeouts, broken connections, dead processes."""
     estimated: int = 0
+    """Answers among `requests` that came without usage, so that their tokens are an estimate."""
     unpriced: int = 0
     cost_nusd: int = 0
     upper_nusd: int = 0
     unbounded: int = 0
+    open_nusd: int = 0
+    """The most that everything which is not settled can have cost."""
+    settled_nusd: int = 0
+    """What `settled_tokens` cost: by it, tokens are weighed against `open_nusd`."""
+    settled_tokens: int = 0
     tokens: dict[str, int] = field(default_factory=dict)
+    sure_tokens: dict[str, int] = field(default_factory=dict)
+    """Those of them that a provider reported."""
 
     def add(self, sums: tuple[Any, ...]) -> None:
         """Add a row of the ledger's query."""
-        names = ("requests", "uncertain", "estimated", "unpriced", "cost_nusd", "upper_nusd", "unbounded")
+        names = (
+            *("requests", "uncertain", "estimated", "unpriced", "cost_nusd", "upper_nusd", "unbounded"),
+            *("open_nusd", "settled_nusd", "settled_tokens"),
+        )
         for name, amount in zip(names, sums, strict=False):
             setattr(self, name, getattr(self, name) + int(amount))
-        for bucket, count in zip(TOKENS, sums[len(names) :], strict=True):
-            self.tokens[bucket] = self.tokens.get(bucket, 0) + int(count)
+        counts = sums[len(names) :]
+        for found, amounts in ((self.tokens, counts[: len(TOKENS)]), (self.sure_tokens, counts[len(TOKENS) :])):
+            for bucket, count in zip(TOKENS, amounts, strict=True):
+                found[bucket] = found.get(bucket, 0) + int(count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +91,7 @@ class Compared:
     billed: Billed | None
     recorded: Recorded | None
     agrees: bool
-    """Whether the bill is within the ledger's range, to a rounding."""
+    """Whether money (to a rounding), tokens and requests of the bill are all within the ledger's range."""
     reasons: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -184,24 +205,50 @@ def _compared(key: tuple[str, str], billed: Billed | None, recorded: Recorded | 
         agrees = recorded.cost_nusd <= ROUNDING_NUSD and not recorded.requests
         why = "not on the bill: another key or project, an export that ends too early, or not billed"
         return Compared(*key, None, recorded, agrees, (why,))
-    reasons = [*_counts(billed, recorded), *_money(billed, recorded)]
-    outside = _outside(billed, recorded)
-    counts_agree = not any(_gaps(billed, recorded).values())
-    agrees = outside == 0 if outside is not None else counts_agree or bool(recorded.uncertain)
+    tokens_fit = _tokens_fit(billed, recorded)
+    reasons = [*_counts(billed, recorded, tokens_fit), *_money(billed, recorded)]
+    agrees = bool(_requests_fit(billed, recorded) and tokens_fit and _money_fits(billed, recorded))
     return Compared(*key, billed, recorded, agrees, tuple(reasons))
 
 
+def _requests_fit(billed: Billed, recorded: Recorded) -> bool:
+    return billed.requests is None or 0 <= billed.requests - recorded.requests <= recorded.uncertain
+
+
+def _tokens_fit(billed: Billed, recorded: Recorded) -> bool | None:
+    """Whether the bill's tokens are those that were reported and what the others explain; `None`: cannot be told."""
+    more = {name: count - recorded.sure_tokens.get(name, 0) for name, count in billed.tokens.items()}
+    if any(gap < 0 for gap in more.values()):
+        return False
+    if not any(more.values()):
+        return True
+    billed_after_all = billed.requests is None or billed.requests > recorded.requests
+    if not recorded.estimated and not (recorded.uncertain and billed_after_all):
+        return False
+    if recorded.settled_nusd and not recorded.unbounded:
+        # The ledger has their bound in money: what tokens of this day and model cost makes it one in tokens.
+        return sum(more.values()) * recorded.settled_nusd <= recorded.open_nusd * recorded.settled_tokens
+    return True if _outside(billed, recorded) == 0 else None
+
+
+def _money_fits(billed: Billed, recorded: Recorded) -> bool:
+    outside = _outside(billed, recorded)
+    # Without a price, the tokens alone say whether it is the same usage.
+    tokens_decide = billed.cost_nusd is None or (bool(billed.tokens) and not recorded.unbounded)
+    return outside == 0 or (outside is None and tokens_decide)
+
+
 def _outside(billed: Billed, recorded: Recorded) -> int | None:
-    """How far the bill is from the ledger's range, signed; 0 within it, `None` where one of them is not known."""
+    """How far the bill is from the ledger's range, signed; 0 within it, `None` where that cannot be told."""
     cost = billed.cost_nusd
     if cost is None:
         return None
     high = recorded.cost_nusd + recorded.upper_nusd
     if cost < recorded.cost_nusd - ROUNDING_NUSD:
         return cost - recorded.cost_nusd
-    if cost <= high + ROUNDING_NUSD or recorded.unbounded or recorded.unpriced:
+    if cost <= high + ROUNDING_NUSD:
         return 0
-    return cost - high
+    return None if recorded.unbounded or recorded.unpriced else cost - high
 
 
 def _gaps(billed: Billed, recorded: Recorded) -> dict[str, int]:
@@ -209,7 +256,7 @@ def _gaps(billed: Billed, recorded: Recorded) -> dict[str, int]:
     return {name: count - recorded.tokens.get(name, 0) for name, count in billed.tokens.items()}
 
 
-def _counts(billed: Billed, recorded: Recorded) -> list[str]:
+def _counts(billed: Billed, recorded: Recorded, tokens_fit: bool | None) -> list[str]:
     found = []
     if billed.requests is not None and (more := billed.requests - recorded.requests):
         if 0 < more <= recorded.uncertain:
@@ -227,6 +274,10 @@ def _counts(billed: Billed, recorded: Recorded) -> list[str]:
             found.append(f"{name.replace('_', ' ')}: {abs(gap):,} tokens {'more' if gap > 0 else 'fewer'} on the bill")
     if recorded.estimated and any(gaps.values()):
         found.append(f"the ledger estimates the tokens of {recorded.estimated:,} replies that came without usage")
+    if tokens_fit is None:
+        found.append("whether uncertain requests explain these tokens cannot be told: nothing bounds them")
+    elif not tokens_fit and recorded.uncertain + recorded.estimated:
+        found.append("uncertain requests do not explain these tokens")
     return found
 
 
@@ -239,6 +290,8 @@ def _money(billed: Billed, recorded: Recorded) -> list[str]:
         found.append(f"the bill has credits of {-billed.credits_usd} dollars")
     if cost is not None and outside == 0 and abs(cost - recorded.cost_nusd) > ROUNDING_NUSD:
         found.append("within the range that uncertain requests leave open")
+    if cost is not None and outside is None and not _money_fits(billed, recorded):
+        found.append("whether uncertain requests explain these dollars cannot be told: nothing bounds them")
     if outside and cost is not None:
         same_counts = bool(billed.tokens) and not any(_gaps(billed, recorded).values())
         if same_counts and recorded.cost_nusd:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -17,9 +17,11 @@ from router.core.pricing import NUSD_PER_USD, usd
 class Units:
     """What a group sold: actions of the application, and what they brought in."""
 
-    units: Decimal
+    units: Decimal | None
     revenue_nusd: int | None
     """`None` where the file has no revenue."""
+    lines: int = 1
+    """Lines of the file that it is the sum of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +58,20 @@ class Margin:
         }
 
 
-def read_units(path: Path, by: str) -> dict[str, Units]:
+def read_units(path: Path, by: str, *, name: Callable[[str], str] | None = None) -> dict[str, Units]:
     """Units by group from a CSV file with a column named like the dimension, `units`, and `revenue_usd` if known.
 
     They speak of the whole period of the audit. Several lines of one group add up; one that repeats another sign by
     sign is an error, because nobody can tell whether it is meant.
+
+    Parameters
+    ----------
+    path
+        The file.
+    by
+        What the audit groups by.
+    name
+        What the ledger calls a group of the file, where it is not the same: users stand in it by their fingerprints.
 
     Raises
     ------
@@ -76,23 +87,28 @@ def read_units(path: Path, by: str) -> dict[str, Units]:
         raise table.fault(1, f"there is no column {missing[0]!r}; there is {', '.join(table.header)}")
     found: dict[str, Units] = {}
     for number, row in table.lines:
-        key = row[by].strip() or "(none)"
+        key = row[by].strip()
+        key = (name(key) if name else key) if key not in ("", "(none)") else "(none)"
         units = table.number(number, "units", row["units"])
         revenue = None
         if "revenue_usd" in used and row["revenue_usd"].strip():
             revenue = round(table.number(number, "revenue_usd", row["revenue_usd"], least=None) * NUSD_PER_USD)
-        before = found.get(key, Units(Decimal(0), None))
+        before = found.get(key, Units(Decimal(0), None, 0))
         both = [amount for amount in (before.revenue_nusd, revenue) if amount is not None]
-        found[key] = Units(before.units + units, sum(both) if both else None)
+        found[key] = Units((before.units or 0) + units, sum(both) if both else None, before.lines + 1)
     return found
 
 
 def margins(rows: Sequence[AuditRow], units: dict[str, Units]) -> list[Margin]:
-    """Every group of the audit and of the file: one that is in the file only cost nothing."""
-    known = {row.key: row for row in rows}
-    found = []
-    for key in [*known, *(key for key in units if key not in known)]:
-        row, sold = known.get(key), units.get(key)
-        cost, unpriced = (row.cost_nusd, row.unpriced) if row else (0, 0)
-        found.append(Margin(key, cost, sold.units if sold else None, sold.revenue_nusd if sold else None, unpriced))
-    return found
+    """Every group of the audit, with what the file says of it."""
+    sold = [units.get(row.key, Units(None, None)) for row in rows]
+    return [
+        Margin(row.key, row.cost_nusd, one.units, one.revenue_nusd, row.unpriced)
+        for row, one in zip(rows, sold, strict=True)
+    ]
+
+
+def unmatched(rows: Sequence[AuditRow], units: dict[str, Units]) -> int:
+    """Lines of the file whose group is none of the audit: nothing was spent on it, or its name is another."""
+    known = {row.key for row in rows}
+    return sum(one.lines for key, one in units.items() if key not in known)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,7 +25,9 @@ app.command("export")(audit_more.export)
 @app.callback()
 def audit(
     ctx: typer.Context,
-    by: Annotated[str, typer.Option(help="A dimension, or two like feature,model; see docs/audit.md.")] = "task",
+    by: Annotated[
+        str | None, typer.Option(help="A dimension, or two like feature,model; see docs/audit.md. Else task.")
+    ] = None,
     since: Annotated[str | None, typer.Option(help="From here on: 24h, 7d, or a date like 2026-11-20.")] = None,
     until: Annotated[str | None, typer.Option(help="Up to here, not included; same forms.")] = None,
     period: Annotated[str | None, typer.Option(help="The last 24h or 7d; the same as --since.")] = None,
@@ -47,31 +50,32 @@ def audit(
         return
     from router.api import state_home
     from router.audit import audit as run
-    from router.audit.units import margins, read_units
 
     place = state_home(home)
     named = {"task": task, "feature": feature, "tenant": tenant}
     filters = _filters(place, (since, until, period, tz), named, user, session, origin)
     if sum((lines, movers, units is not None)) > 1:
         raise typer.BadParameter("give one of --lines, --movers and --units")
+    if lines and by is not None:
+        raise typer.BadParameter("--lines is of all calls that the filters choose; give it without --by")
+    by = by or "task"
     if movers:
         _movers(place, by, filters, top, as_json=as_json)
         return
-    sold = read_units(units, by) if units else None
+    if units is not None:
+        _units(place, by, filters, top, units, as_json=as_json)
+        return
     report = run(place, by=by, filters=filters, most=top)
-    found = margins(report.rows, sold) if sold is not None else None
     if as_json:
-        print_json({**report.as_json(), **({"margins": [one.as_json() for one in found]} if found else {})})
+        print_json(report.as_json())
         return
     if not report.total.calls and not report.rows:
-        say("the ledger holds no calls here; ROUTER_HOME or --home names its folder")
+        say(_nothing(report.all_calls))
     elif lines:
         _print_lines(report)
-    elif found is not None:
-        _print_margins(report.by, found)
     else:
         _print(report)
-    _print_notes(report, costs=not lines)
+    _print_notes(report, saved=not lines and report.kind == "routes")
 
 
 def _filters(
@@ -124,6 +128,10 @@ def _print(report: AuditReport) -> None:
         columns.append("saved")
         rows = [[*cells, _saved(row)] for cells, row in zip(rows, report.rows, strict=True)]
         total = [*_cells(report.total), _saved(report.total)]
+    if of_requests:
+        names = ("calls", "escalated", "failed", "cost_nusd", "marginal_nusd", "unpriced")
+        sums = {name: sum(getattr(row, name) for row in report.rows) for name in names}
+        total = _cells(replace(report.total, saved_nusd=None, **sums))
     print_table(columns, rows, numbers=columns[1:], footer=total)
     if report.kind == "steps" and sum(row.calls for row in report.rows) != report.total.calls:
         say("a call counts once for each model that it asked, and once in the total")
@@ -176,14 +184,20 @@ def _print_margins(by: str, found: list[Margin]) -> None:
     print_table(columns, rows, numbers=columns[1:])
 
 
-def _print_notes(report: AuditReport, *, costs: bool) -> None:
-    range_nusd = report.baseline.saved_range_nusd
-    if costs and range_nusd:
-        low, high = map(dollars, range_nusd)
-        say(f"saved, corrected by what the top rung really cost where it answered: {low} to {high} (95 %)")
+def _print_notes(report: AuditReport, *, saved: bool) -> None:
+    base = report.baseline
+    if saved and base.saved_range_nusd:
+        low, high = map(dollars, base.saved_range_nusd)
+        of = f"{base.guessed:,} of {counted(base.calls, 'call')}"
+        say(
+            f"saved: for {of} the table takes the top rung's price for the draft's tokens; corrected by what it really "
+            f"cost where it answered, the total is {low} to {high} (95 %)"
+        )
     for name, nusd in report.unlabelled_nusd:
         if nusd and report.total.cost_nusd:
             say(f"no {name}: {dollars(nusd)}, {percent(nusd / report.total.cost_nusd)} of the cost")
+    if report.packed:
+        say(f"{audit_more.packed_hint(report.packed)}, so no row above counts them")
     for one in report.left_out:
         say(f"left out: {counted(one.calls, 'call')} of origin {one.origin}, {dollars(one.cost_nusd)}")
     if report.total.unpriced:
@@ -206,6 +220,43 @@ def _print_damage(report: AuditReport) -> None:
         say(f"ledger: up to {counted(report.fold.lost, 'row')} could not be written, or were deleted since")
 
 
+def _nothing(all_calls: int) -> str:
+    """Why there is nothing to show."""
+    if not all_calls:
+        return "the ledger holds no calls here; ROUTER_HOME or --home names its folder"
+    return f"no call matches these filters; without them, and with --origin all, there are {all_calls:,}"
+
+
+_ALL_GROUPS = 1_000_000
+
+
+def _units(home: Path, by: str, filters: Filters, top: int, file: Path, *, as_json: bool) -> None:
+    from router.audit import audit as run
+    from router.audit import margins, read_units, unmatched
+    from router.ledger import stored_user
+    from router.world import World
+
+    world = World()
+    sold = read_units(file, by, name=(lambda user: stored_user(home, world, user)) if by == "user" else None)
+    # A group of the file may be among the cheapest.
+    report = run(home, by=by, filters=filters, most=_ALL_GROUPS)
+    found, alone = margins(report.rows, sold), unmatched(report.rows, sold)
+    if as_json:
+        margin = [one.as_json() for one in found]
+        print_json({**report.as_json(), "margins": margin, "unmatched_lines": alone})
+        return
+    if not found:
+        say(_nothing(report.all_calls))
+    else:
+        shown = [one for number, one in enumerate(found) if number < top or one.units is not None]
+        _print_margins(report.by, shown)
+        if len(found) > len(shown):
+            say(f"{counted(len(found) - len(shown), 'group')} more, which the file does not name; --top shows them")
+    if alone:
+        say(f"{counted(alone, 'line')} of the file {'matches' if alone == 1 else 'match'} no group of these calls")
+    _print_notes(report, saved=False)
+
+
 def _movers(home: Path, by: str, filters: Filters, top: int, *, as_json: bool) -> None:
     from router.audit import movers
     from router.world import World
@@ -214,12 +265,17 @@ def _movers(home: Path, by: str, filters: Filters, top: int, *, as_json: bool) -
     if as_json:
         print_json(report.as_json())
     elif not report.rows:
-        say("the ledger holds no calls in this period and the one before; ROUTER_HOME or --home names its folder")
+        say(_nothing(report.all_calls))
     else:
         _print_movers(report, top)
 
 
 def _print_movers(report: MoversReport, top: int) -> None:
+    if not report.comparable:
+        first, last = map(audit_more.when, report.before)
+        now = f"{counted(report.total.calls, 'call')}, {dollars(report.total.cost_nusd)}"
+        say(f"no calls before: there is none from {first} to {last} UTC to compare with; now: {now}")
+        return
     columns = [report.by, "before", "now", "change", "volume", "mix", "price"]
 
     def cells(row: object) -> list[str]:

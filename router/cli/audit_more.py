@@ -62,23 +62,32 @@ def export(
     since: Since = None,
     until: Until = None,
     origin: Annotated[str, typer.Option(help="production, eval, replay, or all of them.")] = "production",
+    force: Annotated[bool, typer.Option("--force", help="Replace the file where there is one.")] = False,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the ledger's rows to a file, with the columns of docs/ledger.md."""
     from router.api import state_home
-    from router.audit import Filters
+    from router.audit import Filters, packed
     from router.audit import export as run
     from router.world import World
 
     now_s = World().clock.time()
     since_s, until_s = moment(since, now_s, "--since", None), moment(until, now_s, "--until", None)
     filters = Filters(since_s, until_s, origin=None if origin == "all" else origin)
-    count = run(state_home(home), file, what=what, filters=filters)
+    count = run(state_home(home), file, what=what, filters=filters, force=force)
     if as_json:
         print_json({"path": str(file), "what": what, "rows": count})
     else:
         say(f"{file}: {counted(count, 'row')} of {what}")
+        if away := packed(state_home(home), filters):
+            say(f"{packed_hint(away)}, so no rows of them are in the file")
+
+
+def packed_hint(calls: int) -> str:
+    """What is left of packed calls."""
+    are = "are packed: they have" if calls != 1 else "is packed: it has"
+    return f"{counted(calls, 'call')} {are} sums by hour, but no session, policy, plan, outcome, fault or state"
 
 
 def moment(text: str | None, now_s: float, option: str, tz: str | None) -> float | None:
@@ -119,7 +128,10 @@ def _print_call(report: CallReport) -> None:
     outcome = route.get("outcome") or "not ended, or its process died"
     say(f"{report.route_id}  {about['task']}, {when(report.started_s)} UTC, {report.length_ms:,.0f} ms: {outcome}")
     columns = ["request", "model", "over time", "ms", "first", "state", "tokens", "cost"]
-    print_table(columns, [_request(report, one) for one in report.attempts], numbers=("ms", "first", "cost"))
+    if report.attempts:
+        print_table(columns, [_request(report, one) for one in report.attempts], numbers=("ms", "first", "cost"))
+    else:
+        say("no request was sent")
     for step in report.steps:
         sure = "" if step["confidence"] is None else f" ({_confidence(step)})"
         say(f"{step['model']}: {step['action']}{sure}, {step['reason']}")
@@ -148,6 +160,7 @@ def _request(report: CallReport, one: dict[str, Any]) -> list[str]:
 
     tokens = ", ".join(f"{count:,} {name.removesuffix('_tokens')}" for name, count in buckets(one).items())
     cost = dollars(one["cost_nusd"])
+    tier = f" (tier {one['service_tier']})" if one["service_tier"] else ""
     if one["state"] in ("maybe_billed", "estimated", "unknown"):
         most = "no bound" if one["upper_nusd"] is None else dollars(one["upper_nusd"])
         cost = f"{cost} to {most}"
@@ -157,7 +170,7 @@ def _request(report: CallReport, one: dict[str, Any]) -> list[str]:
         bar((one["time_s"] - report.started_s) * 1000, one["latency_ms"] or 0, report.length_ms),
         "" if one["latency_ms"] is None else f"{one['latency_ms']:,.0f}",
         "" if one["first_token_ms"] is None else f"{one['first_token_ms']:,.0f}",
-        ": ".join(part for part in (one["state"], one["fault"]) if part),
+        ": ".join(part for part in (one["state"], one["fault"]) if part) + tier,
         tokens,
         cost,
     ]

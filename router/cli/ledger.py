@@ -32,6 +32,9 @@ def verify(home: Home = None, as_json: AsJson = False) -> None:
 
 
 def _print_verified(report: VerifyReport) -> None:
+    if report.missing:
+        say(f"no ledger: there is no folder {report.missing}; ROUTER_HOME or --home names the folder above it")
+        return
     kept = set(report.kept)
     for damage in report.damaged:
         rows = ", ".join(

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from router.cli.common import AsJson, Environment, Home, Policies, dollars, print_json, print_table
+from router.cli.audit_more import packed_hint
+from router.cli.common import AsJson, Environment, Home, Policies, dollars, print_json, print_table, say
 
 app = typer.Typer(help="List the policies that were in force, and have an earlier one back.", no_args_is_help=True)
 
@@ -18,7 +19,7 @@ def history(
 ) -> None:
     """List every policy that answered a call, with its calls and cost, the latest first."""
     from router.api import state_home
-    from router.audit import policy_history
+    from router.audit import packed, policy_history
     from router.errors import PolicyError
     from router.spec import kept, load
 
@@ -44,7 +45,8 @@ def history(
     if as_json:
         print_json({"policies": rows})
         return
-    if not rows:
+    away = packed(place)
+    if not rows and not away:
         typer.echo("the ledger holds no calls here; ROUTER_HOME or --home names its folder")
         return
     columns = ["policy", "", "first call", "last call", "calls", "cost", "copy"]
@@ -61,6 +63,8 @@ def history(
         for row in rows
     ]
     print_table(columns, cells, numbers=["calls", "cost"])
+    if away:
+        say(f"{packed_hint(away)}, so no policy above counts them")
 
 
 @app.command("rollback")

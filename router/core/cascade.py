@@ -138,14 +138,13 @@ class _Climb:
 
     def _at_limit(self, index: int, found: Refusal | Unbounded) -> Answer:
         """What becomes of a call that a budget has no room for."""
-        if found.line.counter.at_limit != "refuse" and (kept := self._kept(index, found.why())):
+        why, before = found.why(), self._history()
+        if found.line.counter.at_limit != "refuse" and (kept := self._kept(index, why)):
             return kept
-        raise BudgetExceeded(
-            f"task {self.plan.task_name!r}: a request to {self.plan.rungs[index].name!r} is not sent: {found.why()}"
-            f"{self._history()}",
-            **found.fields(),
-            **self._error_fields(),
-        )
+        self._step(index, "skip", why)  # On record, too: a refused call may have no other step.
+        name = self.plan.rungs[index].name
+        problem = f"task {self.plan.task_name!r}: a request to {name!r} is not sent: {why}{before}"
+        raise BudgetExceeded(problem, **found.fields(), **self._error_fields())
 
     def _read(self, index: int, asked: Asked) -> _Draft | None:
         """The draft of a rung that was asked; `None` where it gave none."""

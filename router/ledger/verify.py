@@ -61,11 +61,13 @@ class VerifyReport:
     """Segments that were deleted after a fold; the read model alone has their rows."""
     lost: int = 0
     """Rows that processes could not write, by their own account."""
+    missing: str = ""
+    """A finding: the folder of the segments where there is none, so that nothing was read."""
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was changed, and the read model says what the segments say."""
-        return not self.damaged and not self.differences
+        """Whether there is a ledger, nothing was changed, and the read model says what the segments say."""
+        return not self.damaged and not self.differences and not self.missing
 
     def differ(self, problem: str) -> None:
         """Note a difference."""
@@ -85,6 +87,7 @@ class VerifyReport:
             "newer": self.newer,
             "gone": self.gone,
             "lost": self.lost,
+            "missing": self.missing,
         }
 
 
@@ -112,6 +115,7 @@ def verify(home: Path) -> VerifyReport:
     report = VerifyReport()
     folder = home / SEGMENTS_FOLDER
     if not folder.is_dir():
+        report.missing = str(folder)
         return report
     try:
         fold(home)
