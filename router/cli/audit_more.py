@@ -163,7 +163,8 @@ def _request(report: CallReport, one: dict[str, Any]) -> list[str]:
     tier = f" (tier {one['service_tier']})" if one["service_tier"] else ""
     if one["state"] in ("maybe_billed", "estimated", "unknown"):
         most = "no bound" if one["upper_nusd"] is None else dollars(one["upper_nusd"])
-        cost = f"{cost} to {most}"
+        if one["cost_nusd"] is not None or one["upper_nusd"] is not None:
+            cost = f"{cost} to {most}"
     return [
         f"{one['attempt_id'].rpartition('-')[2]}, rung {one['rung']}",
         one["model"] or "",
