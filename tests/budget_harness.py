@@ -33,14 +33,16 @@ def main(url: str, home: str, limit_nusd: int, workers: int, kills: int) -> None
     """Fork, kill some, wait for the rest."""
     budgets = {"feature": {"default": {"usd_per_day": f"{limit_nusd / 1e9:.9f}"}}}
     policy = policy_with(budgets, {"retry": {"attempts": 2, "max_wait_s": 0.05}})
-    router = Router(policy, home=Path(home), backend=Plain(url))
-    children = [_child(router, number) for number in range(workers)]
+    backend = Plain(url)
+    router = Router(policy, home=Path(home), backend=backend)
+    children = [_child(router, backend, number) for number in range(workers)]
     dice = random.Random(20261121)
     for pid, receiving in children[:kills]:
-        for _ in range(dice.randint(1, 3)):  # As many answers, and then a part of the next request.
+        for _ in range(2 * dice.randint(1, 3) + 1):  # As many requests with their ends, and then one that has left.
             if not os.read(receiving, 1):
                 break
-        select.select([], [], [], dice.random() * 0.01)
+        if dice.random() < 0.5:
+            select.select([], [], [], dice.random() * 0.01)
         os.kill(pid, signal.SIGKILL)
     for pid, receiving in children:
         while os.read(receiving, 4096):
@@ -57,6 +59,8 @@ class Plain:
 
     def __init__(self, url: str) -> None:
         self._url = urlsplit(url)
+        self.told: int | None = None
+        """Where to tell that a request is about to leave."""
 
     def facts(self, model: Model) -> Facts:
         return Facts()
@@ -67,6 +71,8 @@ class Plain:
     def send(self, call: Call, timeout_s: float | None) -> Outcome:
         body = {"model": call.name, "messages": call.messages, "max_tokens": call.max_output_tokens}
         head = {"Content-Type": "application/json", "Authorization": "Bearer x"}
+        if self.told is not None:
+            os.write(self.told, b">")
         with closing(HTTPConnection(str(self._url.hostname), self._url.port, timeout=60)) as connection:
             try:
                 connection.request("POST", f"{self._url.path}/chat/completions", json.dumps(body), head)
@@ -88,7 +94,7 @@ class Plain:
         return await asyncio.to_thread(self.send, call, timeout_s)
 
 
-def _child(router: Router, number: int) -> tuple[int, int]:
+def _child(router: Router, backend: Plain, number: int) -> tuple[int, int]:
     receiving, sending = os.pipe()
     pid = os.fork()
     if pid:
@@ -97,6 +103,7 @@ def _child(router: Router, number: int) -> tuple[int, int]:
     os.close(receiving)
     code = 1
     try:
+        backend.told = sending
         spend(router, str(number), sending)
         code = 0
     finally:
