@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import pickle
+import signal
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -314,6 +317,36 @@ def test_a_forked_child_spends_from_blocks_of_its_own(home: Path) -> None:
         assert os.waitpid(child, 0)[1] == 0
         router.route("t", "hi", user="u")
         assert [(one.spent, one.held) for one in in_use(home, World()).values()] == [(3 * SMALL, 0)]
+
+
+def test_children_that_are_forked_while_threads_call_go_on(home: Path) -> None:
+    """No child inherits SQLite in the middle of a visit, where it would wait for ever for a thread it does not have."""
+    # A limit so small that every call visits the shared store.
+    with Router(policy_with(day(BOUND_SMALL)), home=home, backend=ScriptedModels({"small": YES})) as router:
+        over = threading.Event()
+
+        def call(user: str) -> None:
+            with suppress(BudgetExceeded):
+                router.route("t", "hi", user=user)
+
+        def call_on() -> None:
+            while not over.is_set():
+                call("ann")
+
+        threads = [threading.Thread(target=call_on) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        children = []
+        for number in range(30):
+            children.append(os.fork())
+            if children[-1] == 0:
+                signal.alarm(30)  # What ends one that hangs.
+                call(f"user {number}")
+                os._exit(0)
+        over.set()
+        for thread in threads:
+            thread.join()
+        assert [os.waitpid(child, 0)[1] for child in children] == [0] * 30
 
 
 def test_the_command_lists_every_budget_in_use(home: Path, cli: Cli) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from router.errors import LedgerError, warn
+from router.forks import visiting
 from router.world import World
 
 DATABASE = "users.db"
@@ -108,7 +109,7 @@ class UserKeys:
         try:
             self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
             path.touch(mode=0o600)
-            with closing(sqlite3.connect(path, timeout=10.0, isolation_level=None)) as database:
+            with visiting(), closing(sqlite3.connect(path, timeout=10.0, isolation_level=None)) as database:
                 if synchronous:
                     # Write-ahead logging is off on purpose: SQLite before 3.51.3 can corrupt a database that two share.
                     database.execute("PRAGMA journal_mode = TRUNCATE")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from router.core.counters import Line, Refusal
 from router.errors import StateError
+from router.forks import visiting
 from router.state.blocks import BlockStore, Budget, InUse, Place, Visit
 from router.state.sheets import Sheet
 from router.windows import moment_text, span
@@ -276,7 +277,8 @@ class SharedBudgets:
         for sheet in self._sheets:
             if sheet.free:
                 return sheet
-        self._sheets.append(self._store.sheet())
+        with visiting():  # A child that inherits one has to find it here.
+            self._sheets.append(self._store.sheet())
         return self._sheets[-1]
 
     def _forked(self) -> None:
