@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from router import Router, attribute
-from router.errors import BudgetExceeded, StateError
+from router.audit.forget import forget
+from router.errors import BudgetExceeded, RouterWarning, StateError
 from router.ledger import Fingerprints, load_secret
-from router.testing import Failure, Fault, Reply, ScriptedModels, SimulatedWorld, Usage
+from router.testing import Failure, Fault, Reply, ScriptedModels, SimulatedClock, SimulatedWorld, Usage
 from router.world import World
 from tests.budget_support import in_use, policy_with
 from tests.support import Cli, read_table
@@ -238,6 +239,39 @@ def test_a_named_entry_takes_the_place_of_the_default(case: Any) -> None:
     assert one.router.route("t", "hi", user="vip").text == "yes"
     with pytest.raises(BudgetExceeded), attribute(user="default"):
         one.router.route("t", "hi")
+
+
+def test_a_named_entry_stays_with_a_user_who_was_forgotten(home: Path) -> None:
+    """A running process finds it by the name that the policy has, whatever the user is called in the ledger."""
+    budgets = {"user": {"default": {"usd_per_day": 0}, "vip": {"usd_per_day": usd(10**9)}}}
+    clock = SimulatedClock()
+    backend = ScriptedModels({"small": YES})
+    with Router(policy_with(budgets), home=home, backend=backend, world=World(clock=clock)) as router:
+        router.route("t", "hi", user="vip")
+        forget(home, "vip")
+        clock.sleep(1.0)
+        assert router.route("t", "hi", user="vip").text == "yes"
+        used = in_use(home, World(clock=clock)).values()
+        assert [one.spent for one in used] == [SMALL, SMALL]  # The second as somebody new.
+
+
+def test_users_whose_keys_cannot_be_read_have_no_budget_to_spend(home: Path) -> None:
+    """Each process would begin its own; calls that no budget of a user holds go on, and so do all when it is mended."""
+    home.mkdir()
+    (home / "users.db").write_bytes(b"no database" * 100)
+    backend = ScriptedModels({"small": YES})
+    policy = policy_with({"user": {"ann": {"usd_per_day": usd(10**9)}}})
+    with Router(policy, home=home, backend=backend) as router:
+        with pytest.warns(RouterWarning, match=r"users\.db"):
+            assert router.route("t", "hi", user="ben").text == "yes"
+        for _ in range(2):
+            with pytest.raises(
+                StateError, match=r"users\.db: the keys of the users cannot be used .* nothing was sent"
+            ):
+                router.route("t", "hi", user="ann")
+        assert len(backend.history) == 1
+        (home / "users.db").unlink()
+        assert router.route("t", "hi", user="ann").text == "yes"
 
 
 def test_streams_and_shapes_are_held_too(case: Any) -> None:
