@@ -112,6 +112,20 @@ def test_a_budget_without_room_takes_nothing_from_the_others(tmp_path: Path) -> 
     assert isinstance(budgets.reserve([wide], 1_000), Hold)
 
 
+def test_others_see_at_once_what_a_request_cost_above_its_bound(tmp_path: Path) -> None:
+    """Also while the process that sent it keeps its block, and does nothing."""
+    world = SimulatedWorld()
+    one, other = SharedBudgets(tmp_path, world), SharedBudgets(tmp_path, world)
+    first, second = one.reserve([line(1_000)], 10), one.reserve([line(1_000)], 10)
+    assert isinstance(first, Hold)
+    assert isinstance(second, Hold)
+    one.settle(first, 900)
+    assert isinstance(other.reserve([line(1_000)], 91), Refusal)
+    assert isinstance(other.reserve([line(1_000)], 90), Hold)
+    one.settle(second, 10)
+    assert [(use.spent, use.held) for use in other.in_use()] == [(910, 90)]
+
+
 def test_a_limit_that_changes_holds_from_then_on(tmp_path: Path) -> None:
     """What was spent under the old limit counts under the new one."""
     budgets = SharedBudgets(tmp_path, SimulatedWorld())

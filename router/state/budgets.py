@@ -130,6 +130,7 @@ class SharedBudgets:
                 if in_dollars:
                     block.cells[block.used] += nusd - units
                     block.cells[block.held] -= units
+                    self._cover(block)
                 self._let_go(block)
             hold.parts = []
             self._flush()
@@ -217,6 +218,18 @@ class SharedBudgets:
             self._flush()
         resets_s = budget.span.end_s
         return Refusal(line, taken.spent, units, moment_text(resets_s, budget.time_zone), resets_s - now_s)
+
+    def _cover(self, block: _Block) -> None:
+        """Where a request cost more than its bound, others must not spend what is gone already."""
+        missing = block.cells[block.used] - block.granted
+        if missing <= 0:
+            return
+        wish = block.budget.limit // _BLOCKS_IN_LIMIT
+        with suppress(StateError):  # It is tried again when the block is used, and counted when it is given back.
+            with self._store.visit() as visit:
+                taken = visit.take(block.budget, block.at, missing, wish, force=True)
+            block.granted += taken.granted
+            block.scarce = taken.scarce
 
     def _undo(self, hold: Hold) -> None:
         for block, units, in_dollars in hold.parts:
