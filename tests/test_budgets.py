@@ -227,6 +227,23 @@ def test_a_clock_that_is_set_back_opens_no_window_again(tmp_path: Path) -> None:
             budgets.settle(found, 100)
 
 
+@pytest.mark.parametrize("window", ["minute", "day", "month"])
+@pytest.mark.parametrize("now_s", [-1e18, -62_135_596_801.0, 253_402_300_800.0, 1e18])
+def test_a_clock_beyond_every_date_keeps_its_budgets(tmp_path: Path, now_s: float, window: Window) -> None:
+    """It stands at the first or the last window that there is, wherever that is."""
+    world = SimulatedWorld()
+    world.clock._passed_s = now_s - world.clock.time()
+    budgets = SharedBudgets(tmp_path, world)
+    for zone in ("Pacific/Kiritimati", "Pacific/Midway"):
+        lines = [line(100, zone, window=window, time_zone=zone)]
+        hold = budgets.reserve(lines, 100)
+        assert isinstance(hold, Hold)
+        budgets.settle(hold, 100)
+        assert isinstance(budgets.reserve(lines, 1), Refusal)
+    assert [one.spent for one in budgets.in_use()] == [100, 100]
+    assert all(one.resets_at for one in budgets.in_use())
+
+
 def test_a_request_counts_in_the_window_in_which_it_left(tmp_path: Path) -> None:
     """Also when its answer comes in the next one."""
     world = SimulatedWorld()

@@ -193,6 +193,14 @@ def test_what_may_have_been_billed_counts_in_full(case: Any) -> None:
     assert one.spent() == [(BOUND_SMALL + SMALL + SMALL + BOUND_SMALL, 0)]
 
 
+@pytest.mark.parametrize("figure", [10**15 + 1, 2**63, 10**40])
+def test_a_figure_that_nobody_can_be_billed_counts_as_none(case: Any, figure: int) -> None:
+    """The price of what was used takes its place, and nothing stays held."""
+    one = case(day(10**9), small=Reply("yes", USAGE, reported_cost_nusd=figure))
+    assert one.router.route("t", "hi", user="u").cost_nusd == SMALL
+    assert one.spent() == [(SMALL, 0)]
+
+
 def test_a_retry_is_a_request_of_its_own(case: Any) -> None:
     """One that does not fit any more is not made, and the call climbs or ends as after the last attempt."""
     one = case(day(2 * BOUND_SMALL - 1), small=Failure(Fault.TIMEOUT), ladder=["small"])

@@ -18,7 +18,7 @@ from router.errors import StateError
 from router.forks import visiting
 from router.state.blocks import BlockStore, Budget, InUse, Place, Visit
 from router.state.sheets import Sheet
-from router.windows import moment_text, span
+from router.windows import dated, moment_text, span
 from router.world import World
 
 # A block is this part of the limit while there is plenty.
@@ -90,7 +90,7 @@ class SharedBudgets:
             The shared state cannot be read or written.
         """
         with self._lock:
-            now_s = self._world.clock.time()
+            now_s = dated(self._world.clock.time())
             hold = Hold(self._age, lines)
             try:
                 for line in lines:
@@ -144,7 +144,7 @@ class SharedBudgets:
             The shared state cannot be read or written.
         """
         with self._lock:
-            now_s = self._world.clock.time()
+            now_s = dated(self._world.clock.time())
             for line in lines:
                 if nusd and line.counter.unit == "usd":
                     found = self._room(line, nusd, now_s, force=True)
@@ -161,7 +161,7 @@ class SharedBudgets:
         """
         with self._store.visit() as visit:
             visit.recover()
-            return visit.in_use(self._world.clock.time())
+            return visit.in_use(dated(self._world.clock.time()))
 
     def close(self) -> None:
         """Give every block back, as soon as nothing is under way."""
