@@ -201,6 +201,15 @@ def test_a_figure_that_nobody_can_be_billed_counts_as_none(case: Any, figure: in
     assert one.spent() == [(SMALL, 0)]
 
 
+def test_tokens_that_nobody_can_pay_leave_no_hold(case: Any) -> None:
+    """Whatever a backend says was used, the budget is simply spent."""
+    one = case(day(10**9), small=Reply("yes", Usage(input_tokens=10**30)))
+    assert one.router.route("t", "hi", user="u").text == "yes"
+    assert one.spent() == [(10**18, 0)]
+    with pytest.raises(BudgetExceeded):
+        one.router.route("t", "hi", user="u")
+
+
 def test_a_retry_is_a_request_of_its_own(case: Any) -> None:
     """One that does not fit any more is not made, and the call climbs or ends as after the last attempt."""
     one = case(day(2 * BOUND_SMALL - 1), small=Failure(Fault.TIMEOUT), ladder=["small"])

@@ -53,11 +53,13 @@ class Rung:
     price_source: str = ""
     """Where the price comes from: the policy, the price map by its version, or both."""
     change: tuple[float, Price] | None = None
-    """The price that takes the place of this one within the hour, after the instant that it begins at."""
+    """The price that takes the place of this one, after the instant that it begins at."""
+    change_is_near: bool = True
+    """Whether a call of usual length may see it begin."""
     rates: Rates = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rates", Rates(self.price, self.price_source, self.change))
+        object.__setattr__(self, "rates", Rates(self.price, self.price_source, self.change, near=self.change_is_near))
 
     def can(self, capability: str) -> bool | None:
         """Whether the model can do this; `None` where nobody knows."""

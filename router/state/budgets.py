@@ -25,6 +25,8 @@ from router.world import World
 _BLOCKS_IN_LIMIT = 50
 # Blocks that a process keeps at most where nothing is under way; users come and go.
 _MOST_BLOCKS = 1000
+# No limit is higher, and a few of these still fit into a cell of the sheet.
+_MOST_UNITS = 10**18
 
 
 class _Block:
@@ -123,6 +125,7 @@ class SharedBudgets:
         with self._lock:
             if hold.age != self._age:
                 return
+            nusd = min(nusd, _MOST_UNITS)
             if nusd and not any(in_dollars for *_, in_dollars in hold.parts):
                 with suppress(StateError):
                     self.charge(hold.lines, nusd)  # It was to be free, so that nothing was reserved.
@@ -144,7 +147,7 @@ class SharedBudgets:
             The shared state cannot be read or written.
         """
         with self._lock:
-            now_s = dated(self._world.clock.time())
+            now_s, nusd = dated(self._world.clock.time()), min(nusd, _MOST_UNITS)
             for line in lines:
                 if nusd and line.counter.unit == "usd":
                     found = self._room(line, nusd, now_s, force=True)
