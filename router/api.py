@@ -25,7 +25,7 @@ from router.ledger.fold import SEGMENTS_FOLDER
 from router.models import Backend, origin
 from router.models.record import Recorder
 from router.models.recording import REDACTED
-from router.options import Options, Prompt, allowed, request_of, top_only, trace_of
+from router.options import Options, Prompt, allowed, attribution, request_of, top_only, trace_of
 from router.reload import Reloader
 from router.repeat import Repeats, key_of
 from router.report import Reporter
@@ -252,7 +252,7 @@ class Router:
         Returns what it cost in dollars, by the provider's figure or the price of its model; `None` when unknown.
         """
         in_force, prints = self._in_force, self._fingerprints or self._load_fingerprints()
-        spent = lambda trace, nusd: self._budgets.charge(in_force.lines(trace, prints), nusd)  # noqa: E731
+        spent = lambda trace, user, nusd: self._budgets.charge(in_force.lines(trace, user, prints), nusd)  # noqa: E731
         meter = Meter(in_force.loaded, in_force.backend, self._ledger, prints, self._world, spent)
         return meter.record(response, model, options)
 
@@ -327,7 +327,7 @@ class Router:
             self._keep(in_force)
         prints = self._fingerprints or self._load_fingerprints()
         trace = trace_of(plan, request, options, prints, origin(in_force.backend))
-        lines = in_force.lines(trace, prints)
+        lines = in_force.lines(trace, attribution(options).get("user"), prints)
         ride = Ride(
             trace,
             world=self._world,

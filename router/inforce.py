@@ -35,7 +35,7 @@ class InForce:
         self._clock = clock
         self.usual: dict[str, defaultdict[str, Usual]] = defaultdict(lambda: defaultdict(Usual))
         """By task and model, what requests usually come to."""
-        self._limits: Limits | None = None
+        self._limits = Limits(loaded.policy)
         self._plans = Plans(loaded, self.backend, checks, clock)
         for task in checks:
             self._require(task)
@@ -53,11 +53,15 @@ class InForce:
         self._require(task)
         return self._plans.get(task)
 
-    def lines(self, trace: Trace, fingerprints: Fingerprints) -> tuple[Line, ...]:
-        """The budgets that a call is held to."""
-        if self._limits is None:
-            self._limits = Limits(self.loaded.policy, fingerprints)
-        return self._limits.of(trace)
+    def lines(self, trace: Trace, user: str | None, fingerprints: Fingerprints) -> tuple[Line, ...]:
+        """The budgets that a call of this user is held to.
+
+        Raises
+        ------
+        StateError
+            The user has a budget, and a name in it that other processes do not know.
+        """
+        return self._limits.of(trace, user, fingerprints)
 
     def saw(self, task: str, attempts: Sequence[Attempt]) -> None:
         """What the providers served for a call of this task."""

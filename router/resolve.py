@@ -13,10 +13,10 @@ from typing import Any
 from router.core.answer import Attempt
 from router.core.binding import binding, changed
 from router.core.checks import Check, build_check
-from router.core.dated import NOTICE_S, next_change, own_price, price_source, starts_s
+from router.core.dated import next_change, own_price, price_source, starts_s
 from router.core.plan import Force, Plan, Rung, Standing, follow
 from router.core.policy import Policy, Task
-from router.core.pricing import merged
+from router.core.pricing import NOTICE_S, merged
 from router.core.tuned import TunedRung
 from router.errors import PolicyError, warn
 from router.events import guarded
@@ -209,7 +209,8 @@ def _ladder(policy: Policy, name: str, backend: Backend, tuned: Tuned | None, no
                 price=merged(own, facts.price),
                 price_source=price_source(own, facts.price, facts.price_source),
                 image_tokens=model.image_tokens or facts.image_tokens,
-                change=change if change and change.starts_s - now_s <= NOTICE_S else None,
+                change=change,
+                change_is_near=change is not None and change.starts_s - now_s <= NOTICE_S,
                 threshold=threshold,
                 calibrators=tuned.calibrators.get(rung, ()) if tuned else (),
                 confidence_source=tuned.source if tuned else "prior",

@@ -33,10 +33,11 @@ from router.core.call import (
     output_tokens_estimate,
 )
 from router.core.faults import Fault
-from router.core.policy import Model, Price
-from router.errors import InvalidCall, RouterError
+from router.core.policy import Model, Policy, Price, Task
+from router.errors import InvalidCall, PolicyError, RouterError, shown
 from router.models import Facts, whole_chunk
 from router.models import litellm as _litellm_door
+from router.spec import adopt
 from router.world import AppendFile, Clock, SystemClock, World
 
 __all__ = [
@@ -84,6 +85,11 @@ class ScriptedModels:
         Prices and limits by litellm name, for policies that name none.
     price
         What every other model costs where the policy names no price: cost limits refuse a model without one.
+
+    Raises
+    ------
+    PolicyError
+        The price is none that a policy could have.
     """
 
     def __init__(
@@ -99,7 +105,7 @@ class ScriptedModels:
         self._latency_s = dict(latency_s or {})
         self._clock = clock or SystemClock()
         self._facts = dict(facts or {})
-        self._usual = Facts(price, price_source="script" if price else "")
+        self._usual = Facts(price and _checked(price), price_source="script" if price else "")
         self.history: list[Call] = []
         """Every request, in the order in which they came."""
 
@@ -153,6 +159,14 @@ class ScriptedModels:
         if not isinstance(said, str | Reply | Failure):
             raise _no_script(call.name, said)
         return reply(said, call) if isinstance(said, str) else said
+
+
+def _checked(price: Price) -> Price:
+    """A price as a policy would read it."""
+    if not isinstance(price, Price):
+        raise PolicyError(f"is {shown(price)}; give a `Price`, such as Price(request_usd=0.01)", where="price")
+    one = Policy(1, {"price": Model("scripted", price=price)}, {"price": Task(("price",))})
+    return adopt(one).policy.models["price"].price
 
 
 def _in_words(outcome: Outcome) -> Iterator[Chunk | Outcome]:

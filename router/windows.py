@@ -10,6 +10,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from router.core.limits import Window
 
 _SECONDS = {"minute": 60, "hour": 3600}
+# The years 2 to 9998: beyond them a window of some place would begin or end at no date that there is.
+_FIRST_S, _LAST_S = -62_104_060_800.0, 253_368_086_400.0
 
 
 class Span(NamedTuple):
@@ -17,6 +19,11 @@ class Span(NamedTuple):
 
     start_s: int
     end_s: int
+
+
+def dated(time_s: float) -> float:
+    """A moment with a date; a clock that is far out stands at the first or the last one."""
+    return max(_FIRST_S, min(_LAST_S, time_s))
 
 
 def span(window: Window, time_zone: str, now_s: float) -> Span:

@@ -112,6 +112,20 @@ def test_a_budget_without_room_takes_nothing_from_the_others(tmp_path: Path) -> 
     assert isinstance(budgets.reserve([wide], 1_000), Hold)
 
 
+def test_others_see_at_once_what_a_request_cost_above_its_bound(tmp_path: Path) -> None:
+    """Also while the process that sent it keeps its block, and does nothing."""
+    world = SimulatedWorld()
+    one, other = SharedBudgets(tmp_path, world), SharedBudgets(tmp_path, world)
+    first, second = one.reserve([line(1_000)], 10), one.reserve([line(1_000)], 10)
+    assert isinstance(first, Hold)
+    assert isinstance(second, Hold)
+    one.settle(first, 900)
+    assert isinstance(other.reserve([line(1_000)], 91), Refusal)
+    assert isinstance(other.reserve([line(1_000)], 90), Hold)
+    one.settle(second, 10)
+    assert [(use.spent, use.held) for use in other.in_use()] == [(910, 90)]
+
+
 def test_a_limit_that_changes_holds_from_then_on(tmp_path: Path) -> None:
     """What was spent under the old limit counts under the new one."""
     budgets = SharedBudgets(tmp_path, SimulatedWorld())
@@ -211,6 +225,23 @@ def test_a_clock_that_is_set_back_opens_no_window_again(tmp_path: Path) -> None:
         assert isinstance(found, Hold) is room, days
         if isinstance(found, Hold):
             budgets.settle(found, 100)
+
+
+@pytest.mark.parametrize("window", ["minute", "day", "month"])
+@pytest.mark.parametrize("now_s", [-1e18, -62_135_596_801.0, 253_402_300_800.0, 1e18])
+def test_a_clock_beyond_every_date_keeps_its_budgets(tmp_path: Path, now_s: float, window: Window) -> None:
+    """It stands at the first or the last window that there is, wherever that is."""
+    world = SimulatedWorld()
+    world.clock._passed_s = now_s - world.clock.time()
+    budgets = SharedBudgets(tmp_path, world)
+    for zone in ("Pacific/Kiritimati", "Pacific/Midway"):
+        lines = [line(100, zone, window=window, time_zone=zone)]
+        hold = budgets.reserve(lines, 100)
+        assert isinstance(hold, Hold)
+        budgets.settle(hold, 100)
+        assert isinstance(budgets.reserve(lines, 1), Refusal)
+    assert [one.spent for one in budgets.in_use()] == [100, 100]
+    assert all(one.resets_at for one in budgets.in_use())
 
 
 def test_a_request_counts_in_the_window_in_which_it_left(tmp_path: Path) -> None:

@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from router import Policy, Router, load_policy
 from router.core.call import Call, Outcome, Reply, Usage
 from router.core.dated import next_change, own_price, price_source, starts_s
+from router.core.limits import Allowance, Budgets
 from router.core.policy import Model, Price, Retry, Task
 from router.core.pricing import Rates
 from router.errors import CostLimitExceeded, PolicyError
 from router.models import Facts
 from router.testing import Failure, Fault, ScriptedModels, SimulatedWorld
+from tests.budget_support import in_use
 from tests.strategies import prices, usages
 from tests.support import Cli, read_table
 
@@ -131,6 +133,27 @@ def test_a_bound_near_the_edge_covers_both_prices(before_s: float, room: bool) -
     else:
         with pytest.raises(CostLimitExceeded):
             router.route("t", long, max_cost_usd=limit_usd)
+
+
+def test_a_call_that_waits_past_an_edge_leaves_with_room_for_the_new_price(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It began long before the change, so its bound covers both prices from the start."""
+    world = _at(EDGE_S - 86_400.0)
+    sleep = world.clock.sleep
+    monkeypatch.setattr(world.clock, "sleep", lambda seconds: sleep(seconds * 600))  # A day of short pauses is many.
+    held: list[int] = []
+
+    def script(_: Call) -> Outcome:
+        held.extend(one.held for one in in_use(home, world).values())
+        return Reply("yes", Usage(30, output_tokens=1000))
+
+    budgets = Budgets(task={"default": Allowance(usd_per_day=D("0.006"), at_limit="wait")})
+    policy = Policy(1, {"m": Model("m", price=OWN)}, {"t": Task(("m",), max_output_tokens=1000)}, budgets=budgets)
+    with Router(policy, home=home, backend=ScriptedModels({"m": script}), world=world) as router:
+        costs = [router.route("t", "hi").cost_nusd, router.route("t", "hi", deadline_s=200_000).cost_nusd]
+    assert costs == [30_000 + 4_000_000, 60_000 + 4_000_000]
+    assert held == [34_000 + 4_000_000, 68_000 + 4_000_000]
 
 
 def test_the_ledger_says_which_price_and_which_tier_were_used(home: Path) -> None:

@@ -7,7 +7,10 @@ import json
 import os
 import pickle
 import re
+import signal
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,9 +18,10 @@ from typing import Any
 import pytest
 
 from router import Router, attribute
-from router.errors import BudgetExceeded, StateError
+from router.audit.forget import forget
+from router.errors import BudgetExceeded, RouterWarning, StateError
 from router.ledger import Fingerprints, load_secret
-from router.testing import Failure, Fault, Reply, ScriptedModels, SimulatedWorld, Usage
+from router.testing import Failure, Fault, Reply, ScriptedModels, SimulatedClock, SimulatedWorld, Usage
 from router.world import World
 from tests.budget_support import in_use, policy_with
 from tests.support import Cli, read_table
@@ -210,6 +214,23 @@ def test_what_may_have_been_billed_counts_in_full(case: Any) -> None:
     assert one.spent() == [(BOUND_SMALL + SMALL + SMALL + BOUND_SMALL, 0)]
 
 
+@pytest.mark.parametrize("figure", [10**15 + 1, 2**63, 10**40])
+def test_a_figure_that_nobody_can_be_billed_counts_as_none(case: Any, figure: int) -> None:
+    """The price of what was used takes its place, and nothing stays held."""
+    one = case(day(10**9), small=Reply("yes", USAGE, reported_cost_nusd=figure))
+    assert one.router.route("t", "hi", user="u").cost_nusd == SMALL
+    assert one.spent() == [(SMALL, 0)]
+
+
+def test_tokens_that_nobody_can_pay_leave_no_hold(case: Any) -> None:
+    """Whatever a backend says was used, the budget is simply spent."""
+    one = case(day(10**9), small=Reply("yes", Usage(input_tokens=10**30)))
+    assert one.router.route("t", "hi", user="u").text == "yes"
+    assert one.spent() == [(10**18, 0)]
+    with pytest.raises(BudgetExceeded):
+        one.router.route("t", "hi", user="u")
+
+
 def test_a_retry_is_a_request_of_its_own(case: Any) -> None:
     """One that does not fit any more is not made, and the call climbs or ends as after the last attempt."""
     one = case(day(2 * BOUND_SMALL - 1), small=Failure(Fault.TIMEOUT), ladder=["small"])
@@ -256,6 +277,39 @@ def test_a_named_entry_takes_the_place_of_the_default(case: Any) -> None:
     assert one.router.route("t", "hi", user="vip").text == "yes"
     with pytest.raises(BudgetExceeded), attribute(user="default"):
         one.router.route("t", "hi")
+
+
+def test_a_named_entry_stays_with_a_user_who_was_forgotten(home: Path) -> None:
+    """A running process finds it by the name that the policy has, whatever the user is called in the ledger."""
+    budgets = {"user": {"default": {"usd_per_day": 0}, "vip": {"usd_per_day": usd(10**9)}}}
+    clock = SimulatedClock()
+    backend = ScriptedModels({"small": YES})
+    with Router(policy_with(budgets), home=home, backend=backend, world=World(clock=clock)) as router:
+        router.route("t", "hi", user="vip")
+        forget(home, "vip")
+        clock.sleep(1.0)
+        assert router.route("t", "hi", user="vip").text == "yes"
+        used = in_use(home, World(clock=clock)).values()
+        assert [one.spent for one in used] == [SMALL, SMALL]  # The second as somebody new.
+
+
+def test_users_whose_keys_cannot_be_read_have_no_budget_to_spend(home: Path) -> None:
+    """Each process would begin its own; calls that no budget of a user holds go on, and so do all when it is mended."""
+    home.mkdir()
+    (home / "users.db").write_bytes(b"no database" * 100)
+    backend = ScriptedModels({"small": YES})
+    policy = policy_with({"user": {"ann": {"usd_per_day": usd(10**9)}}})
+    with Router(policy, home=home, backend=backend) as router:
+        with pytest.warns(RouterWarning, match=r"users\.db"):
+            assert router.route("t", "hi", user="ben").text == "yes"
+        for _ in range(2):
+            with pytest.raises(
+                StateError, match=r"users\.db: the keys of the users cannot be used .* nothing was sent"
+            ):
+                router.route("t", "hi", user="ann")
+        assert len(backend.history) == 1
+        (home / "users.db").unlink()
+        assert router.route("t", "hi", user="ann").text == "yes"
 
 
 def test_streams_and_shapes_are_held_too(case: Any) -> None:
@@ -335,6 +389,36 @@ def test_a_forked_child_spends_from_blocks_of_its_own(home: Path) -> None:
         assert os.waitpid(child, 0)[1] == 0
         router.route("t", "hi", user="u")
         assert [(one.spent, one.held) for one in in_use(home, World()).values()] == [(3 * SMALL, 0)]
+
+
+def test_children_that_are_forked_while_threads_call_go_on(home: Path) -> None:
+    """No child inherits SQLite in the middle of a visit, where it would wait for ever for a thread it does not have."""
+    # A limit so small that every call visits the shared store.
+    with Router(policy_with(day(BOUND_SMALL)), home=home, backend=ScriptedModels({"small": YES})) as router:
+        over = threading.Event()
+
+        def call(user: str) -> None:
+            with suppress(BudgetExceeded):
+                router.route("t", "hi", user=user)
+
+        def call_on() -> None:
+            while not over.is_set():
+                call("ann")
+
+        threads = [threading.Thread(target=call_on) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        children = []
+        for number in range(30):
+            children.append(os.fork())
+            if children[-1] == 0:
+                signal.alarm(30)  # What ends one that hangs.
+                call(f"user {number}")
+                os._exit(0)
+        over.set()
+        for thread in threads:
+            thread.join()
+        assert [os.waitpid(child, 0)[1] for child in children] == [0] * 30
 
 
 def test_the_command_lists_every_budget_in_use(home: Path, cli: Cli) -> None:

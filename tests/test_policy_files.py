@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router import Router
-from router.core.policy import AnswerKind, Model, Policy, Task
+from router.core.limits import Allowance, Budgets
+from router.core.policy import AnswerKind, Budget, Model, Policy, Price, Task
 from router.errors import PolicyError
 from router.spec import adopt, load, load_policy
 from router.spec.document import Document, merge
@@ -811,6 +813,20 @@ def test_a_value_that_no_file_could_hold_is_refused(params: dict[str, Any]) -> N
     """What cannot be written down cannot be hashed or recorded."""
     with pytest.raises(PolicyError, match="holds a value that no file could"):
         adopt(Policy(1, {"m": Model("a/b", params=params)}))
+
+
+@pytest.mark.parametrize("figure", [math.nan, math.inf, -math.inf])
+def test_a_figure_without_end_is_no_limit_that_was_left_out(figure: Any) -> None:
+    """Wherever it stands in a policy that was built in Python."""
+    base = {"m": Model("a/b")}
+    price, task, user = Price(request_usd=figure), Budget(usd_per_day=figure), Allowance(figure, figure, usd_per_day=1)  # type: ignore[arg-type]
+    for policy, place in [
+        (Policy(1, {"m": Model("a/b", price=price)}), "models.m.price.request_usd"),
+        (Policy(1, base, {"t": Task(("m",), budget=task)}), "tasks.t.budget.usd_per_day"),
+        (Policy(1, base, budgets=Budgets(user={"ann": user})), "budgets.user.ann.usd_per_minute"),
+    ]:
+        with pytest.raises(PolicyError, match=f"{place}: should be a finite number, found {figure}"):
+            adopt(policy)
 
 
 def test_a_policy_of_wrong_types_is_refused() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import math
 import time
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from router import Router
 from router.core.call import Call, Failure, Reply, Usage
 from router.core.faults import Fault
 from router.core.policy import Price
-from router.errors import DeadlineExceeded, InvalidCall, NetworkForbidden, RequestRefused, RouterError
+from router.errors import DeadlineExceeded, InvalidCall, NetworkForbidden, PolicyError, RequestRefused, RouterError
 from router.models import Facts
 from router.testing import (
     Script,
@@ -345,6 +347,22 @@ def _say_twice(said: Any) -> None:
     with Router(make_policy(), backend=ScriptedModels({"small": said, "large": "b"})) as router:
         router.route("t", "hi")
         router.route("t", "hi")
+
+
+@pytest.mark.parametrize(
+    ("price", "problem"),
+    [
+        (Price(request_usd=Decimal(-1)), "request_usd: should be greater than or equal to 0"),
+        (Price(request_usd=Decimal("NaN")), "request_usd: should be a finite number"),
+        (Price(input_usd_per_mtok=math.nan), "input_usd_per_mtok: should be a finite number"),  # type: ignore[arg-type]
+        (Price(request_usd="cheap"), "request_usd: "),  # type: ignore[arg-type]
+        ("0.01", "price: is .*; give a `Price`"),
+    ],
+)
+def test_a_price_that_no_policy_could_have_is_refused(price: Any, problem: str) -> None:
+    """Before any call: a negative one would give room back to every budget."""
+    with pytest.raises(PolicyError, match=problem):
+        ScriptedModels({"small": "yes"}, price=price)
 
 
 @pytest.mark.parametrize("backend", [{}, {"small": "yes"}, "replay.jsonl"], ids=repr)

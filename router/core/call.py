@@ -173,6 +173,10 @@ class Failure:
 Outcome = Reply | Failure
 
 
+# More than anybody's bill; sums of such figures must stay within the 63 bits that a ledger and a budget have.
+MOST_NUSD = 10**15
+
+
 def plausible(outcome: Outcome) -> Outcome:
     """The outcome without figures that cannot be; they then count as not reported. A backend may be anybody's."""
     usage = outcome.usage
@@ -181,7 +185,7 @@ def plausible(outcome: Outcome) -> Outcome:
     if not all(type(count) is int and count >= 0 for count in counts):
         wrong["usage"] = None
     cost = outcome.reported_cost_nusd
-    if cost is not None and (type(cost) is not int or cost < 0):
+    if cost is not None and (type(cost) is not int or not 0 <= cost <= MOST_NUSD):
         wrong["reported_cost_nusd"] = None
     seconds = "latency_ms" if isinstance(outcome, Reply) else "retry_after_s"
     value = getattr(outcome, seconds)

@@ -13,9 +13,6 @@ from typing import NamedTuple
 from router.core.policy import Price
 from router.core.pricing import merged
 
-# A plan is made anew so long before a change, and its bounds cover both prices from then on. No call lasts longer.
-NOTICE_S = 3600.0
-
 _DEFAULT = Price()
 _TIME = r"[T ](\d\d):(\d\d)(?::(\d\d))?(Z|[+-]([01]\d|2[0-3]):?([0-5]\d))?"
 _DATE = re.compile(rf"([12]\d{{3}})-(\d\d)-(\d\d)(?:{_TIME})?")

@@ -55,7 +55,9 @@ class Rung:
     price_source: str = ""
     """Where the price comes from: the policy, the price map by its version, or both."""
     change: tuple[float, Price] | None = None
-    """The price that takes the place of this one within the hour, after the instant that it begins at."""
+    """The price that takes the place of this one, after the instant that it begins at."""
+    change_is_near: bool = True
+    """Whether a call of usual length may see it begin."""
     words: Mapping[WordSignal, Words] = field(default_factory=dict)
     """What the words of a prompt and of a draft say."""
     rates: Rates = field(init=False, compare=False)
@@ -64,7 +66,7 @@ class Rung:
     needs_words: frozenset[WordSignal] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rates", Rates(self.price, self.price_source, self.change))
+        object.__setattr__(self, "rates", Rates(self.price, self.price_source, self.change, near=self.change_is_near))
         named = {name for one in (*self.calibrators, *self.gain, *self.prompt) for name in one.signals}
         object.__setattr__(self, "blocks", frozenset(BLOCKS[name] for name in named if name in BLOCKS))
         object.__setattr__(self, "needs_words", frozenset(name for name in self.words if name in named))

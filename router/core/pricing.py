@@ -17,6 +17,9 @@ from router.core.policy import Price, PriceTier
 from router.core.usual import Usual
 
 NUSD_PER_USD = 1_000_000_000
+# A plan is made anew so long before a price changes, and its bounds cover both prices from then on. Those of a call
+# that may last longer, because it waits for room in a budget, always do.
+NOTICE_S = 3600.0
 _SECONDS_PER_HOUR = 3600
 _NUSD_PER_USD_PER_MTOK = Decimal(1000)  # 1e9 nano-dollars a dollar / 1e6 tokens
 # The program around us may have set a coarse decimal context for its own sums, or traps.
@@ -109,12 +112,30 @@ class Rates:
     Every rate is in nano-dollars a token times `scale`, the power of ten that makes all of them whole.
     """
 
-    __slots__ = ("_bands", "_flat", "_limit", "_next", "_request", "_scale", "_second", "_usual", "by_second", "source")
+    __slots__ = (
+        "_bands",
+        "_flat",
+        "_limit",
+        "_near",
+        "_next",
+        "_request",
+        "_scale",
+        "_second",
+        "_usual",
+        "by_second",
+        "source",
+    )
 
-    def __init__(self, price: Price, source: str = "", following: tuple[float, Price] | None = None) -> None:
-        """`following` is the price that soon takes the place of this one, after the instant that it begins at."""
+    def __init__(
+        self, price: Price, source: str = "", following: tuple[float, Price] | None = None, *, near: bool = True
+    ) -> None:
+        """`following` is the price that takes the place of this one, after the instant that it begins at.
+
+        `near`: a call that begins now may see it begin.
+        """
         self.source = source
         self._next = (following[0], Rates(following[1], source)) if following else None
+        self._near = near
         with localcontext(_EXACT):
             self._make(price)
 
@@ -185,11 +206,11 @@ class Rates:
     ) -> int | None:
         """The most a request can cost with at most so many tokens, or `None` when nothing bounds it.
 
-        A request for a service tier may be served in the usual one, so both bound it; so does a price that is about
-        to begin.
+        A request for a service tier may be served in the usual one, so both bound it; so does a price that may begin
+        within these seconds, which are those that the whole call may take.
         """
         own = self._upper_nusd(input_tokens, output_tokens, seconds, tier)
-        if self._next is None or own is None:
+        if self._next is None or own is None or not (self._near or (seconds or 0.0) > NOTICE_S):
             return own
         following = self._next[1].upper_nusd(input_tokens, output_tokens, seconds, tier)
         return None if following is None else max(own, following)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from router.core.call import Message
-from router.errors import warn
+from router.errors import LedgerError, StateError, warn
 from router.ledger.users import UserKeys
 from router.world import World
 
@@ -30,6 +30,7 @@ class Fingerprints:
     def __init__(self, secret: bytes, keys: UserKeys | None = None) -> None:
         self._key = hmac.new(secret, digestmod=sha256)
         self._keys = keys
+        self._problem: LedgerError | None = None  # Why no other process has this key.
         self._users: dict[str, Fingerprints] = {}
 
     def of(self, user: str | None) -> Fingerprints:
@@ -43,7 +44,27 @@ class Fingerprints:
         users = self._users
         found = users.get(user)
         if found is None:
-            found = users[user] = Fingerprints(keys.key(self.name("user", user) or ""))
+            key = keys.key(self.name("user", user) or "")
+            found = Fingerprints(key)
+            found._problem = keys.problem(key)
+            users[user] = found
+        return found
+
+    def shared(self, user: str) -> Fingerprints:
+        """Those of a user as every process has them.
+
+        Raises
+        ------
+        StateError
+            The user's key cannot be read or written, so that what other processes counted is not found.
+        """
+        found = self.of(user)
+        if found._problem is not None:
+            self._users.pop(user, None)  # The next call looks again.
+            raise StateError(
+                f"{found._problem}; the budgets of users cannot be found without them, so nothing was sent",
+                path=found._problem.path,
+            ) from found._problem
         return found
 
     def name(self, kind: str, value: str | None) -> str | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from router.errors import LedgerError, warn
+from router.forks import visiting
 from router.world import World
 
 DATABASE = "users.db"
@@ -32,7 +33,7 @@ class UserKeys:
         self._synchronous = "NORMAL" if sync == "full" else "OFF"
         # Where keys cannot be kept: nobody finds these users again, and calls go on.
         self._spare = self._new_key()
-        self._warned = False
+        self._problem: LedgerError | None = None
         self._looked_s = world.clock.monotonic()
         self._forgotten = self._mark_size()
 
@@ -45,11 +46,15 @@ class UserKeys:
                     database.execute("INSERT OR IGNORE INTO users VALUES (?, ?)", (name, self._new_key()))
                     found = _key(database, name)
         except LedgerError as error:
-            if not self._warned:
-                self._warned = True
+            told, self._problem = self._problem, error
+            if told is None:
                 warn(f"{error}; calls of further users are recorded, and this process alone can tell whose they are")
             found = None
         return found or self._spare + name.encode()
+
+    def problem(self, key: bytes) -> LedgerError | None:
+        """Why a key that was given is this process's own and no other's, if it is."""
+        return self._problem if key.startswith(self._spare) else None
 
     def find(self, name: str) -> bytes | None:
         """The key of a user that has one.
@@ -108,7 +113,7 @@ class UserKeys:
         try:
             self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
             path.touch(mode=0o600)
-            with closing(sqlite3.connect(path, timeout=10.0, isolation_level=None)) as database:
+            with visiting(), closing(sqlite3.connect(path, timeout=10.0, isolation_level=None)) as database:
                 if synchronous:
                     # Write-ahead logging is off on purpose: SQLite before 3.51.3 can corrupt a database that two share.
                     database.execute("PRAGMA journal_mode = TRUNCATE")

@@ -38,7 +38,7 @@ class Meter:
         ledger: LedgerWriter,
         fingerprints: Fingerprints,
         world: World,
-        on_spent: Callable[[Trace, int], None],
+        on_spent: Callable[[Trace, str | None, int], None],
     ) -> None:
         self._loaded = loaded
         self._backend = backend
@@ -81,17 +81,17 @@ class Meter:
         self._ledger.record(settle_row(attempt, now_s))
         step = Step(0, name, "accept", "metered", cost_nusd=attempt.amount.nusd, attempts=1)
         self._ledger.record(metered_row(trace, step, attempt, now_s))
-        self._count(trace, attempt.amount.nusd or 0)
+        self._count(trace, who.get("user"), attempt.amount.nusd or 0)
         cost_usd = usd(attempt.amount.nusd)
         if events.wanted():
             people = {"feature": trace.feature, "tenant": trace.tenant, "user": trace.user}
             events.emit("meter", {"route_id": route_id, "model": name, "cost_usd": cost_usd, **people})
         return cost_usd
 
-    def _count(self, trace: Trace, nusd: int) -> None:
+    def _count(self, trace: Trace, user: str | None, nusd: int) -> None:
         """Count it in the budgets. It is paid for: a disk that cannot be written must not take the response away."""
         try:
-            self._on_spent(trace, nusd)
+            self._on_spent(trace, user, nusd)
         except StateError as error:
             events.emit("router.state_failed", {"problem": str(error)}, level=logging.ERROR)
             warn(f"a metered call is not counted in its budgets: {error}")

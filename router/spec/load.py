@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -89,11 +90,22 @@ def policy_source(source: str | Path | None) -> Path:
 def adopt(policy: Policy) -> Loaded:
     """A policy that was built in Python, checked like one that was read."""
     try:
+        given = _adapter().dump_python(policy, warnings=False)
         data = _adapter().dump_python(policy, mode="json", exclude_none=True, warnings=False)
         json.dumps(data)
     except ValueError as error:
         raise PolicyError("holds a value that no file could; use text, numbers, lists and mappings") from error
+    _refuse_endless(given, ())
     return _loaded(Document(data), (), None)
+
+
+def _refuse_endless(value: Any, where: Path_) -> None:
+    """NaN and infinity: JSON has no word for them, so that a limit would turn into none."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise PolicyError(f"should be a finite number, found {value}", where=dotted(where))
+    if isinstance(value, Mapping | list | tuple):
+        for key, part in value.items() if isinstance(value, Mapping) else enumerate(value):
+            _refuse_endless(part, (*where, key))
 
 
 def _loaded(document: Document, files: tuple[Path, ...], folder: Path | None, source: Path | None = None) -> Loaded:

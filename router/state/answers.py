@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from router.errors import StateError
+from router.forks import visiting
 
 DATABASE = "answers.db"
 CLAIMS_FOLDER = "claims"
@@ -89,7 +90,7 @@ class AnswerStore:
             The claim cannot be written.
         """
         path = self._folder / CLAIMS_FOLDER / name
-        with self._errors():
+        with self._errors(), visiting():
             _make(self._folder.parent, self._folder, path.parent)
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
@@ -117,7 +118,7 @@ class AnswerStore:
     @contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:
         path = self._folder / DATABASE
-        with self._errors():
+        with self._errors(), visiting():
             _make(self._folder.parent, self._folder)
             path.touch(mode=0o600)
             with closing(sqlite3.connect(path, timeout=10.0, isolation_level=None)) as database:

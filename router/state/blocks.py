@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from router.errors import StateError
+from router.forks import visiting
 from router.state.sheets import Sheet, lives, read
 from router.windows import Span, moment_text
 from router.world import World
@@ -238,7 +239,7 @@ class BlockStore:
             It cannot be read or written.
         """
         path = self._folder / DATABASE
-        with self._errors():
+        with self._errors(), visiting():
             _make(self._folder.parent, self._folder)
             path.touch(mode=0o600)
             with closing(sqlite3.connect(path, timeout=10.0, isolation_level=None)) as database:

@@ -15,15 +15,18 @@ from pathlib import Path
 
 from router.core.counters import Line, Refusal
 from router.errors import StateError
+from router.forks import visiting
 from router.state.blocks import BlockStore, Budget, InUse, Place, Visit
 from router.state.sheets import Sheet
-from router.windows import moment_text, span
+from router.windows import dated, moment_text, span
 from router.world import World
 
 # A block is this part of the limit while there is plenty.
 _BLOCKS_IN_LIMIT = 50
 # Blocks that a process keeps at most where nothing is under way; users come and go.
 _MOST_BLOCKS = 1000
+# No limit is higher, and a few of these still fit into a cell of the sheet.
+_MOST_UNITS = 10**18
 
 
 class _Block:
@@ -89,7 +92,7 @@ class SharedBudgets:
             The shared state cannot be read or written.
         """
         with self._lock:
-            now_s = self._world.clock.time()
+            now_s = dated(self._world.clock.time())
             hold = Hold(self._age, lines)
             try:
                 for line in lines:
@@ -122,6 +125,7 @@ class SharedBudgets:
         with self._lock:
             if hold.age != self._age:
                 return
+            nusd = min(nusd, _MOST_UNITS)
             if nusd and not any(in_dollars for *_, in_dollars in hold.parts):
                 with suppress(StateError):
                     self.charge(hold.lines, nusd)  # It was to be free, so that nothing was reserved.
@@ -129,6 +133,7 @@ class SharedBudgets:
                 if in_dollars:
                     block.cells[block.used] += nusd - units
                     block.cells[block.held] -= units
+                    self._cover(block)
                 self._let_go(block)
             hold.parts = []
             self._flush()
@@ -142,7 +147,7 @@ class SharedBudgets:
             The shared state cannot be read or written.
         """
         with self._lock:
-            now_s = self._world.clock.time()
+            now_s, nusd = dated(self._world.clock.time()), min(nusd, _MOST_UNITS)
             for line in lines:
                 if nusd and line.counter.unit == "usd":
                     found = self._room(line, nusd, now_s, force=True)
@@ -159,7 +164,7 @@ class SharedBudgets:
         """
         with self._store.visit() as visit:
             visit.recover()
-            return visit.in_use(self._world.clock.time())
+            return visit.in_use(dated(self._world.clock.time()))
 
     def close(self) -> None:
         """Give every block back, as soon as nothing is under way."""
@@ -216,6 +221,18 @@ class SharedBudgets:
             self._flush()
         resets_s = budget.span.end_s
         return Refusal(line, taken.spent, units, moment_text(resets_s, budget.time_zone), resets_s - now_s)
+
+    def _cover(self, block: _Block) -> None:
+        """Where a request cost more than its bound, others must not spend what is gone already."""
+        missing = block.cells[block.used] - block.granted
+        if missing <= 0:
+            return
+        wish = block.budget.limit // _BLOCKS_IN_LIMIT
+        with suppress(StateError):  # It is tried again when the block is used, and counted when it is given back.
+            with self._store.visit() as visit:
+                taken = visit.take(block.budget, block.at, missing, wish, force=True)
+            block.granted += taken.granted
+            block.scarce = taken.scarce
 
     def _undo(self, hold: Hold) -> None:
         for block, units, in_dollars in hold.parts:
@@ -276,7 +293,8 @@ class SharedBudgets:
         for sheet in self._sheets:
             if sheet.free:
                 return sheet
-        self._sheets.append(self._store.sheet())
+        with visiting():  # A child that inherits one has to find it here.
+            self._sheets.append(self._store.sheet())
         return self._sheets[-1]
 
     def _forked(self) -> None:
