@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from router import Router
-from router.audit import audit
+from router.audit import Filters, audit
 from router.audit.forget import forget
 from router.core.call import Call
 from router.errors import LedgerError
@@ -79,6 +79,27 @@ def test_old_segments_become_their_sums_and_nothing_else_changes(home: Path) -> 
     assert len(read_table(home, "routes")) == 4
     assert {row["segment"] for row in read_table(home, "attempts")} == {newest.name}
     assert (_sums(home), verify(home).differences, verify(home).gone) == (before, [], [])
+
+
+@pytest.mark.parametrize(
+    ("by", "tz", "stays"),
+    [
+        *((by, "UTC", True) for by in ("tenant", "rung", "origin", "line", "week", "month", "feature,model")),
+        *((by, "UTC", False) for by in ("session", "policy", "plan", "outcome", "fault", "state", "minute")),
+        *((by, "Europe/Berlin", True) for by in ("feature", "hour", "day", "feature,month")),
+        *((by, "Asia/Kolkata", False) for by in ("feature", "hour", "day", "feature,month")),
+    ],
+)
+def test_what_the_hourly_sums_do_not_name_is_missing(by: str, tz: str, stays: bool, home: Path) -> None:
+    """As the page on the ledger says."""
+
+    def calls() -> Any:
+        report = audit(home, by=by, filters=Filters(tz=tz))
+        return (report.rows, report.total)
+
+    before = calls()
+    _compact(home)
+    assert (calls() == before) is stays
 
 
 def test_a_read_model_that_is_made_anew_has_the_same_sums(home: Path) -> None:

@@ -105,7 +105,7 @@ def compact(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Replace old segments by their hourly sums. Sums stay; single calls of that time are gone."""
+    """Replace old segments by their hourly sums. Hourly sums stay; single calls of that time are gone."""
     from router.api import state_home
     from router.ledger.compact import compact as run
 
