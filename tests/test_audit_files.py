@@ -207,6 +207,8 @@ def test_a_repeated_line_counts_once_and_is_told(ledger: Path, bill: Bill, cli: 
         (("day,model,requests", "2023-11-14,small,-1"), ":2: requests: is -1, and cannot be negative"),
         (("day,model,requests", "2023-11-14,small,1.5"), ":2: requests: is 1.5, and must be a whole number"),
         (("day,model,cost", "14.11.2023,small,1"), ":2: day: '14.11.2023' is no date"),
+        (("day,model,cost", "0999-01-01,small,1"), ":2: day: '0999-01-01' is no date"),
+        (("day,model,cost", "0001-01-01T00:00+05:00,small,1"), r":2: day: '0001-01-01T00:00\+05:00' is no date"),
         (("day,model,cost", "2023-11-14,,1"), ":2: model: is empty"),
         (
             ("day,model,input_tokens,input_cached_tokens", "2023-11-14,small,1,2"),

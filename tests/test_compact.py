@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 
 from router import Router
-from router.audit import audit
+from router.audit import Filters, audit
 from router.audit.forget import forget
 from router.core.call import Call
 from router.errors import LedgerError
 from router.ledger import Fingerprints, fold, load_secret
 from router.ledger.compact import compact
 from router.ledger.packs import packs_in
-from router.ledger.segments import segments_in
+from router.ledger.segments import frame, read_lines, segments_in
 from router.ledger.verify import verify
 from router.testing import ScriptedModels, SimulatedClock
 from router.world import World
@@ -79,6 +79,27 @@ def test_old_segments_become_their_sums_and_nothing_else_changes(home: Path) -> 
     assert len(read_table(home, "routes")) == 4
     assert {row["segment"] for row in read_table(home, "attempts")} == {newest.name}
     assert (_sums(home), verify(home).differences, verify(home).gone) == (before, [], [])
+
+
+@pytest.mark.parametrize(
+    ("by", "tz", "stays"),
+    [
+        *((by, "UTC", True) for by in ("tenant", "rung", "origin", "line", "week", "month", "feature,model")),
+        *((by, "UTC", False) for by in ("session", "policy", "plan", "outcome", "fault", "state", "minute")),
+        *((by, "Europe/Berlin", True) for by in ("feature", "hour", "day", "feature,month")),
+        *((by, "Asia/Kolkata", False) for by in ("feature", "hour", "day", "feature,month")),
+    ],
+)
+def test_what_the_hourly_sums_do_not_name_is_missing(by: str, tz: str, stays: bool, home: Path) -> None:
+    """As the page on the ledger says."""
+
+    def calls() -> Any:
+        report = audit(home, by=by, filters=Filters(tz=tz))
+        return (report.rows, report.total)
+
+    before = calls()
+    _compact(home)
+    assert (calls() == before) is stays
 
 
 def test_a_read_model_that_is_made_anew_has_the_same_sums(home: Path) -> None:
@@ -236,6 +257,91 @@ def test_a_changed_byte_of_a_pack_is_named(home: Path) -> None:
         fold(home)
     pack.write_bytes(content)
     assert verify(home).ok
+
+
+def _without_line(content: bytes, number: int) -> bytes:
+    lines = content.splitlines(keepends=True)
+    return b"".join(line for line in lines if line != lines[number])
+
+
+@pytest.mark.parametrize("rebuilt", [False, True])
+@pytest.mark.parametrize(
+    "cut",
+    [
+        lambda content: content[:-1],
+        lambda content: content[:-20],
+        lambda content: content[: len(content) // 2],
+        lambda content: content[: content.rindex(b"\n", 0, len(content) // 2) + 1],
+        lambda content: _without_line(content, 3),
+        lambda content: _without_line(content, 0),
+        lambda content: _without_line(content, -2),
+        lambda content: _without_line(content, -1),
+        lambda content: b"",
+    ],
+    ids=["newline", "end", "half", "half by lines", "a line", "first line", "last sum", "end line", "all"],
+)
+def test_a_pack_that_is_not_as_long_as_it_was_written_is_a_finding(
+    cut: Callable[[bytes], bytes], rebuilt: bool, home: Path
+) -> None:
+    """A pack is written whole, so nothing that is missing of it is the death of a writer; the fold says so, too."""
+    _compact(home)
+    (pack,) = packs_in(home / "segments")
+    before, content = _sums(home), pack.read_bytes()
+    pack.write_bytes(cut(content))
+    if rebuilt:
+        (home / "ledger.db").unlink()
+    assert not verify(home).ok
+    if rebuilt and cut(content)[:50] != content[:50]:
+        with pytest.raises(LedgerError, match="the first line"):
+            fold(home)
+    else:
+        assert [item.startswith(f"{pack.name}: ") for item in fold(home).cut_packs] == [True]
+    pack.write_bytes(content)
+    (home / "ledger.db").unlink()
+    assert (_sums(home), verify(home).ok, fold(home).cut_packs) == (before, True, [])
+
+
+def test_a_pack_of_an_earlier_release_does_not_say_how_long_it_is(home: Path) -> None:
+    """It is read as before."""
+    _compact(home)
+    (pack,) = packs_in(home / "segments")
+    before = _sums(home)
+    rows = [line.row for line in read_lines(pack, complete=True) if line.row and line.row["kind"] != "pack_end"]
+    header = {name: value for name, value in rows[0].items() if name not in ("firsts", "ends")}
+    pack.write_bytes(b"".join(map(frame, [header, *rows[1:]])))
+    (home / "ledger.db").unlink()
+    assert (_sums(home), verify(home).ok) == (before, True)
+
+
+def test_copies_of_what_is_packed_are_left_out_and_told(home: Path, cli: Cli) -> None:
+    """Of a segment, whole or cut, and of a pack; whether the read model is made anew or not, and packing again."""
+    oldest, folder = segments_in(home / "segments")[0], home / "segments"
+    content = oldest.read_bytes()
+    before = _sums(home)
+    _compact(home)
+    (pack,) = packs_in(folder)
+    (folder / "0-restored.seg").write_bytes(content)
+    (folder / "z-restored.seg").write_bytes(content[: len(content) // 2])
+    (folder / "z-restored.pack").write_bytes(pack.read_bytes())
+    copies = {"0-restored.seg", "z-restored.seg", "z-restored.pack"}
+    for _ in range(2):
+        assert (_sums(home), set(fold(home).duplicates), set(verify(home).duplicates)) == (before, copies, copies)
+        assert (verify(home).ok, verify(home).gone, _compact(home).segments) == (True, [], [])
+        (home / "ledger.db").unlink()
+    assert "left out: 0-restored.seg is a copy of what is packed" in cli("ledger", "verify", "--home", str(home)).out
+    assert "ledger: z-restored.pack is a copy of what is packed" in cli("audit", "--home", str(home)).out
+
+
+def test_a_segment_stays_as_long_as_a_copy_that_cannot_be_packed(home: Path) -> None:
+    """Packed, the shorter of the two would hide what only the other one holds."""
+    oldest, old, _ = segments_in(home / "segments")
+    lines = oldest.read_bytes().splitlines(keepends=True)
+    oldest.with_name("0-backup.seg").write_bytes(b"".join(lines[:6]))
+    oldest.write_bytes(b"".join(lines[:-1]) + lines[-1].replace(b'"fault":null', b'"fault":NULL').replace(b"f1", b"f2"))
+    before = _sums(home)
+    report = _compact(home)
+    assert (report.copied, report.damaged, report.segments) == (["0-backup.seg"], [oldest.name], [old.name])
+    assert _sums(home) == before
 
 
 def test_forgetting_reaches_the_packs_of_an_earlier_release(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

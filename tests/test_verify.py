@@ -190,7 +190,7 @@ def test_a_segment_that_is_still_written_is_read_as_far_as_it_goes(home: Path) -
         ("UPDATE hourly_attempts SET requests = 9 WHERE feature = 'f1'", "requests is 9, its rows say 4"),
         (
             "INSERT INTO attempts (attempt_id, segment, state) SELECT 'x', segment, 'open' FROM attempts LIMIT 1",
-            "1 req",
+            "1 intent row of it",
         ),
     ],
 )
@@ -204,9 +204,45 @@ def test_a_read_model_that_says_something_else_is_a_finding(statement: str, said
         database.execute(statement)
     report = verify(home)
     assert report.damaged == []
-    assert any(re.search(said, problem) for problem in report.differences), report.differences
+    assert any(re.search(said, problem) for problem in (*report.differences, *report.cut)), report.differences
     (home / "ledger.db").unlink()
     assert verify(home).ok
+
+
+@pytest.mark.parametrize("kind", ["intent", "settle", "route"])
+def test_a_row_that_was_removed_is_a_finding_while_the_read_model_has_it(kind: str, home: Path, cli: Cli) -> None:
+    """The file is shorter than when it was read; where it has grown since, the rows that are left say so."""
+    segment = segments_in(home / "segments")[0]
+    lines = segment.read_bytes().splitlines(keepends=True)
+    removed = next(line for line in lines if f'"kind":"{kind}"'.encode() in line)
+    left = b"".join(line for line in lines if line != removed)
+    segment.write_bytes(left)
+    report = verify(home)
+    assert report.ok is False
+    assert f"{segment.name}: is {len(removed):,} bytes shorter than when it was read" in report.cut
+    segment.write_bytes(left + frame({"kind": "gap", "lost": 0, "pad": "x" * len(removed)}))
+    report = verify(home)
+    assert f"{segment.name}: the read model has 1 {kind} row of it that it does not hold" in report.cut
+    assert f"missing: {report.cut[0]}" in cli("ledger", "verify", "--home", str(home)).out
+
+
+def test_a_segment_that_was_cut_within_a_line_is_a_finding(home: Path) -> None:
+    """What looks like the half line of a dead writer had been read as a whole one."""
+    segment = segments_in(home / "segments")[0]
+    segment.write_bytes(segment.read_bytes()[:-30])
+    report = verify(home)
+    assert (len(report.torn), report.ok, len(report.cut)) == (1, False, 2)
+
+
+def test_a_call_whose_rows_are_in_two_segments_is_no_finding(home: Path) -> None:
+    """A writer whose segment was moved away for a moment goes on in another one."""
+    first, second = segments_in(home / "segments")
+    lines = first.read_bytes().splitlines(keepends=True)
+    (home / "ledger.db").unlink()
+    first.write_bytes(b"".join(lines[:-2]))
+    second.write_bytes(b"".join(lines[-2:]) + second.read_bytes())
+    report = verify(home)
+    assert report.cut == []
 
 
 def test_a_settle_without_an_intent_is_a_finding(home: Path) -> None:

@@ -139,6 +139,8 @@ class AuditReport:
                 "torn": self.fold.torn,
                 "corrupt": self.fold.corrupt,
                 "cut": self.fold.cut,
+                "cut_packs": self.fold.cut_packs,
+                "duplicates": self.fold.duplicates,
                 "orphans": self.fold.orphans,
                 "lost": self.fold.lost,
             },

@@ -154,6 +154,9 @@ def _day(table: Table, number: int, name: str, text: str) -> str:
             moment = datetime.fromtimestamp(int(text), UTC)
         else:
             moment = datetime.fromisoformat(text)
+        day = (moment.astimezone(UTC) if moment.tzinfo else moment).date()
+        if day.year < 1970:
+            raise ValueError
     except (ValueError, OverflowError, OSError):
         raise table.fault(number, f"{name}: {shown(text)} is no date; write it like 2026-11-20") from None
-    return (moment.astimezone(UTC) if moment.tzinfo else moment).strftime("%Y-%m-%d")
+    return day.isoformat()

@@ -214,6 +214,10 @@ def _print_damage(report: AuditReport) -> None:
     for problem, items in (("torn last line", report.fold.torn), ("unreadable line", report.fold.corrupt)):
         for item in items:
             say(f"ledger: {problem} in {item}; nothing else of it is lost")
+    for item in report.fold.cut_packs:
+        say(f"ledger: {item}; sums may be missing, and `router ledger verify` says more")
+    for item in report.fold.duplicates:
+        say(f"ledger: {item} is a copy of what is packed, and counted already; it is left out")
     for item in report.fold.cut:
         say(f"ledger: {item} is shorter than it was; rows that were not read before are lost")
     if report.fold.lost:

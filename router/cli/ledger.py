@@ -43,6 +43,10 @@ def _print_verified(report: VerifyReport) -> None:
         say(f"damaged: {_place(damage)}; lost: {rows}")
     for damage in report.torn:
         say(f"torn: {_place(damage)}; a writer died or its disk was full, no row that was acknowledged is lost")
+    for problem in report.cut:
+        say(f"missing: {problem}")
+    for name in report.duplicates:
+        say(f"left out: {name} is a copy of what is packed, and counted already")
     for problem in report.differences:
         say(f"read model: {problem}")
     for item in report.newer:
@@ -51,11 +55,18 @@ def _print_verified(report: VerifyReport) -> None:
         say(f"deleted: {counted(len(report.gone), 'segment')} after a fold; the read model alone has their rows")
     if report.lost:
         say(f"not written: up to {counted(report.lost, 'row')}, by the account of their own processes")
+    _print_conclusion(report)
+
+
+def _print_conclusion(report: VerifyReport) -> None:
+    broken = len(report.damaged) + len(report.cut)
     say(
         f"{counted(report.segments, 'segment')}, {counted(report.rows, 'row')} read; "
-        f"{counted(len(report.damaged), 'place')} damaged, {counted(len(report.differences), 'difference')}"
+        f"{counted(broken, 'place')} damaged, {counted(len(report.differences), 'difference')}"
     )
-    if report.damaged:
+    if report.cut:
+        say("next: restore these files from a backup, and delete ledger.db only then: it may alone have what they lack")
+    elif report.damaged:
         say("next: restore these segments from a backup, then delete ledger.db to have it rebuilt")
     elif report.differences:
         say("next: delete ledger.db to have it rebuilt from the segments")
@@ -97,7 +108,7 @@ def compact(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Replace old segments by their hourly sums. Sums stay; single calls of that time are gone."""
+    """Replace old segments by their hourly sums. Hourly sums stay; single calls of that time are gone."""
     from router.api import state_home
     from router.ledger.compact import compact as run
 
@@ -117,6 +128,8 @@ def _print_compacted(report: CompactReport) -> None:
     say(f"{done}: {what}; all of it older than {moment}")
     if report.living:
         say(f"left alone: {counted(report.living, 'segment')} of processes that still run")
+    for name in report.copied:
+        say(f"left alone: {name} has a copy that stays; delete one of the two")
     for name in report.damaged:
         say(f"left alone: {name} is damaged; router ledger verify says where")
     if report.segments and not report.applied:

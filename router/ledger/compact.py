@@ -12,7 +12,7 @@ from typing import Any
 from router.ledger.damage import Reading, sound_rows
 from router.ledger.database import connect, create
 from router.ledger.fold import SEGMENTS_FOLDER, Batch, FoldReport, add_lines, fold, locked, take_packs
-from router.ledger.packs import packs_in, replaced_by, sums_in, write_pack
+from router.ledger.packs import first_row, packs_in, read_packs, replaced_by, sums_in, write_pack
 from router.ledger.rows import SCHEMA_VERSION
 from router.ledger.segments import segments_in, writer_lives
 from router.world import World
@@ -31,6 +31,8 @@ class CompactReport:
     """Of those segments."""
     damaged: list[str] = field(default_factory=list)
     """Segments that are old and stay, because bytes of theirs were changed: verify names them."""
+    copied: list[str] = field(default_factory=list)
+    """Segments that are old and stay, because a copy of theirs stays, which may hold more."""
     living: int = 0
     """Segments that are still written; they are never touched."""
 
@@ -43,6 +45,7 @@ class CompactReport:
             "rows": self.rows,
             "bytes": self.bytes,
             "damaged": self.damaged,
+            "copied": self.copied,
             "living": self.living,
         }
 
@@ -81,8 +84,9 @@ def compact(home: Path, *, older_than_s: float, apply: bool = False, world: Worl
             with _alone(old) as sums:
                 write_pack(folder / f"{world.new_id()}.pack", old, sums_in(sums), now_s)
             take_packs(folder, database, FoldReport())
+        cut = read_packs(folder).cut
         for pack in packs_in(folder):
-            for name in replaced_by(pack):
+            for name in replaced_by(pack) if pack.name not in cut else ():
                 (folder / name).unlink(missing_ok=True)
     return report
 
@@ -90,13 +94,15 @@ def compact(home: Path, *, older_than_s: float, apply: bool = False, world: Worl
 def _old_segments(folder: Path, database: sqlite3.Connection, report: CompactReport) -> list[Path]:
     """The segments that are read to their end, sound, and old."""
     ended = dict(database.execute("SELECT name, offset FROM segments WHERE closed"))
-    packed = {name for pack in packs_in(folder) for name in replaced_by(pack)}
-    old: list[Path] = []
+    packed = read_packs(folder)
+    old: list[tuple[Path, int]] = []
+    stay: set[str] = set()
     for path in segments_in(folder):
-        if path.name in packed:
+        if path.name in packed.names or packed.has_copy(path):
             continue
         if path.name not in ended or writer_lives(path):
             report.living += 1
+            stay.add(first_row(path))
             continue
         reading, newest_s, rows = Reading([]), float("-inf"), 0
         for row, _ in sound_rows(path, reading, complete=True):
@@ -104,16 +110,27 @@ def _old_segments(folder: Path, database: sqlite3.Connection, report: CompactRep
             newest_s = max(newest_s, time_s) if isinstance(time_s, int | float) else newest_s
             rows += 1
         if newest_s >= report.before_s:
-            continue
-        size = path.stat().st_size
-        if size < ended[path.name] or not all(damage.torn for damage in reading.damage):
+            stay.add(first_row(path))
+        elif path.stat().st_size < ended[path.name] or not all(damage.torn for damage in reading.damage):
             report.damaged.append(path.name)
+            stay.add(first_row(path))
+        else:
+            old.append((path, rows))
+    return _without_copies(old, stay - {""}, report)
+
+
+def _without_copies(old: Sequence[tuple[Path, int]], stay: set[str], report: CompactReport) -> list[Path]:
+    """Those of which no copy stays; they go into the report."""
+    packable: list[Path] = []
+    for path, rows in old:
+        if first_row(path) in stay:
+            report.copied.append(path.name)
             continue
-        old.append(path)
+        packable.append(path)
         report.segments.append(path.name)
         report.rows += rows
-        report.bytes += size
-    return old
+        report.bytes += path.stat().st_size
+    return packable
 
 
 @contextmanager

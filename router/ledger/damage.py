@@ -86,7 +86,7 @@ def _damage(path: Path, lines: list[Line], after: Row | None) -> Damage:
     rows = [LostRow(kind.decode(), name.decode()) for kind, _, name in _NAMED.findall(raw)]
     # A byte that was a newline joins two rows in one line.
     unnamed = max(1, len(_KIND.findall(raw))) - len(rows)
-    torn = _is_torn(raw, lines[-1].ended, after)
+    torn = _is_torn(path, raw, lines[-1].ended, after)
     return Damage(path.name, number, start, end, torn, (*rows, *[LostRow("unknown")] * unnamed))
 
 
@@ -99,12 +99,14 @@ def _blocks(read: Callable[[int], bytes], size: int) -> Iterator[bytes]:
         yield block
 
 
-def _is_torn(raw: bytes, ended: bool, after: Row | None) -> bool:
+def _is_torn(path: Path, raw: bytes, ended: bool, after: Row | None) -> bool:
     """Whether a writer stopped in the middle of the line, and nobody changed it.
 
     It is the last line and has no end, or the gap row after it counts it. In both cases a line that is whole but for
     its last byte was not cut: that byte was changed.
     """
+    if path.suffix == ".pack":  # It got its name when it was whole.
+        return False
     if not ended:
         return unframe(raw[:-1]) is None
     counted = after is not None and after.get("kind") == "gap"

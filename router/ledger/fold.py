@@ -20,7 +20,7 @@ from router.ledger import families
 from router.ledger.database import connect
 from router.ledger.days import Days
 from router.ledger.lines import invalid_drafts, line_of, origin_of
-from router.ledger.packs import packs_in, take_pack
+from router.ledger.packs import Packed, packs_in, read_packs, take_pack
 from router.ledger.rollups import roll
 from router.ledger.rows import SCHEMA_VERSION, Row
 from router.ledger.schema import ATTEMPTS, ROUTES, STEPS, storable
@@ -43,6 +43,10 @@ class FoldReport:
     """`segment:offset` of each line whose checksum is wrong."""
     cut: list[str] = field(default_factory=list)
     """Segments that are shorter than what was read of them before."""
+    cut_packs: list[str] = field(default_factory=list)
+    """What is wrong with each pack that is no longer as long as it was written."""
+    duplicates: list[str] = field(default_factory=list)
+    """Copies of packs, and of segments that were packed: they are left out, for they are counted already."""
     orphans: int = 0
     """Requests that became `unknown` because their process died before they ended."""
     lost: int = 0
@@ -64,12 +68,14 @@ def fold(home: Path) -> FoldReport:
     if not folder.is_dir():
         return report
     with locked(home), connect(home) as database:
-        take_packs(folder, database, report)
+        packed = take_packs(folder, database, report)
         known = {name: (offset, closed) for name, offset, closed in database.execute(_KNOWN_SEGMENTS)}
         batch = Batch(database)
         for path in segments_in(folder):
             offset, closed = known.pop(path.name, (0, False))
-            if not closed:
+            if not (closed or offset) and packed.has_copy(path):
+                report.duplicates.append(path.name)
+            elif not closed:
                 _fold_segment(batch, path, offset, report)
         for name, (offset, closed) in known.items():
             if not closed:  # Somebody deleted it: nothing in it can be settled any more.
@@ -83,15 +89,16 @@ def fold(home: Path) -> FoldReport:
     return report
 
 
-def take_packs(folder: Path, database: sqlite3.Connection, report: FoldReport) -> None:
+def take_packs(folder: Path, database: sqlite3.Connection, report: FoldReport) -> Packed:
     """Bring the read model up to date with packs: before the segments, which it then need not read."""
-    packs = packs_in(folder)
-    if not packs:
-        return
+    packed = read_packs(folder)
+    report.cut_packs += [f"{name}: {problem}" for name, problem in packed.cut.items()]
+    report.duplicates += packed.copies
     closed = {name for (name,) in database.execute("SELECT name FROM segments WHERE closed")}
-    for path in packs:
-        if path.name not in closed:
+    for path in packs_in(folder):
+        if path.name not in closed and path.name not in packed.copies:
             report.corrupt += [f"{path.name}:{offset}" for offset in take_pack(database, path, closed)]
+    return packed
 
 
 @contextmanager

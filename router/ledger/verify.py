@@ -19,7 +19,7 @@ from router.ledger.database import connect
 from router.ledger.days import Days
 from router.ledger.families import FAMILIES
 from router.ledger.fold import SEGMENTS_FOLDER, fold, locked
-from router.ledger.packs import packs_in
+from router.ledger.packs import packs_in, read_packs
 from router.ledger.rollups import Rollup, sums_of_rows
 from router.ledger.rows import Row
 from router.ledger.schema import (
@@ -37,6 +37,12 @@ from router.ledger.segments import segments_in, writer_lives
 _MOST_DIFFERENCES = 100
 # What a settle writes over, and what the fold adds itself.
 _NOT_OF_INTENTS = ("state", "upper_nusd", "segment")
+# How many rows of each kind the read model took from each segment; a route row belongs to that of its first request.
+_STORED = {
+    "intent": "SELECT segment, count(*) FROM attempts GROUP BY segment",
+    "settle": "SELECT segment, count(*) FROM attempts WHERE state != 'open' AND fault IS NOT 'orphaned' GROUP BY 1",
+    "route": "SELECT segment, count(*) FROM routes r JOIN attempts a ON a.attempt_id = r.route_id || '-1' GROUP BY 1",
+}
 
 
 @dataclass(slots=True)
@@ -53,6 +59,10 @@ class VerifyReport:
     """No finding: lines that a dying process or a full disk left half written."""
     kept: list[LostRow] = field(default_factory=list)
     """Rows of the damaged lines that the read model had taken before."""
+    cut: list[str] = field(default_factory=list)
+    """A finding: each says what of a file is missing that was written to it, or read of it before."""
+    duplicates: list[str] = field(default_factory=list)
+    """Copies of packs, and of segments that were packed: they are left out, for they are counted already."""
     differences: list[str] = field(default_factory=list)
     """A finding: each says where segments and read model disagree; the first hundred."""
     newer: list[str] = field(default_factory=list)
@@ -67,7 +77,16 @@ class VerifyReport:
     @property
     def ok(self) -> bool:
         """Whether there is a ledger, nothing was changed, and the read model says what the segments say."""
-        return not self.damaged and not self.differences and not self.missing
+        return not (self.damaged or self.cut or self.differences or self.missing)
+
+    def take(self, name: str, reading: Reading, cut: str) -> None:
+        """Note what is broken in a file."""
+        self.damaged += [damage for damage in reading.damage if not damage.torn]
+        self.torn += [damage for damage in reading.damage if damage.torn]
+        if cut and not reading.damage:
+            self.cut.append(f"{name}: {cut}")
+        if reading.newer_from is not None:
+            self.newer.append(f"{name}:{reading.newer_from}")
 
     def differ(self, problem: str) -> None:
         """Note a difference."""
@@ -83,6 +102,8 @@ class VerifyReport:
             "rows": self.rows,
             "damaged": [_as_json(one, kept) for one in self.damaged],
             "torn": [_as_json(one, kept) for one in self.torn],
+            "cut": self.cut,
+            "duplicates": self.duplicates,
             "differences": self.differences,
             "newer": self.newer,
             "gone": self.gone,
@@ -129,23 +150,24 @@ def verify(home: Path) -> VerifyReport:
 
 
 def _verify(folder: Path, database: sqlite3.Connection | None, report: VerifyReport) -> None:
-    comparison = _Comparison(database, report) if database else None
+    packed = read_packs(folder)
+    comparison = _Comparison(database, report, packed.names) if database else None
     for path in (*packs_in(folder), *segments_in(folder)):
-        if comparison and path.name in comparison.replaced:
+        if path.name in packed.names:
             continue  # Packing was broken off before it was deleted; the next one does so.
+        if path.name in packed.copies or (path.suffix == ".seg" and packed.has_copy(path)):
+            report.duplicates.append(path.name)
+            continue
         reading = Reading([])
         if comparison:
-            comparison.begin(path.name)
+            comparison.begin(path)
         for row, end in _opened(path, reading):
             report.rows += 1
             report.lost += row["lost"] if row.get("kind") == "gap" else 0
             if comparison:
                 comparison.compare(row, end)
         report.segments += 1
-        report.damaged += [damage for damage in reading.damage if not damage.torn]
-        report.torn += [damage for damage in reading.damage if damage.torn]
-        if reading.newer_from is not None:
-            report.newer.append(f"{path.name}:{reading.newer_from}")
+        report.take(path.name, reading, packed.cut.get(path.name, ""))
         if comparison:
             comparison.end(reading)
     if comparison:
@@ -164,22 +186,25 @@ def _opened(path: Path, reading: Reading) -> Iterator[tuple[Row, int]]:
 class _Comparison:
     """The rows of the segments, one after the other, against the read model; then its sums against its rows."""
 
-    def __init__(self, database: sqlite3.Connection, report: VerifyReport) -> None:
+    def __init__(self, database: sqlite3.Connection, report: VerifyReport, packed: set[str]) -> None:
         self._database = database
         self._report = report
         self._reached = dict(database.execute("SELECT name, offset FROM segments"))
-        self._stored: Counter[str] = Counter(
-            dict(database.execute("SELECT segment, count(*) FROM attempts GROUP BY segment").fetchall())
-        )
-        self._segment, self._found = "", 0
+        self._packed = packed
+        self._stored = {kind: Counter(dict(database.execute(sql).fetchall())) for kind, sql in _STORED.items()}
+        self._found: dict[str, Counter[str]] = {kind: Counter() for kind in _STORED}
+        self._seen: dict[str, set[str]] = {}
+        self._segment, self._offset = "", 0
+        self._compared: list[str] = []
         self._days = Days()
         self._sums = {table.name: Rollup(table) for table in SUMS} | self._days.rollups
-        self.replaced: set[str] = set()
-        """Segments whose sums are in the packs that were read so far."""
 
-    def begin(self, segment: str) -> None:
-        self._segment, self._found = segment, 0
-        self._offset = self._reached.pop(segment, 0)
+    def begin(self, path: Path) -> None:
+        self._segment = path.name
+        self._seen = {kind: set() for kind in _STORED}
+        self._offset = self._reached.pop(path.name, 0)
+        if (less := self._offset - path.stat().st_size) > 0:
+            self._report.cut.append(f"{path.name}: is {less:,} bytes shorter than when it was read")
 
     def compare(self, row: Row, end: int) -> None:
         """Check one row of a segment; those that came after the fold are not there yet."""
@@ -187,34 +212,42 @@ class _Comparison:
             return
         match row.get("kind"):
             case "intent":
-                stored = self._same(ATTEMPTS, row, row["attempt_id"], without=_NOT_OF_INTENTS)
-                self._found += stored is not None and stored["segment"] == self._segment
+                self._same(ATTEMPTS, row, row["attempt_id"], without=_NOT_OF_INTENTS)
+                self._count("intent", row["attempt_id"], row["attempt_id"])
             case "settle":
                 self._same(ATTEMPTS, row, row["attempt_id"], without=("time_s", "route_id"))
+                self._count("settle", row["attempt_id"], row["attempt_id"])
             case "route":
                 self._same(ROUTES, {**row, "metadata": json.dumps(row.get("metadata"))}, row["route_id"], without=())
-            case "pack":
-                self.replaced |= set(row["segments"])
+                self._count("route", row["route_id"], f"{row['route_id']}-1")
             case "sums" if row["table"] in self._sums:
                 self._sums[row["table"]].add_sums(row["sums"])
 
-    def _same(self, table: Table, row: Row, key: str, without: tuple[str, ...]) -> Row | None:
+    def _count(self, kind: str, key: str, attempt_id: str) -> None:
+        """Count a row for the segment that its request is of; in a copy of that segment it does not count."""
+        seen = self._seen[kind]
+        if key in seen:
+            return
+        seen.add(key)
+        found = self._database.execute("SELECT segment FROM attempts WHERE attempt_id = ?", [storable(attempt_id)])
+        segment = next(found, (None,))[0]
+        if segment == self._segment or (segment and attempt_id not in self._seen["intent"]):
+            self._found[kind][segment] += 1
+
+    def _same(self, table: Table, row: Row, key: str, without: tuple[str, ...]) -> None:
         stored = table.get(self._database, f'"{next(iter(table.columns))}" = ?', storable(key))
         place = f"{self._segment}: the {row['kind']} of {key}"
         if stored is None:
             self._report.differ(f"{place} {'has no intent' if row['kind'] == 'settle' else 'is not in the read model'}")
-            return None
+            return
         for name in table.columns:
             if name in row and name not in without and not _equal(storable(row[name]), stored[name]):
                 self._report.differ(f"{place} says {name} {row[name]!r:.40}, the read model {stored[name]!r:.40}")
-        return stored
 
     def end(self, reading: Reading) -> None:
-        """After the last row of a segment: what of it the read model has beyond its sound rows."""
-        stored = self._stored.pop(self._segment, 0)
-        if stored > self._found and not reading.damage:
-            more = stored - self._found
-            self._report.differ(f"{self._segment}: the read model has {more} requests of it that it does not hold")
+        """After the last row of a segment: what of its damage the read model has."""
+        if all(damage.torn for damage in reading.damage):
+            self._compared.append(self._segment)
         for damage in reading.damage:
             self._report.kept += [row for row in damage.rows if self._has(row)]
 
@@ -231,7 +264,13 @@ class _Comparison:
 
     def finish(self) -> None:
         """After the last segment: what was deleted, and whether the hourly sums are those of the rows."""
-        self._report.gone += sorted(name for name in self._reached if name not in self.replaced)
+        known = self._packed.union(self._report.duplicates)
+        self._report.gone += sorted(name for name in self._reached if name not in known)
+        for segment in self._compared:
+            for kind, stored in self._stored.items():
+                if (more := stored[segment] - self._found[kind][segment]) > 0:
+                    rows = f"{more} {kind} row{'s' if more > 1 else ''}"
+                    self._report.cut.append(f"{segment}: the read model has {rows} of it that it does not hold")
         sums = self._sums
         for family in FAMILIES.values():
             for table in ROLLUPS[family.name]:
