@@ -245,7 +245,15 @@ def test_a_report_is_plain_data(ledger: Path) -> None:
     }
     assert data["rows"][1]["saved_usd"] is None
     assert data["uncertain"] == {"requests": 2, "upper_usd": pytest.approx(2 * BOUND / 1e9), "unbounded": 0}
-    assert data["ledger"] == {"torn": [], "corrupt": [], "cut": [], "orphans": 0, "lost": 0}
+    assert data["ledger"] == {
+        "torn": [],
+        "corrupt": [],
+        "cut": [],
+        "cut_packs": [],
+        "duplicates": [],
+        "orphans": 0,
+        "lost": 0,
+    }
 
 
 def test_an_audit_without_folding_shows_what_was_folded(ledger: Path) -> None:
