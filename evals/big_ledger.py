@@ -18,7 +18,7 @@ from pathlib import Path
 
 from router.ledger import families
 from router.ledger.database import connect
-from router.ledger.schema import roll_all
+from router.ledger.rollups import roll_all
 
 START_S = 1_767_225_600  # 2026-01-01, UTC.
 DAYS = 90
