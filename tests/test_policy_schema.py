@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import fields, is_dataclass
 from decimal import Decimal
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ def test_every_field_is_described(name: str) -> None:
     properties = definition(name)["properties"]
     assert sorted(properties) == sorted(field.name for field in fields(CLASSES[name]))
     assert [key for key, value in properties.items() if not value.get("description", "").strip(". ")] == []
-    assert definition(name)["description"] == CLASSES[name].__doc__
+    assert definition(name)["description"] == cleandoc(CLASSES[name].__doc__ or "")
 
 
 @pytest.mark.parametrize("name", sorted(CLASSES))
