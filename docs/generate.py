@@ -573,25 +573,9 @@ _TUNE_EXAMPLE = (
 
 def tune_example() -> str:
     """The commands of tune-your-own.md on the rows that its first block makes, in a folder of their own."""
-    page = (DOCS / "tune-your-own.md").read_text(encoding="utf-8")
-    code = re.search(r"^```python\n(.*?)^```$", page, re.M | re.S)
-    before = Path.cwd()
-    shown = []
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
-        try:
-            CliRunner().invoke(app, ["init"])
-            exec(code[1] if code else "", {"__name__": "example"})
-            for command in _TUNE_EXAMPLE:
-                given = CliRunner().invoke(app, command.split()[1:], prog_name="router")
-                if given.exit_code:
-                    raise SystemExit(f"{command} failed: {given.output}")
-                # Dates change by the day.
-                text = re.sub(r"Issued \S+, runs out \S+\.", "Issued 2026-11-20, runs out 2027-05-19.", given.stdout)
-                shown.append(f"$ {command}\n{text}")
-        finally:
-            os.chdir(before)
-    return "```text\n" + "\n".join(shown).rstrip() + "\n```"
+    shown = _transcript("tune-your-own.md", _TUNE_EXAMPLE, before=("init",))
+    # Dates change by the day.
+    return re.sub(r"Issued \S+, runs out \S+\.", "Issued 2026-11-20, runs out 2027-05-19.", shown)
 
 
 _AUDIT_EXAMPLES = (
@@ -612,26 +596,39 @@ _AUDIT_FILES = {
 
 def audit_example() -> str:
     """The commands of audit.md on the ledger that its first block makes."""
-    page = (DOCS / "audit.md").read_text(encoding="utf-8")
-    code = re.search(r"^```python\n(.*?)^```$", page, re.M | re.S)
-    before = Path.cwd()
+    # Fingerprints must not change from run to run.
+    settings = {"ROUTER_SECRET": "audit-example", "ROUTER_HOME": ".router", "COLUMNS": "110"}
+    return _transcript("audit.md", _AUDIT_EXAMPLES, files=_AUDIT_FILES, settings=settings)
+
+
+def _transcript(
+    page: str,
+    commands: Sequence[str],
+    *,
+    before: Sequence[str] = (),
+    files: Mapping[str, str] | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> str:
+    """What commands print after a page's first block has run, in a folder of their own; exit 1 is a finding."""
+    code = re.search(r"^```python\n(.*?)^```$", (DOCS / page).read_text(encoding="utf-8"), re.M | re.S)
+    runner, here = CliRunner(env=settings), Path.cwd()
     shown = []
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         try:
-            for name, text in _AUDIT_FILES.items():
+            for name, text in (files or {}).items():
                 Path(name).write_text(text, encoding="utf-8")
-            # Fingerprints must not change from run to run.
-            runner = CliRunner(env={"ROUTER_SECRET": "audit-example", "ROUTER_HOME": ".router", "COLUMNS": "110"})
+            if before:
+                runner.invoke(app, list(before))
             with runner.isolation():
                 exec(code[1] if code else "", {"__name__": "example"})
-            for command in _AUDIT_EXAMPLES:
+            for command in commands:
                 given = runner.invoke(app, command.split()[1:], prog_name="router")
                 if given.exit_code > 1 or (given.exception and not isinstance(given.exception, SystemExit)):
                     raise SystemExit(f"{command} failed: {given.output} {given.exception}")
                 shown.append(f"$ {command}\n{given.stdout}")
         finally:
-            os.chdir(before)
+            os.chdir(here)
     return "```text\n" + "\n".join(shown).rstrip() + "\n```"
 
 

@@ -326,8 +326,9 @@ class Router:
         if self._kept is not in_force:
             self._keep(in_force)
         prints = self._fingerprints or self._load_fingerprints()
-        trace = trace_of(plan, request, options, prints, origin(in_force.backend))
-        lines = in_force.lines(trace, attribution(options).get("user"), prints)
+        who = attribution(options)
+        trace = trace_of(plan, request, who, options.get("metadata"), prints, origin(in_force.backend))
+        lines = in_force.lines(trace, who.get("user"), prints)
         ride = Ride(
             trace,
             world=self._world,

@@ -9,6 +9,7 @@ from router.core.counters import Counter, Line, counters
 from router.core.limits import DEFAULT, KINDS, Allowance, Kind
 from router.core.policy import Policy
 from router.ledger import Fingerprints, Trace
+from router.ledger.lines import REPLAY
 
 # Callers whose lines are kept ready; beyond them all are made anew.
 _MOST_CALLERS = 10_000
@@ -45,7 +46,7 @@ class Limits:
         StateError
             The user has a budget, and a name in it that other processes do not know.
         """
-        if not self._any:
+        if not self._any or trace.origin == REPLAY:  # A recording is paid for already.
             return ()
         own = fingerprints.shared(user) if user is not None and self._at("user", user) else None
         who = (trace.task, trace.feature, user, trace.tenant, trace.user)

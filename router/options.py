@@ -226,10 +226,9 @@ def top_only() -> bool:
 
 
 def trace_of(
-    plan: Plan, request: Request, options: Mapping[str, Any], fingerprints: Fingerprints, origin: str
+    plan: Plan, request: Request, who: Mapping[str, Any], metadata: Any, fingerprints: Fingerprints, origin: str
 ) -> Trace:
     """Who and what one call belongs to."""
-    who = attribution(options)
     fingerprints = fingerprints.of(who.get("user"))
     prompt, prefixes = fingerprints.prompt(request.messages)
     return Trace(
@@ -243,7 +242,7 @@ def trace_of(
         fingerprints.name("user", who.get("user")),
         who.get("tenant"),
         fingerprints.name("session", who.get("session")),
-        checked_metadata(options.get("metadata")),
+        checked_metadata(metadata),
         origin,
     )
 

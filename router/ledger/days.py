@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from router.core.call import Usage
+from router.ledger.lines import PRODUCTION, origin_of
 from router.ledger.rollups import Rollup, hour_of
 from router.ledger.rows import Row
 from router.ledger.schema import ATTEMPTS, DAILY_CALLS, DAILY_REQUESTS, ROUTES, STEPS
@@ -48,7 +49,9 @@ class Days:
         self.rollups = {DAILY_CALLS.name: self._calls, DAILY_REQUESTS.name: self._requests}
 
     def add_call(self, row: Row, steps: Sequence[Row]) -> None:
-        """Count a call once."""
+        """Count a call once; evals and replays are held to no objective."""
+        if origin_of(row) != PRODUCTION:
+            return
         priced, answered = row.get("cost_nusd") is not None, row.get("outcome") in ("answered", "metered")
         key = {
             **row,
@@ -70,7 +73,9 @@ class Days:
         )
 
     def add_request(self, intent: Row, settle: Row) -> None:
-        """Count a request that ended."""
+        """Count a request that ended, of a call that counts."""
+        if origin_of(intent) != PRODUCTION:
+            return
         self._requests.add(
             {**intent, "day": day_of(intent["time_s"]), "fault": settle.get("fault")},
             {
@@ -132,11 +137,22 @@ def _is_there(database: sqlite3.Connection) -> bool:
 
 def _fill(database: sqlite3.Connection) -> None:
     days = Days()
-    names = ("route_id", "time_s", "task", "feature", "outcome", "escalated", "cost_nusd", "latency_ms")
+    names = ("route_id", "time_s", "origin", "task", "feature", "outcome", "escalated", "cost_nusd", "latency_ms")
     for values in database.execute(f"SELECT {', '.join(names)} FROM {ROUTES.name}"):  # noqa: S608 - own names
         row = dict(zip(names, values, strict=True))
         days.add_call(row, STEPS.all(database, "route_id = ? ORDER BY position", row["route_id"]))
-    columns = ("time_s", "task", "feature", "model", "rung", "fault", "cost_nusd", "latency_ms", *Usage.__slots__)
+    columns = (
+        "time_s",
+        "origin",
+        "task",
+        "feature",
+        "model",
+        "rung",
+        "fault",
+        "cost_nusd",
+        "latency_ms",
+        *Usage.__slots__,
+    )
     for values in database.execute(f"SELECT {', '.join(columns)} FROM {ATTEMPTS.name} WHERE state <> 'open'"):  # noqa: S608
         row = dict(zip(columns, values, strict=True))
         days.add_request(row, row)

@@ -87,6 +87,15 @@ def _internal_call() -> ContextVar[bool] | None:
     return is_internal_call
 
 
+def resender(handler: Any) -> Any:
+    """The method with which litellm's async HTTP client sends again, or `None` in a release that names it anew.
+
+    Nothing breaks without it: releases after 1.106 only send again what could not connect, which nobody bills.
+    """
+    names = ("single_connection_request", "single_connection_post_request")
+    return next((getattr(handler, name) for name in names if hasattr(handler, name)), None)
+
+
 def _send_once() -> None:
     """Keep litellm's async HTTP client from sending a request again when its connection breaks.
 
@@ -95,7 +104,9 @@ def _send_once() -> None:
     """
     from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 
-    resend = AsyncHTTPHandler.single_connection_post_request
+    resend = resender(AsyncHTTPHandler)
+    if resend is None:
+        return
 
     async def once(handler: Any, *args: Any, **kwargs: Any) -> Any:
         broken = sys.exception()

@@ -13,12 +13,13 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from router.errors import StateError
 from router.forks import visiting
+from router.state.database import make_folders, opened
 
 DATABASE = "answers.db"
 CLAIMS_FOLDER = "claims"
@@ -91,7 +92,7 @@ class AnswerStore:
         """
         path = self._folder / CLAIMS_FOLDER / name
         with self._errors(), visiting():
-            _make(self._folder.parent, self._folder, path.parent)
+            make_folders(self._folder.parent, self._folder, path.parent)
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -117,21 +118,14 @@ class AnswerStore:
 
     @contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:
-        path = self._folder / DATABASE
-        with self._errors(), visiting():
-            _make(self._folder.parent, self._folder)
-            path.touch(mode=0o600)
-            with closing(sqlite3.connect(path, timeout=10.0, isolation_level=None)) as database:
-                # Write-ahead logging is off on purpose: SQLite before 3.51.3 can corrupt a database that two share.
-                database.execute("PRAGMA journal_mode = TRUNCATE")
-                database.execute("PRAGMA synchronous = NORMAL")
-                database.execute("PRAGMA secure_delete = ON")  # An answer whose time is over is gone.
-                database.execute(
-                    "CREATE TABLE IF NOT EXISTS answers "
-                    '(name TEXT PRIMARY KEY, binding TEXT, answer TEXT, expires_s REAL, "user" TEXT) WITHOUT ROWID'
-                )
-                _add_user(database)
-                yield database
+        with self._errors(), opened(self._folder / DATABASE, "NORMAL") as database:
+            database.execute("PRAGMA secure_delete = ON")  # An answer whose time is over is gone.
+            database.execute(
+                "CREATE TABLE IF NOT EXISTS answers "
+                '(name TEXT PRIMARY KEY, binding TEXT, answer TEXT, expires_s REAL, "user" TEXT) WITHOUT ROWID'
+            )
+            _add_user(database)
+            yield database
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -159,11 +153,6 @@ def _caller() -> object:
         return asyncio.current_task() or threading.current_thread()
     except RuntimeError:  # No loop runs in this thread.
         return threading.current_thread()
-
-
-def _make(*folders: Path) -> None:
-    for folder in folders:  # One by one: `mode` is only for the last that is made.
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
 
 def _is_named(file: int, path: Path) -> bool:

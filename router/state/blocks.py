@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from router.errors import StateError
-from router.forks import visiting
+from router.state.database import make_folders, opened
 from router.state.sheets import Sheet, lives, read
 from router.windows import Span, moment_text
 from router.world import World
@@ -213,7 +213,7 @@ class BlockStore:
         self._folder = folder
         self._world = world
         # Waiting for the disk takes thirty times as long as the rest, and only a power loss asks for it.
-        self._synchronous = "FULL" if synchronous else "OFF"
+        self._synchronous: Literal["OFF", "FULL"] = "FULL" if synchronous else "OFF"
         self._boot = _boot()
 
     def sheet(self) -> Sheet:
@@ -226,7 +226,7 @@ class BlockStore:
         """
         with self._errors():
             folder = self._folder / SHEETS_FOLDER
-            _make(self._folder.parent, self._folder, folder)
+            make_folders(self._folder.parent, self._folder, folder)
             return Sheet(folder / f"{self._world.new_id()}-{os.getpid()}-{self._boot}")
 
     @contextmanager
@@ -238,21 +238,14 @@ class BlockStore:
         StateError
             It cannot be read or written.
         """
-        path = self._folder / DATABASE
-        with self._errors(), visiting():
-            _make(self._folder.parent, self._folder)
-            path.touch(mode=0o600)
-            with closing(sqlite3.connect(path, timeout=10.0, isolation_level=None)) as database:
-                # Write-ahead logging is off on purpose: SQLite before 3.51.3 can corrupt a database that two share.
-                database.execute("PRAGMA journal_mode = TRUNCATE")
-                database.execute(f"PRAGMA synchronous = {self._synchronous}")
-                database.execute("BEGIN IMMEDIATE")
-                if not database.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone():
-                    for statement in _TABLES.split(";"):
-                        database.execute(statement)
-                visit = Visit(database, self._folder / SHEETS_FOLDER, self._boot)
-                yield visit
-                database.execute("COMMIT")
+        with self._errors(), opened(self._folder / DATABASE, self._synchronous) as database:
+            database.execute("BEGIN IMMEDIATE")
+            if not database.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone():
+                for statement in _TABLES.split(";"):
+                    database.execute(statement)
+            visit = Visit(database, self._folder / SHEETS_FOLDER, self._boot)
+            yield visit
+            database.execute("COMMIT")
         for sheet in visit.emptied:
             with suppress(OSError):
                 sheet.unlink()
@@ -273,11 +266,6 @@ class BlockStore:
                 f"{self._folder}: the budgets cannot be kept ({reason}), so nothing that they hold was sent; {remedy}",
                 path=str(self._folder),
             ) from error
-
-
-def _make(*folders: Path) -> None:
-    for folder in folders:  # One by one: `mode` is only for the last that is made.
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
 
 def _boot() -> str:

@@ -10,7 +10,7 @@ from router.core.plan import Plan
 from router.tuning.result import Tuning
 from router.tuning.runs import EvalRun
 from router.tuning.simulate import Interval, Realised, interval, simulate
-from router.tuning.units import unit_losses, units_of
+from router.tuning.units import Floats, Units, unit_losses, units_of
 
 
 class Choice(NamedTuple):
@@ -51,13 +51,18 @@ def compare(tuning: Tuning, run: EvalRun, target: float, *, in_force: Plan | Non
     climbs = float(applied.escalated.mean())
     by_chance = Choice("random", alone[0].cost + climbs, (1.0 - climbs) * alone[0].loss)
     static = min((one for one in alone if one.loss <= target), key=lambda one: one.cost)
-    best = np.argmax(quality == quality.max(axis=1, keepdims=True), axis=1)
-    rows = np.arange(run.rows)
-    price = cost[:, 0] + np.where(best > 0, cost[rows, best], 0.0)
-    oracle = Choice("oracle", float(price.mean() / top), float(unit_losses(lost[rows, best], unit).mean()))
+    best, price = oracle_of(quality, cost)
+    spared = unit_losses(lost[np.arange(run.rows), best], unit)
+    oracle = Choice("oracle", float(price.mean() / top), float(spared.mean()))
     old = [] if in_force is None else [_now(simulate(in_force, run))]
     ours = Choice("plan", 1.0 + applied.cost_change, float(unit_losses(applied.loss, unit).mean()))
     return (*alone, by_chance, static._replace(name=f"best alone ({static.name})"), oracle, *old, ours)
+
+
+def oracle_of(quality: Floats, cost: Floats) -> tuple[Units, Floats]:
+    """Which model an oracle keeps in each row, the cheapest of the best, and what that costs with the first draft."""
+    best = np.argmax(quality == quality.max(axis=1, keepdims=True), axis=1)
+    return best, cost[:, 0] + np.where(best > 0, cost[np.arange(len(cost)), best], 0.0)
 
 
 def _now(realised: Realised) -> Choice:

@@ -7,10 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from router.tuning.compare import oracle_of
 from router.tuning.features import Floats
 from router.tuning.plans import follow
 from router.tuning.report.held_out import HeldOut
-from router.tuning.table import Rows, Table
+from router.tuning.simulate import interval
+from router.tuning.table import Table
+from router.tuning.units import unit_losses
 
 # Two-sided 90 %.
 Z90 = 1.6448536269514722
@@ -39,7 +42,7 @@ class Point(NamedTuple):
     """Mean cost as a share of always the top rung, drafts and checks included."""
     cost_interval: Interval
     loss: float
-    """Mean quality lost against always the top rung."""
+    """Mean quality lost against always the top rung: by row, or by cluster where the run has clusters."""
     loss_interval: Interval
     quality: float
     """Mean quality."""
@@ -106,19 +109,12 @@ def curve_of(held: HeldOut, target: float) -> Curve:
 
 
 def _point(name: str, table: Table, cost: Floats, quality: Floats) -> Point:
-    top_cost, loss = table.cost[:, table.top], table.quality[:, table.top] - quality
+    top_cost, lost = table.cost[:, table.top], unit_losses(table.quality[:, table.top] - quality, table.unit)
     share = float(cost.mean() / top_cost.mean())
     # The delta method for a ratio of two means of the same rows.
-    cost_interval = _around(share, (cost - share * top_cost) / top_cost.mean(), table.unit)
-    lost = float(loss.mean())
-    return Point(name, share, cost_interval, lost, _around(lost, loss - lost, table.unit), float(quality.mean()))
-
-
-def _around(value: float, residuals: Floats, unit: Rows) -> Interval:
-    """The interval of a mean; rows of one unit (a cluster) err together."""
-    sums = np.bincount(np.unique(unit, return_inverse=True)[1], weights=residuals)
-    half = Z90 * math.sqrt(float((sums**2).sum())) / len(residuals) if len(sums) > 1 else math.inf
-    return Interval(value - half, value + half)
+    low, high = interval((cost - share * top_cost) / top_cost.mean(), table.unit)
+    cost_interval = Interval(share + low, share + high)
+    return Point(name, share, cost_interval, float(lost.mean()), Interval(*interval(lost)), float(quality.mean()))
 
 
 def _mix(models: tuple[Point, ...]) -> tuple[str, str]:
@@ -128,10 +124,8 @@ def _mix(models: tuple[Point, ...]) -> tuple[str, str]:
 
 
 def _oracle(table: Table) -> Point:
-    rows = np.arange(table.rows)
-    first_best = np.argmax(table.quality == table.quality.max(axis=1, keepdims=True), axis=1)
-    climbed = np.where(first_best > 0, table.cost[rows, first_best], 0.0)
-    return _point("oracle", table, table.cost[:, 0] + climbed, table.quality[rows, first_best])
+    best, cost = oracle_of(table.quality, table.cost)
+    return _point("oracle", table, cost, table.quality[np.arange(table.rows), best])
 
 
 def _frontier(held: HeldOut) -> tuple[Setting, ...]:
@@ -140,7 +134,7 @@ def _frontier(held: HeldOut) -> tuple[Setting, ...]:
     found = []
     for threshold in held.settings(_SETTINGS).tolist():
         one = follow(table, family.rungs, scores, family.thresholds(threshold), family.gates)
-        found.append(Setting(threshold, float(one.cost.mean()) / top, float(one.loss.mean())))
+        found.append(Setting(threshold, float(one.cost.mean()) / top, float(unit_losses(one.loss, table.unit).mean())))
     return tuple(found)
 
 

@@ -77,7 +77,7 @@ def _statement(tuned: TaskTuning, report: Report) -> str:
     else:
         told, kind = certificate_words(certificate, top), "card"
     if report.clusters:
-        told.append("In the figures below each row counts once, whatever cluster it is of.")
+        told.append("In the figures below a loss is that of the mean cluster; in all else each row counts once.")
     lines = [f"<p>{isolated(line)}</p>" for line in told]
     first, more = "".join(lines[:_SENTENCES]), lines[_SENTENCES:]
     if more:
