@@ -24,6 +24,7 @@ ABOUT: dict[str, str] = {
     "escalation": "escalations: answers of every rung above",
     "retry": "retries: answers that came at the second try or later",
     "invalid": "invalid drafts: replies that did not fit the answer kind",
+    "judge": "a judge's verdicts on drafts",
     "failed": "failed requests, as far as the provider bills them",
     "maybe_billed": "timeouts and broken connections: maybe billed",
     "unpriced": "replies of a model whose price is unknown",

@@ -68,7 +68,8 @@ _BARE = (
 _COURTESY = re.compile(
     r"""(?:i\ )?hope\ (?:this|that|it)\ helps?(?:\ you)?
       | (?:please\ )?
-        (?:let\ me\ know|(?:feel\ free|do(?:\ not|n\ ?t)\ hesitate)\ to\ (?:ask|reach\ out))(?:\ if\ (?:you|there).{0,60})?
+        (?:let\ me\ know|(?:feel\ free|do(?:\ not|n\ ?t)\ hesitate)\ to\ (?:ask|reach\ out))
+        (?:\ if\ (?:you|there).{0,60})?
       | thanks?(?:\ you)?\ (?:so\ much\ |very\ much\ )?for\ (?:asking|your|the|this)\b.*
       | (?:(?:that|this|what)\ ?(?:s|\ is)?\ an?\ )?(?:(?:very|really)\ )?(?:great|good|interesting|excellent)
         \ question

@@ -8,10 +8,14 @@ from typing import Any, Literal, get_args
 from router.core.answer import never_left
 from router.ledger.families import EVAL_FEATURE
 
-Line = Literal["first", "escalation", "retry", "invalid", "failed", "maybe_billed", "unpriced", "unknown", "not_sent"]
+Line = Literal[
+    "first", "escalation", "retry", "invalid", "judge", "failed", "maybe_billed", "unpriced", "unknown", "not_sent"
+]
 LINES: tuple[str, ...] = get_args(Line)
 
 PRODUCTION, EVAL, REPLAY = "production", "eval", "replay"
+JUDGE_FEATURE = "router-judge"
+"""The feature that a judge's verdicts belong to."""
 
 
 def line_of(attempt: Mapping[str, Any], first_rung: int | None) -> Line:
@@ -24,6 +28,8 @@ def line_of(attempt: Mapping[str, Any], first_rung: int | None) -> Line:
         return "maybe_billed"
     if attempt.get("fault") is not None:
         return "failed"
+    if attempt.get("feature") == JUDGE_FEATURE:
+        return "judge"
     if (attempt.get("number") or 1) > 1:
         return "retry"
     return "first" if attempt.get("rung") == first_rung else "escalation"

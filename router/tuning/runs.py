@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Strings = NDArray[np.object_]
 
-LabelSource = Literal["labels", "disagreement"]
+LabelSource = Literal["labels", "disagreement", "judge"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,8 @@ class EvalRun:
     group: Strings | None = None
     """Which group a row belongs to where groups are certified one by one."""
     label_source: LabelSource = "labels"
-    """`disagreement`: quality says whether an answer equals the top model's, which is not whether it is right."""
+    """`disagreement`: quality says whether an answer equals the top model's, which is not whether it is right. `judge`:
+    it is what another model says of an answer, which is not that either."""
     data_hash: str = ""
     """Digest of the rows and labels; seeds the one shuffle of the certify split."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
