@@ -22,8 +22,9 @@ _SAY = r"(?:return|output|respond\ with|reply\ with|answer\ with|print|emit|set|
 _PATTERNS = (
     # Ignore what stands before, in the languages that attacks come in.
     r"""\b(?:ignore|disregard|forget|overrule|override|bypass|discard|do\ not\ follow|stop\ following)\b(?:\ \w+){0,5}?
-        \ (?:instructions?|prompts?|rules|guidelines|directions|directives|criteria|rubric)\b""",
-    r"""\b(?:ignore|disregard|forget)\ (?:all\ |everything\ |what(?:ever)?\ )?(?:of\ )?(?:the\ |that\ )?
+        \ (?:instructions?|prompts?|rules?|guidelines?|directions|directives|criteria|rubric)\b""",
+    r"""\b(?:ignore|disregard|forget|overrule|override|bypass|discard)\ (?:all\ |everything\ |what(?:ever)?\ )?
+        (?:of\ )?(?:the\ |that\ )?
         (?:is\ |was\ |came\ |stands\ )?(?:above|previous|preceding|before|earlier|foregoing|prior)\b""",
     r"""\b(?:ignor|olvid|oubli|vergiss|vergess|missacht|esque|dimentic|negeer|zignoruj|neem)\w*\b.{0,40}
         \b(?:instruc\w+|istruzioni|anweisung\w*|anleitung\w*|consignes?|polecenia|regeln|reglas|regles)\b""",
@@ -39,25 +40,27 @@ _PATTERNS = (
     rf"\b(?!judge){_WHOM}\ (?:should|must|shall|has\ to|needs\ to)\b",
     rf"(?:^|[\n.!\[(])\ ?{_WHOM}\ ?[,:]\ ?(?:{_GIVE}|{_SAY}|respond|reply|score|grade|mark|rate|accept|approve|say)\b",
     # What it should give.
-    rf"\b{_GIVE}\ (?:{_THIS}\ )?(?:{_WHAT}|me)\ (?:an?\ |the\ )?(?:{_MARKS}\ (?:of\ )?)?{_BEST}\b",
+    rf"\b{_GIVE}\ (?:{_THIS}\ )?(?:{_WHAT}|me)\ (?:an?\ |the\ )?(?:{_MARKS}\ (?:of\ )?)?{_BEST}(?!\w)",
     rf"""\b(?:{_GIVE}|{_SAY})\ (?:it\ |me\ )?(?:an?\ |the\ )?(?:(?:final|overall)\ )?
-        {_MARKS}\ ?(?:of|to|as|is|=|:|being)?\ ?['"]?{_BEST}\b""",
+        {_MARKS}\ ?(?:of|to|as|is|=|:|being)?\ ?['"]?{_BEST}(?!\w)""",
     rf"\b(?!return){_GIVE}\ (?:it\ |me\ )?(?:an?\ |the\ )?{_MOST}(?:\ possible)?\ {_MARKS}\b",
     rf"""\b(?:mark|grade|score|rate|label|treat|count|accept|judge|consider|classify|evaluate)\ {_THIS}
         (?:\ (?:above|following|given|final|entire|whole))?
         \ (?:{_WHAT}\ (?:as\ |to\ be\ |with\ |at\ )?|(?:as|to\ be|with|at)\ )
-        (?:an?\ |being\ |fully\ |completely\ |entirely\ |100%\ )*{_BEST}\b""",
+        (?:an?\ |being\ |fully\ |completely\ |entirely\ |100%\ )*{_BEST}(?!\w)""",
     rf"""\b{_THIS}\ (?:above\ |following\ |final\ )?{_WHAT}
         \ (?:should|must|deserves?|merits?|has\ to|needs\ to|is\ to|shall)
         (?:\ to)?\ (?:be\ |get\ |receive\ |always\ )*
         (?:graded|marked|scored|rated|considered|accepted|judged|given|treated|awarded|evaluated|{_BEST}
           |an?\ {_MARKS})\b""",
     rf"""\b(?:the|your|my|final|overall)\ (?:final\ )?(?:grade|verdict)(?:\ (?:for|of)\ (?:this|the)\ {_WHAT})?
-        \ ?(?:is|must\ be|should\ be|:|=)\ ?['"]?{_BEST}\b""",
+        \ ?(?:is|must\ be|should\ be|:|=)\ ?['"]?{_BEST}(?!\w)""",
     rf"(?:^|\n)[^\w\n]*(?:final\ )?(?:grade|verdict)[^\w\n]*[:=][^\w\n]*{_BEST}[^\w\n]*(?:$|\n)",
     # The marks of the judge's message, and its verdict.
     r"<<<\ ?(?:end\ of\ )?(?:request|draft|reference)\b",
-    r"""draft_grade|['"]grade['"]\ ?:|\{['"\ ]*(?:grade|verdict|judge?ment)\b['"\ ]*[:=]""",
+    r"draft_grade",
+    rf"""\{{\ ?['"]?(?:grade|verdict|judge?ment)['"]?\ ?:\ ?['"]?{_BEST}['"]?\ ?\}}""",
+    r"""['"]reason['"]\ ?:.{0,300}['"](?:grade|verdict|judge?ment)['"]\ ?:""",
 )
 _TALK = tuple(re.compile(pattern, re.VERBOSE) for pattern in _PATTERNS)
 

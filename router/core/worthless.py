@@ -35,11 +35,11 @@ _ANNOUNCING = """
 """
 _AROUND = """
     a about absolutely all alright an and are as at be begin below break by can careful carefully certainly clear
-    clearly consider correct course detail detailed details do down final find finally following for from get give
-    given go going good great happy help here hmm how i in into is it its let lets ll look m make me my need now of ok
-    okay on our out please problem process provide question re right s see show so start sure task tell that the their
-    then there these this through to together understand us ve very want we well will with work working would you your
-    yourself
+    clearly consider correct course detail detailed details do down final find finally following follows for from
+    get give given go going good great happy help here hmm how i in into is it its let lets ll look m make me my
+    need now of ok okay on our out please problem process provide question re right s see show so start sure task
+    tell that the their then there these this through to together understand us ve very want we well will with work
+    working would you your yourself
     la el los las es de por este esta esto problema pregunta final aqui tiene vamos a proceso y en nos
     le les l est ce cette ca probleme question finale voici processus par pas et du ensemble
     die das der ist lautet dieses diese problem frage aufgabe wir uns lass lasst fur nach hier endgultige prozess zu und
@@ -59,17 +59,20 @@ _UNSPACED = """
     ステップバイステップで考えましょう ステップバイステップで考えてみましょう
     この問題を一歩ずつ解いていきましょう 順を追って考えましょう 段階的に考えましょう
 """
-# Of single words only these are no answer by themselves: "response" and "proof" are what a question may be about.
-_BARE = (
-    "solution answer explanation reasoning respuesta solucion reponse antwort losung resposta risposta решение ответ"
-)
+# Alone, these may be the answer: a question may be about a response or a proof.
+_ANSWERS_TOO = """
+    think thinking thought thoughts reason step steps conclusion conclude result response proof approach breakdown
+    rationale walkthrough solve solved solving explain explained
+"""
+# What somebody says who is about to begin, where nothing follows.
+_BEGINNING = "let lets begin start understand break vamos lass mari"
 
 # Sentences that say nothing of any subject.
 _COURTESY = re.compile(
     r"""(?:i\ )?hope\ (?:this|that|it)\ helps?(?:\ you)?
       | (?:please\ )?
         (?:let\ me\ know|(?:feel\ free|do(?:\ not|n\ ?t)\ hesitate)\ to\ (?:ask|reach\ out))
-        (?:\ if\ (?:you|there).{0,60})?
+        (?:\ if\ .{0,60})?
       | thanks?(?:\ you)?\ (?:so\ much\ |very\ much\ )?for\ (?:asking|your|the|this)\b.*
       | (?:(?:that|this|what)\ ?(?:s|\ is)?\ an?\ )?(?:(?:very|really)\ )?(?:great|good|interesting|excellent)
         \ question
@@ -94,15 +97,22 @@ _REFUSAL_CHARS = 300
 _PREAMBLE_WORDS = 20
 
 _UNSEEN = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Mn", "Me"})
+# Letters and symbols by their category, and blank on every screen.
+_BLANKS = frozenset("\u115f\u1160\u3164\uffa0\u2800")
 _WORD = re.compile(r"[^\W_]+")
 _SENTENCE_END = re.compile(r"[.!?;:\n。；…।]+")
 _NUMBERED = re.compile(r"\b(step|paso|etape|schritt|passo|stap|krok|шаг|adim|langkah) ?#?\d{1,2}\b")
 
 
+def is_visible(sign: str) -> bool:
+    """Whether a reader sees a sign, if only as a space."""
+    return unicodedata.category(sign) not in _UNSEEN and sign not in _BLANKS
+
+
 def plain(text: str) -> str:
     """A text for comparing: compatible letters and signs as one, no accents, nothing invisible, lower case."""
     spread = unicodedata.normalize("NFKD", text)
-    seen = "".join(sign for sign in spread if sign in "\n\t" or unicodedata.category(sign) not in _UNSEEN)
+    seen = "".join(sign for sign in spread if sign in "\n\t" or is_visible(sign))
     return re.sub(r"[^\S\n]+", " ", unicodedata.normalize("NFC", seen).casefold()).strip()
 
 
@@ -114,13 +124,22 @@ def shorten(text: str, most_chars: int) -> str:
     return f"{text[:half]}\n[... {len(text) - 2 * half} characters left out ...]\n{text[-half:]}"
 
 
+def _ends(text: str) -> str:
+    """What a judge is shown of a draft, without the mark and without words that are cut in two."""
+    half = MOST_DRAFT_CHARS // 2
+    if len(text) <= MOST_DRAFT_CHARS:
+        return text
+    return re.sub(r"\w{1,40}$", "", text[:half]) + "\n" + re.sub(r"^\w{1,40}", "", text[-half:])
+
+
 def _words(text: str) -> list[str]:
     return _WORD.findall(plain(text))
 
 
 _ANNOUNCES = frozenset(_words(_ANNOUNCING))
 _FILLS = _ANNOUNCES | frozenset(_words(_AROUND))
-_BARE_WORDS = frozenset(_words(_BARE))
+_BARE = _ANNOUNCES - frozenset(_words(_ANSWERS_TOO))
+_BEGINS = frozenset(_words(_BEGINNING))
 # The longer ones first, so that no part of one is left over.
 _RUN_TOGETHER = re.compile("|".join(sorted(map(re.escape, plain(_UNSPACED).split()), key=len, reverse=True)))
 
@@ -139,11 +158,11 @@ def worthless(draft: str, prompt: str = "", *, found: bool = False) -> str:
         JSON. That a draft looks like no answer is then no argument against it. A number needs no such help, because
         no draft with a number in it looks like that.
     """
-    text = plain(shorten(draft, MOST_DRAFT_CHARS))
+    text = plain(_ends(draft))
     words = _WORD.findall(text)
     if not text:
         return "is empty"
-    if len(words) > 3 and words == _words(shorten(prompt, MOST_DRAFT_CHARS)):
+    if len(words) > 3 and words == _words(_ends(prompt)):
         return "is a copy of the request"
     if speaks_to_grader(text):
         return "speaks to its grader"
@@ -156,8 +175,8 @@ def worthless(draft: str, prompt: str = "", *, found: bool = False) -> str:
 
 def _says_nothing(text: str, words: list[str]) -> str:
     """Why a text says nothing of any subject, or nothing."""
-    if len(words) == 1 and not text.endswith(":"):
-        return "only announces an answer" if words[0] in _BARE_WORDS or _is_run_together(words[0]) else ""
+    if len(words) == 1 and ":" not in text:
+        return "only announces an answer" if words[0] in _BARE or _is_run_together(words[0]) else ""
     sentences = (" ".join(_WORD.findall(one)) for one in _SENTENCE_END.split(_NUMBERED.sub(r"\1", text)))
     left = [one for one in sentences if one and not _COURTESY.fullmatch(one)]
     if len(text) <= _REFUSAL_CHARS and left:
@@ -176,8 +195,10 @@ def _only_announces(text: str, sentences: list[str]) -> bool:
     last = sentences[-1]
     if len(sentences) > 1 and " " not in last and last not in _ANNOUNCES and not _is_run_together(last):
         return False  # "Answer: in" says something.
+    words = words[words[0] == "first" and len(words) > 1 :]
     known = [word in _ANNOUNCES or _is_run_together(word) for word in words]
-    return any(known) and all(one or word in _FILLS for one, word in zip(known, words, strict=True))
+    begins = len(words) > 2 and not _BEGINS.isdisjoint(words)
+    return (begins or any(known)) and all(one or word in _FILLS for one, word in zip(known, words, strict=True))
 
 
 def _is_run_together(word: str) -> bool:

@@ -16,8 +16,8 @@ class Answered(NamedTuple):
 
     row: int
     model: int
-    quality: float | None
-    """0 for an answer that was worthless without a judge; else `None`."""
+    worthless: bool
+    """Whether it scores 0 without a judge."""
     by_label: float | None
     """How good it is by its row's label, where there is one."""
 
@@ -47,7 +47,7 @@ class Judged:
         TuningError
             No answer has a grade.
         """
-        if not self.verdicts and all(answer.quality is None for answer in self.answers.values()):
+        if not self.verdicts and not any(answer.worthless for answer in self.answers.values()):
             raise TuningError(
                 "the run has no verdict of a judge; run `router eval` with --grader judge --judge MODEL", needed=1
             )
@@ -55,8 +55,8 @@ class Judged:
         pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
         worthless = ungraded = 0
         for key, answer in self.answers.items():
-            grade = self.verdicts.get(key) if answer.quality is None else answer.quality
-            worthless += answer.quality is not None
+            grade = 0.0 if answer.worthless else self.verdicts.get(key)
+            worthless += answer.worthless
             if grade is None:
                 ungraded += 1
                 continue

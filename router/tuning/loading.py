@@ -222,7 +222,7 @@ class _Reader:
             return
         if self._by_judge(row):
             by_label = None if label is None else self.grader.grade(str(row.get("response") or ""), label)
-            self.judged.answers[self._key(row, line), name] = Answered(at, model, row.get("quality"), by_label)
+            self.judged.answers[self._key(row, line), name] = Answered(at, model, bool(row.get("worthless")), by_label)
         elif self._without_label(row):
             self.texts[at, model] = str(row.get("response") or "")
 
