@@ -24,6 +24,7 @@ from router.core.call import (
     to_messages,
 )
 from router.core.judge import JUDGE, MOST_OUTPUT_TOKENS, VERDICT_TOKENS
+from router.core.ladder import model_of
 from router.core.params import positive
 from router.core.plan import Rung
 from router.core.policy import Policy
@@ -147,7 +148,7 @@ class Eval:
 
     @property
     def models(self) -> list[str]:
-        """The models that are asked, cheapest first."""
+        """The models that are asked, cheapest first; `small#2` is the second sample that a panel takes of `small`."""
         return list(self._bound["ladder"])
 
     @property
@@ -164,7 +165,7 @@ class Eval:
         if self._real is None:
             return found
         for name in open_models:
-            told = self._real.about(self._policy.models[name]).key
+            told = self._real.about(self._policy.models[model_of(name)]).key
             if told.startswith("missing: "):
                 found.setdefault(told.removeprefix("missing: "), []).append(name)
         return found
@@ -259,7 +260,7 @@ class Eval:
 
     def _router(self, model: str) -> Router:
         """A router whose task has this one rung, and no memory of earlier answers."""
-        alone = replace(self._settings, ladder=(model,), threshold=0.8, cache=None, shadow_rate=None)
+        alone = replace(self._settings, ladder=(model_of(model),), threshold=0.8, cache=None, shadow_rate=None)
         policy = replace(self._policy, tasks={self.task: alone})
         if self._judging and model == self._judging.name:
             policy = self._judging.alone(native=False)
@@ -337,7 +338,7 @@ class Eval:
 
     def _head(self, job: Job) -> dict[str, Any]:
         head: dict[str, Any] = {
-            "model": self._policy.models[job.model].litellm,
+            "model": self._policy.models[model_of(job.model)].litellm,
             "name": job.model,
             "task": self.task,
             "prompt_id": job.row_id,

@@ -53,7 +53,7 @@ class Past:
                     unjudged.pop((row["prompt_id"], row["judges"], False), None)
                     _add(sums, name, nusd)
                 continue
-            if name not in bound["models"] or not isinstance(row.get("bound"), dict):
+            if name not in bound["ladder"] or not isinstance(row.get("bound"), dict):
                 raise RecordingError(
                     f"{path}:{line}: is an answer of {name or row['model']!r}, which is not in the task's ladder "
                     f"({', '.join(bound['ladder'])}); name another run file",
