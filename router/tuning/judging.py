@@ -65,7 +65,7 @@ class Judging:
         for name in (name for rung in settings.ladder for name in members_of(rung)):
             if name == judge or policy.models[name].litellm == asked:
                 raise InvalidCall(
-                    f"judge: {judge!r} is {name!r} of the ladder, and would judge its own answers; name another model",
+                    f"judge: {judge!r} is {name!r} of the ladder, and would judge its own words; name another model",
                     argument="judge",
                 )
         return cls(judge, task, settings, policy, show_label)
