@@ -24,7 +24,7 @@ from router.core.call import (
     to_messages,
 )
 from router.core.judge import JUDGE, MOST_OUTPUT_TOKENS, VERDICT_TOKENS
-from router.core.ladder import model_of
+from router.core.ladder import kind_of, model_of
 from router.core.params import positive
 from router.core.plan import Rung
 from router.core.policy import Policy
@@ -39,6 +39,7 @@ from router.tuning.answers import Row, Tap, answer_row, failed_row, is_final
 from router.tuning.graders import Grader, build_grader
 from router.tuning.jobs import Estimate, Evaluated, Job, Progress
 from router.tuning.judging import Judging
+from router.tuning.questions import askings
 from router.tuning.rows import EvalRow, checked_rows
 from router.tuning.runfile import RunFile
 from router.tuning.session import Past, Session
@@ -126,6 +127,7 @@ class Eval:
         if self._judging:
             self._judging.require_text(self._rows)
         self._bound = bound(loaded, task, own_check=task in self._checks)
+        self._questions = {one.key: one for one in askings(task, self._settings)}
         self._out = out
         self._concurrency = concurrency
         self._pause_s = 0.0 if per_minute is None else 60.0 / (positive("per_minute", per_minute) or 1.0)
@@ -149,7 +151,7 @@ class Eval:
     @property
     def models(self) -> list[str]:
         """The models that are asked, cheapest first; `small#2` is the second sample that a panel takes of `small`."""
-        return list(self._bound["ladder"])
+        return [key for key in self._bound["ladder"] if kind_of(key) is None]
 
     @property
     def judge(self) -> str | None:
@@ -160,8 +162,8 @@ class Eval:
         """What is lacking before real models can be asked, each with the models that need it."""
         found: dict[str, list[str]] = {}
         open_models = dict.fromkeys(self._asks(job) for job in self._jobs)
-        if self._judging and self._jobs:
-            open_models[self._judging.name] = None
+        if self._jobs:
+            open_models |= dict.fromkeys(self._all_models()[len(self.models) :])
         if self._real is None:
             return found
         for name in open_models:
@@ -176,8 +178,8 @@ class Eval:
         uppers: list[int | None] = []
         unpriced: set[str] = set()
         rungs = {name: self._router(name).plan(self.task).rungs[0] for name in self._all_models()}
-        questions = [*self._jobs, *(job._replace(draft=_ANY_DRAFT) for job in self._jobs if self._needs_verdict(job))]
-        for job in questions:
+        later = [after for job in self._jobs for after in self._later(job, _ANY_DRAFT)]
+        for job in [*self._jobs, *later]:
             name = self._asks(job)
             mean, rung = self._past.mean_nusd(name), rungs[name]
             guess = VERDICT_TOKENS if job.draft is not None else output_tokens_estimate(str(job.row.label or "")) or 1
@@ -188,7 +190,7 @@ class Eval:
             uppers.append(self._upper(job, rung))
             if point is None:
                 unpriced.add(name)
-        return Estimate(len(questions), usd(total(points)), usd(total(uppers)), tuple(sorted(unpriced)))
+        return Estimate(len(points), usd(total(points)), usd(total(uppers)), tuple(sorted(unpriced)))
 
     def run(self, progress: Callable[[Progress], None] = lambda _: None) -> Evaluated:
         """Ask everything that is still open.
@@ -229,20 +231,28 @@ class Eval:
         )
 
     def _all_models(self) -> list[str]:
-        return [*self.models, self._judging.name] if self._judging else self.models
+        return [*self.models, *self._questions, *([self._judging.name] if self._judging else [])]
 
     def _asks(self, job: Job) -> str:
         """The model that a question goes to."""
-        return self._judging.name if self._judging and job.draft is not None else job.model
+        if job.draft is None:
+            return job.model
+        return job.question or (self._judging.name if self._judging else job.model)
 
-    def _needs_verdict(self, job: Job) -> bool:
-        """Whether a question is for an answer that a judge will be asked about."""
-        return self._judging is not None and job.draft is None
+    def _later(self, job: Job, draft: str) -> list[Job]:
+        """The questions that the answer to this one leads to: of the panel that it begins, and of the judge."""
+        if job.draft is not None:
+            return []
+        about = [] if job.repeat else [one.key for one in self._questions.values() if one.about == job.model]
+        asked = [job._replace(draft=draft, question=key) for key in about]
+        return [*asked, job._replace(draft=draft)] if self._judging else asked
 
     def _open_questions(self) -> int:
-        return len(self._jobs) + sum(map(self._needs_verdict, self._jobs))
+        return len(self._jobs) + sum(len(self._later(job, "")) for job in self._jobs)
 
     def _messages(self, job: Job) -> tuple[Message, ...]:
+        if job.question and job.draft is not None:
+            return self._questions[job.question].messages(job.row, job.draft)
         if self._judging and job.draft is not None:
             return self._judging.messages(job.row, job.draft)
         return to_messages(job.row.prompt, self._settings.system)
@@ -254,12 +264,19 @@ class Eval:
             jobs += [Job(row, row_id, model) for model in self.models]
             if self.grader.without_labels and int(row_id[:8], 16) < REPEAT_SHARE * 16**8:
                 jobs.append(Job(row, row_id, self.models[-1], repeat=True))
+            for one in self._questions.values():
+                draft = self._past.drafts.get((row_id, one.about))
+                if draft is not None and not one.needless(row, draft, self._check):
+                    jobs.append(Job(row, row_id, one.about, draft=draft, question=one.key))
         unjudged = self._past.unjudged
-        open_jobs = (job._replace(draft=unjudged.get(job.key)) for job in jobs)
-        return [job for job in open_jobs if job.draft is not None or job.key not in self._past.done]
+        open_jobs = [job for job in jobs if job.key in unjudged or job.key not in self._past.done]
+        return [job._replace(draft=unjudged.get(job.key, job.draft)) for job in open_jobs]
 
     def _router(self, model: str) -> Router:
         """A router whose task has this one rung, and no memory of earlier answers."""
+        if asking := self._questions.get(model):
+            rung = self._made(asking.alone(self._policy, lambda _: None)).plan(self.task).rungs[0]
+            return self._made(asking.alone(self._policy, rung.can))
         alone = replace(self._settings, ladder=(model_of(model),), threshold=0.8, cache=None, shadow_rate=None)
         policy = replace(self._policy, tasks={self.task: alone})
         if self._judging and model == self._judging.name:
@@ -298,9 +315,8 @@ class Eval:
         self, job: Job, router: Router, file: RunFile, limit_usd: float | None, session: Session
     ) -> Mapping[str, Any]:
         """One question, and its row in the file."""
-        if self._judging and job.draft is not None:
-            row = self._judging.verdict(router, job, job.draft, limit_usd, self._tap)
-            row["time_s"] = round(self._world.clock.time(), 3)
+        if job.draft is not None:
+            row = self._about(job, job.draft, router, limit_usd)
             file.append(row)
             return row
         outcomes: list[Outcome]
@@ -320,21 +336,37 @@ class Eval:
         try:
             if text is not None and self.grader.reads_labels:
                 row["quality"] = self.grader.grade(text, job.row.label)
-            elif self._judging:
-                self._look_before(self._judging, job, text, row, session)
         finally:
+            self._look_before(job, text, row, session)
             file.append(row)  # An answer that no grade was found for is paid for too.
         return row
 
-    def _look_before(self, judging: Judging, job: Job, text: str | None, row: Row, session: Session) -> None:
-        """Ask the judge about an answer next, unless there is nothing to ask about."""
-        if text is not None and not (why := judging.needless(job.row, text, self._check(text))):
-            session.due.append(job._replace(draft=text))
-            return
-        if text is not None:
+    def _about(self, job: Job, draft: str, router: Router, limit_usd: float | None) -> Row:
+        """A question about an answer: of a panel, or to the judge who grades."""
+        if job.question:
+            row = self._questions[job.question].ask(router, job, self._policy, limit_usd, self._tap)
+            row |= {"grader": self.grader.name, "bound": row_binding(self._bound, job.question)}
+        else:
+            assert self._judging
+            row = self._judging.verdict(router, job, draft, limit_usd, self._tap)
+        return {**row, "time_s": round(self._world.clock.time(), 3)}
+
+    def _look_before(self, job: Job, text: str | None, row: Row, session: Session) -> None:
+        """Ask about an answer next, unless there is nothing to ask about."""
+        for later in self._later(job, text or ""):
+            if text is not None and not self._needless(later, text, row):
+                session.due.append(later)
+            elif is_final(row):
+                session.spared += 1
+
+    def _needless(self, job: Job, text: str, row: Row) -> bool:
+        """Whether nobody need be asked about an answer; one that is worth nothing to a judge is graded so."""
+        if job.question:
+            return self._questions[job.question].needless(job.row, text, self._check)
+        if self._judging and (why := self._judging.needless(job.row, text, self._check(text))):
             row["quality"], row["worthless"] = 0.0, why
-        if is_final(row):
-            session.spared += 1
+            return True
+        return False
 
     def _head(self, job: Job) -> dict[str, Any]:
         head: dict[str, Any] = {

@@ -16,9 +16,9 @@ from router.core.binding import changed_rows, row_binding
 from router.core.call import Reply, texts, to_messages
 from router.core.checks import Check, Verdict, build_check
 from router.core.evidence import read_evidence
-from router.core.ladder import model_of, places
+from router.core.ladder import kind_of, model_of, panels
 from router.core.params import suggestion
-from router.core.policy import AnswerKind, Policy, Task, TextAnswer
+from router.core.policy import AnswerKind, Policy, TextAnswer
 from router.core.pricing import NUSD_PER_USD
 from router.core.reading import text_of
 from router.core.signals import FREE_SIGNALS, compared, draft_text, read_signals
@@ -30,6 +30,7 @@ from router.tuning.answers import is_final, is_verdict
 from router.tuning.columns import Cell, Columns, comparable
 from router.tuning.graders import Grader, build_grader
 from router.tuning.judged import Answered, Judged
+from router.tuning.questions import Questioned, askings, is_question
 from router.tuning.rows import prompt_id
 from router.tuning.runfile import read_run
 from router.tuning.runs import EvalRun, LabelSource
@@ -78,10 +79,11 @@ def load_run(
     settings, own = loaded.policy.tasks[task], (checks or {}).get(task)
     binds_to = bound(loaded, task, own_check=own is not None)
     check = task_check(settings, own)
+    drafting = tuple(key for key in binds_to["ladder"] if kind_of(key) is None)
     reader = _Reader(
         Path(path),
-        names=tuple(binds_to["ladder"]),
-        litellm={loaded.policy.models[model_of(key)].litellm: key for key in reversed(binds_to["ladder"])},
+        names=drafting,
+        litellm={loaded.policy.models[model_of(key)].litellm: key for key in reversed(drafting)},
         check=check,
         grader=build_grader(grader, settings.answer, check, tolerance=tolerance, fields=fields),
         regrade=grader not in (None, "judge"),
@@ -90,15 +92,9 @@ def load_run(
         group=settings.group,
         bound=binds_to,
         agree_on=settings.agree_on,
+        questions=Questioned(askings(task, settings)),
     )
-    return replace(reader.read(task, min_rows), panels=_panels(settings))
-
-
-def _panels(task: Task) -> tuple[tuple[str, ...], ...]:
-    """The keys of every panel of a task's ladder."""
-    asked = places(task.ladder)
-    rungs = {place.rung for place in asked if place.members > 1}
-    return tuple(tuple(place.key for place in asked if place.rung == rung) for rung in sorted(rungs))
+    return replace(reader.read(task, min_rows), panels=panels(settings.ladder))
 
 
 def load_columns(
@@ -161,9 +157,10 @@ class _Reader:
     repeats: list[tuple[int, str]] = field(default_factory=list)
     """The top model's second answers."""
     judged: Judged = field(default_factory=Judged)
+    questions: Questioned = field(default_factory=Questioned)
 
     def read(self, task: str, min_rows: int) -> EvalRun:
-        columns = Columns(self.names)
+        columns = Columns(self.names, [one.key for one in self.questions.askings])
         refused: set[str] = set()
         for line, row in self._rows():
             if row.get("refused"):
@@ -178,6 +175,7 @@ class _Reader:
         source: LabelSource = "disagreement" if self.texts else "labels"
         if self.judged.answers:
             source, provenance["judge"] = "judge", self.judged.grade(columns, self.names)
+        self.questions.put(columns)
         return columns.run(task, label_source=source, provenance=provenance, min_rows=min_rows)
 
     def _rows(self) -> Iterator[tuple[int, Row]]:
@@ -187,6 +185,9 @@ class _Reader:
         for line, row in read_run(self.path):
             if is_verdict(row):
                 self.judged.add(self._key(row, line), row)
+                continue
+            if is_question(row):
+                self._add_question(line, row)
                 continue
             name = row.get("name") if row.get("name") in self.names else self.litellm.get(row["model"])
             if name is None:
@@ -206,6 +207,16 @@ class _Reader:
             open_rows.pop(key, None)
             yield line, row
 
+    def _add_question(self, line: int, row: Row) -> None:
+        """What was said about a draft, where the ladder still asks it."""
+        if row.get("name") not in [one.key for one in self.questions.askings]:
+            self.others.add(str(row.get("name")))
+            return
+        self._require_binding(line, row["name"], row)
+        self.questions.add(self._key(row, line), row)
+        if row.get("error") is None:
+            self.served.setdefault(model_of(row["name"]), set()).add(str(row.get("model_served") or row["model"]))
+
     def _add(self, columns: Columns, line: int, row: Row) -> None:
         label = row.get("label", row.get("reference"))
         at = columns.row(
@@ -224,6 +235,7 @@ class _Reader:
         model = self.names.index(name)
         self.asked.add(name)
         columns.add(at, model, self._cell(line, row, label))
+        self.questions.drafted(self._key(row, line), at, row, self.check, self.system)
         if row.get("error") is None:
             self.served.setdefault(model_of(name), set()).add(str(row.get("model_served") or row["model"]))
         if row.get("grader"):
@@ -367,7 +379,7 @@ class _Reader:
     def _provenance(self, refused: set[str]) -> dict[str, Any]:
         return {
             "run": str(self.path),
-            "served": {name: sorted(self.served[name]) for name in self.names if name in self.served},
+            "served": {name: sorted(ids) for name, ids in self.served.items()},
             "grader": self.grader.name if self.regrade else ", ".join(sorted(self.graders)),
             "failed_answers": self.failed,
             "refused_rows": len(refused),
