@@ -142,6 +142,7 @@ class Eval:
         self._past = Past.read(out, self._bound, judged_by) if out.exists() else Past()
         self._past.require_same(self._rows, out)
         self._jobs = self._open_jobs()
+        self._open_questions = len(self._ahead())
         if self._max_nusd is not None and (unpriced := self.estimate().unpriced):
             raise InvalidCall(
                 f"max_usd: the price of {unpriced[0]!r} is unknown, so that no limit can hold; give it a `price:`",
@@ -161,9 +162,7 @@ class Eval:
     def missing_keys(self) -> dict[str, list[str]]:
         """What is lacking before real models can be asked, each with the models that need it."""
         found: dict[str, list[str]] = {}
-        open_models = dict.fromkeys(self._asks(job) for job in self._jobs)
-        if self._jobs:
-            open_models |= dict.fromkeys(self._all_models()[len(self.models) :])
+        open_models = dict.fromkeys(self._asks(job) for job in self._ahead())
         if self._real is None:
             return found
         for name in open_models:
@@ -178,8 +177,7 @@ class Eval:
         uppers: list[int | None] = []
         unpriced: set[str] = set()
         rungs = {name: self._router(name).plan(self.task).rungs[0] for name in self._all_models()}
-        later = [after for job in self._jobs for after in self._later(job, _ANY_DRAFT)]
-        for job in [*self._jobs, *later]:
+        for job in self._ahead():
             name = self._asks(job)
             mean, rung = self._past.mean_nusd(name), rungs[name]
             guess = VERDICT_TOKENS if job.draft is not None else output_tokens_estimate(str(job.row.label or "")) or 1
@@ -224,7 +222,7 @@ class Eval:
             session.asked,
             self._past.answers,
             session.failed,
-            self._open_questions() - session.spared - session.asked,
+            self._open_questions - session.spared - session.asked,
             session.spent_nusd / NUSD_PER_USD,
             session.stopped,
             session.nonsense,
@@ -247,8 +245,9 @@ class Eval:
         asked = [job._replace(draft=draft, question=key) for key in about]
         return [*asked, job._replace(draft=draft)] if self._judging else asked
 
-    def _open_questions(self) -> int:
-        return len(self._jobs) + sum(len(self._later(job, "")) for job in self._jobs)
+    def _ahead(self) -> list[Job]:
+        """The questions that are still open, and those that their answers lead to."""
+        return [*self._jobs, *(after for job in self._jobs for after in self._later(job, _ANY_DRAFT))]
 
     def _messages(self, job: Job) -> tuple[Message, ...]:
         if job.question and job.draft is not None:
@@ -401,5 +400,5 @@ class Eval:
 
     def _report(self, session: Session, progress: Callable[[Progress], None]) -> None:
         kept = self._past.answers
-        done, everything = kept + session.asked, kept + self._open_questions() - session.spared
+        done, everything = kept + session.asked, kept + self._open_questions - session.spared
         progress(Progress(done, everything, session.failed, session.spent_nusd / NUSD_PER_USD))
