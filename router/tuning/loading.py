@@ -225,7 +225,7 @@ class _Reader:
         self.asked.add(name)
         columns.add(at, model, self._cell(line, row, label))
         if row.get("error") is None:
-            self.served.setdefault(name, set()).add(str(row.get("model_served") or row["model"]))
+            self.served.setdefault(model_of(name), set()).add(str(row.get("model_served") or row["model"]))
         if row.get("grader"):
             self.graders.add(str(row["grader"]))
         if row.get("error") is not None:

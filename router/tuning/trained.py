@@ -96,6 +96,10 @@ class Trained:
             self._fits[key] = fit(columns, quality, self._folds)
         return self._fits[key]
 
+    def leading(self, members: tuple[int, ...]) -> Rows:
+        """Whose draft the answer of a panel's first members is taken from, -1 for none."""
+        return self._panel(members)[1]
+
     def _panel(self, members: tuple[int, ...]) -> tuple[dict[str, Floats], Rows]:
         if members not in self._panels:
             alone = [self.confidence(one).out_of_fold for one in members]
@@ -115,7 +119,7 @@ class Trained:
             else:
                 one = self.confidence(model, family.rungs[at - 1] if at else None)
             draft.append(one.out_of_fold if last is None else 1.0 - one.out_of_fold)
-            leading.append(self._panel(members)[1] if len(members) > 1 else None)
+            leading.append(self.leading(members) if len(members) > 1 else None)
         prompt = () if family.gate is None else (self.prompt(family.rungs[0]).out_of_fold,)
         return Scores(tuple(draft), prompt, tuple(leading))
 
