@@ -61,9 +61,8 @@ class Judging:
                 argument="judge",
             )
         settings = policy.tasks[task]
-        asked = policy.models[judge].litellm
         for name in (name for rung in settings.ladder for name in members_of(rung)):
-            if name == judge or policy.models[name].litellm == asked:
+            if _served(policy, name) == _served(policy, judge):
                 raise InvalidCall(
                     f"judge: {judge!r} is {name!r} of the ladder, and would judge its own answers; name another model",
                     argument="judge",
@@ -134,6 +133,11 @@ class Judging:
             except NoAnswer as error:
                 return {**row, **failed_row(error)}
         return {**row, **answer_row(answer, outcomes), "quality": read_verdict(answer.text)}
+
+
+def _served(policy: Policy, name: str) -> str:
+    """What a model is called wherever it is hosted: `gpt-5` for `openai/gpt-5` and for `azure/gpt-5`."""
+    return policy.models[name].litellm.rpartition("/")[2]
 
 
 def require_verdicts(name: str, verdicts: int, nonsense: int) -> None:
