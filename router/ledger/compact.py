@@ -111,12 +111,16 @@ def _old_segments(folder: Path, database: sqlite3.Connection, report: CompactRep
             rows += 1
         if newest_s >= report.before_s:
             stay.add(first_row(path))
-        elif path.stat().st_size < ended[path.name] or not all(damage.torn for damage in reading.damage):
+        elif path.stat().st_size < ended[path.name] or _is_harmed(reading):
             report.damaged.append(path.name)
             stay.add(first_row(path))
         else:
             old.append((path, rows))
     return _without_copies(old, stay - {""}, report)
+
+
+def _is_harmed(reading: Reading) -> bool:
+    return bool(reading.missing()) or not all(damage.torn for damage in reading.damage)
 
 
 def _without_copies(old: Sequence[tuple[Path, int]], stay: set[str], report: CompactReport) -> list[Path]:

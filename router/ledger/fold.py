@@ -138,6 +138,8 @@ def add_lines(batch: Batch, path: Path, offset: int, complete: bool, report: Fol
             report.newer.append(f"{path.name}:{offset}")
             return offset, broken
         offset = line.end
+        if line.row is not None and line.row.get("kind") == "end":
+            continue
         if line.row is None or not is_sound(line.row):
             broken += 1
             if line.ended:

@@ -85,6 +85,8 @@ class VerifyReport:
         self.torn += [damage for damage in reading.damage if damage.torn]
         if cut and not reading.damage:
             self.cut.append(f"{name}: {cut}")
+        if missing := reading.missing():
+            self.cut.append(f"{name}: {missing}")
         if reading.newer_from is not None:
             self.newer.append(f"{name}:{reading.newer_from}")
 
