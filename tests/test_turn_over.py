@@ -88,7 +88,7 @@ def test_a_large_segment_is_followed_by_another(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_takes_no_new_file_keeps_the_old_one(tmp_path: Path) -> None:
-    """Where the next segment cannot be made, the one that is open takes the rows; nothing is lost and nobody alarmed."""
+    """Where the next segment cannot be made, the one that is open takes the rows, and nothing is lost."""
     clock, disk = SimulatedClock(), _Crowded()
     writer = LedgerWriter(tmp_path, World(clock=clock, disk=disk))
     writer.record({"kind": "x"})

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from router.ledger.rows import Row
 
 _encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"), default=str).encode
+_decode = json.JSONDecoder().decode
 
 
 def encode(row: Row) -> bytes:
@@ -40,7 +41,7 @@ def unframe(line: bytes) -> Row | None:
     if line[:9] != b"%08x " % zlib.crc32(line[9:]):
         return None
     try:
-        row = json.loads(line[9:])
+        row = _decode(line[9:].decode())
     except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None

@@ -22,8 +22,8 @@ from router.world import AppendFile, World
 
 # How often a writer looks at its file: a look costs as much as a row.
 _LOOK_EVERY_S = 1.0
-# When a segment is full: old after a day, so that a service that lives for months can be packed; large before what reads
-# a whole segment lacks room. Chosen, not measured.
+# When a segment is full: after a day, so that what a service of months wrote can be packed; and before what reads one
+# whole lacks room. Chosen, not measured.
 _SEGMENT_S = 86_400
 _SEGMENT_BYTES = 256 << 20
 
