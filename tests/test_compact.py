@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,17 @@ def test_a_damaged_segment_is_left_for_whoever_repairs_it(home: Path) -> None:
     report = _compact(home)
     assert (report.damaged, report.segments) == ([oldest.name], [old.name])
     assert _sums(home) == before
+
+
+def test_a_read_model_that_is_brought_up_keeps_what_is_packed(home: Path) -> None:
+    """Its rollups are summed anew from rows and packs."""
+    _compact(home)
+    before = _sums(home)
+    with closing(sqlite3.connect(home / "ledger.db", isolation_level=None)) as database:
+        database.execute("ALTER TABLE hourly_routes DROP COLUMN unpriced")
+        database.execute("ALTER TABLE daily_attempts DROP COLUMN retries")
+    assert _sums(home) == before
+    assert verify(home).ok
 
 
 class _SetClock(SimulatedClock):

@@ -11,10 +11,10 @@ from typing import Any
 
 from router.ledger.damage import Reading, sound_rows
 from router.ledger.database import connect, create
-from router.ledger.fold import SEGMENTS_FOLDER, Batch, FoldReport, add_lines, fold, locked, take_packs
+from router.ledger.fold import Batch, FoldReport, add_lines, fold, locked, take_packs
 from router.ledger.packs import first_row, packs_in, read_packs, replaced_by, sums_in, write_pack
 from router.ledger.rows import SCHEMA_VERSION
-from router.ledger.segments import segments_in, writer_lives
+from router.ledger.segments import SEGMENTS_FOLDER, segments_in, writer_lives
 from router.world import World
 
 
@@ -141,7 +141,7 @@ def _without_copies(old: Sequence[tuple[Path, int]], stay: set[str], report: Com
 def _alone(segments: Sequence[Path]) -> Iterator[sqlite3.Connection]:
     """A read model of these segments alone, which is gone afterwards."""
     with closing(sqlite3.connect("", isolation_level=None)) as database:
-        create(database, SCHEMA_VERSION)
+        create(database, SCHEMA_VERSION, segments[0].parent)
         batch = Batch(database)
         for path in segments:
             offset, _ = add_lines(batch, path, 0, True, FoldReport())

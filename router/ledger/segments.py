@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 from router.ledger.rows import Row
 
+SEGMENTS_FOLDER = "segments"
+
 _encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"), default=str).encode
 _decode = json.JSONDecoder().decode
 

@@ -12,10 +12,10 @@ from router.errors import LedgerError
 from router.ledger.comparison import Comparison
 from router.ledger.damage import Damage, LostRow, Reading, sound_rows
 from router.ledger.database import connect
-from router.ledger.fold import SEGMENTS_FOLDER, fold, locked
+from router.ledger.fold import fold, locked
 from router.ledger.packs import packs_in, read_packs
 from router.ledger.rows import Row
-from router.ledger.segments import segments_in, writer_lives
+from router.ledger.segments import SEGMENTS_FOLDER, segments_in, writer_lives
 
 
 @dataclass(slots=True)
