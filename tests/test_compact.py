@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -385,12 +386,27 @@ def test_forgetting_reaches_the_packs_of_an_earlier_release(home: Path, monkeypa
 
 def test_the_command_shows_first_and_packs_with_yes(home: Path, cli: Cli) -> None:
     """An age that is none is a wrong call; all segments are older than the machine's day."""
-    shown = cli("ledger", "compact", "--home", str(home))
+    shown = cli("ledger", "compact", "--older-than", "90d", "--home", str(home))
     assert (shown.code, shown.out.startswith("would pack: 3 segments, 48 rows, ")) == (0, True)
     assert "next: the same with --yes" in shown.out
     done = cli("ledger", "compact", "--older-than", "48h", "--yes", "--home", str(home), "--json")
     assert (done.code, done.json["applied"], done.json["rows"]) == (0, True, 48)
     assert cli("ledger", "compact", "--older-than", "soon").code == 2
+
+
+def test_the_policy_says_how_long_calls_are_kept(home: Path, tmp_path: Path, cli: Cli) -> None:
+    """`keep_days` stands for an age that nobody gave, in an overlay too; without both it is a wrong call."""
+    policies = tmp_path / "policies"
+    policies.mkdir()
+    base = "version: 1\nmodels: {small: {litellm: openai/small}}\ntasks: {t: {ladder: [small]}}\n"
+    years = int(time.time() - NOW_S + 150 * DAY_S) // int(DAY_S)
+    (policies / "all.yml").write_text(base)
+    (policies / "prod.yml").write_text(f"version: 1\nenvironment: prod\nledger: {{keep_days: {years}}}\n")
+    command = ("ledger", "compact", "--yes", "--json", "--home", str(home), "--policies", str(policies))
+    refused = cli(*command)
+    assert (refused.code, "add `ledger: {keep_days: 90}` to it" in " ".join(refused.err.split())) == (2, True)
+    assert len(cli(*command, "--env", "prod").json["segments"]) == 1
+    assert len(cli(*command, "--env", "prod", "--older-than", "1h").json["segments"]) == 2
 
 
 def test_what_packed_calls_no_longer_have_is_told(home: Path, tmp_path: Path, cli: Cli) -> None:

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from router import Router, RouterWarning
+from router.audit import audit
 from router.core.call import Call
 from router.ledger import LedgerWriter, fold
 from router.ledger.compact import compact
+from router.ledger.packs import packs_in
 from router.ledger.segments import read_lines, segments_in, writer_lives
 from router.ledger.verify import verify
 from router.testing import ScriptedModels, SimulatedClock, SimulatedDisk
@@ -194,6 +196,35 @@ def test_a_killed_service_that_turns_over_all_the_time_loses_no_answer(home: Pat
     assert verify(home).ok
     (home / "ledger.db").unlink()
     assert verify(home).ok
+
+
+def test_processes_that_pack_at_once_beside_a_service_lose_no_call(home: Path) -> None:
+    """Three of them pack all that was let go, again and again: every answer is in the sums, once."""
+    pack = [
+        sys.executable,
+        "-c",
+        "from router.cli import main; main()",
+        "ledger",
+        "compact",
+        "--older-than",
+        "0h",
+        "--yes",
+    ]
+    environment, answered = {**os.environ, "ROUTER_HOME": str(home)}, 0
+    with _service(home) as service:
+        assert service.stdout
+        for _ in range(3):
+            packing = [subprocess.Popen(pack, stdout=subprocess.DEVNULL, env=environment) for _ in range(3)]
+            for _ in range(60):
+                answered += bool(service.stdout.readline())
+            assert [one.wait() for one in packing] == [0, 0, 0]
+        os.killpg(service.pid, signal.SIGKILL)
+        answered += len(_whole_lines(service.stdout.read()))
+    assert len(packs_in(home / "segments")) >= 3
+    for _ in range(2):
+        assert answered <= audit(home).total.calls <= answered + 4
+        assert verify(home).ok
+        (home / "ledger.db").unlink()
 
 
 def test_folds_beside_a_service_that_turns_over_make_no_orphan(home: Path) -> None:

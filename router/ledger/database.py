@@ -89,18 +89,23 @@ def _renew(database: sqlite3.Connection, folder: Path) -> None:
                     database.execute(f'ALTER TABLE "{table.name}" ADD COLUMN "{name}" {kind}')
         for statement in lines.FOR_OLD_ROWS:
             database.execute(statement)
-        renewed: list[Table] = []
-        for family in families.FAMILIES.values():
-            if any(table in stale for table in ROLLUPS[family.name]):
-                for table in ROLLUPS[family.name]:
-                    database.execute(f'DROP TABLE IF EXISTS "{table.name}"')
-                    database.execute(table.sql())
-                roll_all(database, family)
-                renewed += ROLLUPS[family.name]
-        for (name,) in database.execute("SELECT name FROM segments WHERE name LIKE '%.pack'").fetchall():
-            if (folder / name).exists():
-                add_sums(database, folder / name, renewed)
+        _sum_anew(database, stale, folder)
         database.execute("COMMIT")
     except BaseException:
         database.execute("ROLLBACK")
         raise
+
+
+def _sum_anew(database: sqlite3.Connection, stale: list[Table], folder: Path) -> None:
+    """Make the rollups of the families that these tables are of again, from rows and packs."""
+    renewed: list[Table] = []
+    for family in families.FAMILIES.values():
+        if any(table in stale for table in ROLLUPS[family.name]):
+            for table in ROLLUPS[family.name]:
+                database.execute(f'DROP TABLE IF EXISTS "{table.name}"')
+                database.execute(table.sql())
+            roll_all(database, family)
+            renewed += ROLLUPS[family.name]
+    for (name,) in database.execute("SELECT name FROM segments WHERE name LIKE '%.pack'").fetchall():
+        if renewed and (folder / name).exists():
+            add_sums(database, folder / name, renewed)
