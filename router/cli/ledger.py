@@ -158,7 +158,7 @@ def _kept_s(policies: Path | None, environment: str | None) -> float:
 
 
 def _seconds(text: str) -> float:
-    age = re.fullmatch(r"([0-9]{1,6})([hd])", text)
+    age = re.fullmatch(r"([0-9]{1,5})([hd])", text)
     if age is None:
         raise typer.BadParameter(f"{text!r} is no age; give 90d or 48h", param_hint="--older-than")
     return int(age[1]) * {"h": 3600.0, "d": _DAY_S}[age[2]]
