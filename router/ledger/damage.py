@@ -42,24 +42,6 @@ class Damage:
 
 
 @dataclass(slots=True)
-class Reading:
-    """What one look at a segment found, beside its sound rows."""
-
-    damage: list[Damage]
-    newer_from: int | None = None
-    """Where the rows of a newer version begin."""
-    numbers: Numbers = field(default_factory=lambda: Numbers())
-    """Of its rows."""
-
-    def missing(self) -> str:
-        """Which rows are neither sound nor damaged, in words; empty when there are none."""
-        gone = self.numbers.missing() - sum(len(damage.rows) for damage in self.damage if not damage.torn)
-        if gone <= 0:
-            return ""
-        return f"{gone:,} of its rows {'is' if gone == 1 else 'are'} gone, from row {self.numbers.next:,} on"
-
-
-@dataclass(slots=True)
 class Numbers:
     """Which numbers of rows there are. A signal handler that routes may write one before the one below it."""
 
@@ -82,6 +64,24 @@ class Numbers:
         return max(self.ahead) + 1 - self.next - len(self.ahead) if self.ahead else 0
 
 
+@dataclass(slots=True)
+class Reading:
+    """What one look at a segment found, beside its sound rows."""
+
+    damage: list[Damage]
+    newer_from: int | None = None
+    """Where the rows of a newer version begin."""
+    numbers: Numbers = field(default_factory=Numbers)
+    """Of its rows."""
+
+    def missing(self) -> str:
+        """Which rows are neither sound nor damaged, in words; empty when there are none."""
+        gone = self.numbers.missing() - sum(len(damage.rows) for damage in self.damage if not damage.torn)
+        if gone <= 0:
+            return ""
+        return f"{gone:,} of its rows {'is' if gone == 1 else 'are'} gone, from row {self.numbers.next:,} on"
+
+
 def sound_rows(path: Path, reading: Reading, *, complete: bool) -> Iterator[tuple[Row, int]]:
     """Every sound row of a segment with the offset after it; what is broken goes into the reading."""
     broken: list[Line] = []
@@ -99,7 +99,7 @@ def sound_rows(path: Path, reading: Reading, *, complete: bool) -> Iterator[tupl
         if newer:
             reading.newer_from = line.start
             return
-        if line.number is not None:
+        if isinstance(line.number, int):
             reading.numbers.see(line.number)
         if line.row.get("kind") != "end":
             yield line.row, line.end
