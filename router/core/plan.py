@@ -11,6 +11,7 @@ from router.core.checks import Check
 from router.core.evidence import BLOCKS
 from router.core.policy import Model, Price, Task
 from router.core.pricing import Rates
+from router.core.signals import OwnSignal
 from router.core.tuned import By, TunedRung
 from router.core.word_scores import Words, WordSignal
 
@@ -60,6 +61,8 @@ class Rung:
     """Whether a call of usual length may see it begin."""
     words: Mapping[WordSignal, Words] = field(default_factory=dict)
     """What the words of a prompt and of a draft say."""
+    own_signals: Mapping[str, OwnSignal] = field(default_factory=dict)
+    """Signals of the application that some calibrator of it names."""
     rates: Rates = field(init=False, compare=False)
     blocks: frozenset[str] = field(init=False, compare=False)
     """What closer reading some calibrator of it needs; nothing else is read."""

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -108,9 +108,19 @@ class Tuned:
     edited: bool = False
     """Whether it holds something else by now."""
 
+    @property
+    def own_signals(self) -> tuple[str, ...]:
+        """The application's own signals that the certificate's plan reads."""
+        return _own_signals(self.certificate)
 
-def load_tuned(folder: Path, task: str, policy: Policy) -> Tuned | None:
-    """The artefact of a task, or `None` when it has not been tuned.
+    def named(self, model: str) -> list[str]:
+        """The signals of a model's drafts that some calibrator names."""
+        fitted = (*self.calibrators.get(model, ()), *self.gain.get(model, ()))
+        return sorted({name for one in fitted for name in one.signals})
+
+
+def load_tuned(folder: Path, task: str, policy: Policy, *, own_signals: Collection[str] = ()) -> Tuned | None:
+    """The artefact of a task, or `None` when it has not been tuned; `own_signals` are the application's.
 
     Raises
     ------
@@ -132,7 +142,7 @@ def load_tuned(folder: Path, task: str, policy: Policy) -> Tuned | None:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise PolicyError(_told(first), path=str(path), where=dotted(first["loc"])) from None
-    _check(artefact, path, task, policy)
+    _check(artefact, path, task, policy, own_signals)
     by_model = {
         part: {entry.model: getattr(entry, part) for entry in artefact.models if getattr(entry, part)}
         for part in ("calibrators", "gain", "prompt", "words")
@@ -247,7 +257,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         os.close(held)
 
 
-def _check(artefact: Artefact, path: Path, task: str, policy: Policy) -> None:
+def _check(artefact: Artefact, path: Path, task: str, policy: Policy, own_signals: Collection[str]) -> None:
     def refuse(problem: str, where: str) -> PolicyError:
         return PolicyError(problem, path=str(path), where=where)
 
@@ -261,7 +271,7 @@ def _check(artefact: Artefact, path: Path, task: str, policy: Policy) -> None:
     if problem := _unproven(artefact):
         raise refuse(f"{problem}; restore the file, or run `router tune {task} --write`", "plan")
     for index, entry in enumerate(artefact.models):
-        if problem := _signal_problem(entry):
+        if problem := _signal_problem(entry, {*own_signals, *_own_signals(artefact.certificate)}):
             raise refuse(problem, f"models.{index}")
         # Whether the models of a certificate are still those of the policy is a question of staleness.
         certificate = artefact.certificate
@@ -309,10 +319,16 @@ def _model_problem(entry: ModelCalibrators, policy: Policy) -> str:
     return ""
 
 
-def _signal_problem(entry: ModelCalibrators) -> str:
+def _own_signals(certificate: Certificate | None) -> tuple[str, ...]:
+    told = certificate.binds_to.get("own_signals") if certificate else None
+    return tuple(name for name in told if isinstance(name, str)) if isinstance(told, Sequence) else ()
+
+
+def _signal_problem(entry: ModelCalibrators, own_signals: Collection[str]) -> str:
     fitted = (*entry.calibrators, *entry.gain, *entry.prompt)
-    known = {*FREE_SIGNALS, *BLOCKS, *entry.words}
+    known = {*FREE_SIGNALS, *BLOCKS, *entry.words, *own_signals}
     name = min({name for one in fitted for name in one.signals} - known, default="")
     if name in WORD_SIGNALS:
         return f"a calibrator names {name!r}, which `words` does not have; restore the file, or tune the task again"
-    return f"unknown signal {name!r}; {suggestion(name, sorted(known))}" if name else ""
+    registered = "one of your own must be registered with `Router(signals=...)`"
+    return f"unknown signal {name!r}; {suggestion(name, sorted(known))}; {registered}" if name else ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ from router.core.params import suggestion
 from router.core.policy import AnswerKind, Policy, TextAnswer
 from router.core.pricing import NUSD_PER_USD
 from router.core.reading import text_of
-from router.core.signals import FREE_SIGNALS, draft_text, read_signals
+from router.core.signals import FREE_SIGNALS, OwnSignal, draft_text, read_own, read_signals
 from router.errors import RecordingError, TuningError, UnknownTask
 from router.models.replay import outcome_of
+from router.own_signals import OwnSignals, guarded_signals, is_own, is_value
 from router.resolve import bound, task_check
 from router.spec import Loaded, adopt, load
 from router.tuning.answers import is_final
@@ -44,6 +45,7 @@ def load_run(
     policies: str | Path | Policy | Loaded | None = None,
     environment: str | None = None,
     checks: Mapping[str, Callable[[Any], bool]] | None = None,
+    signals: OwnSignals | None = None,
     grader: str | Callable[[str, Any], float] | None = None,
     tolerance: float = 0.0,
     fields: Sequence[str] = (),
@@ -51,7 +53,8 @@ def load_run(
 ) -> EvalRun:
     """The eval run of a task, from what `router eval` wrote or from a recording with labels.
 
-    A grade that the file has counts, unless a `grader` is named: then every answer is graded anew.
+    A grade that the file has counts, unless a `grader` is named: then every answer is graded anew. Of the application's
+    own `signals` what the file has counts, too; the others are read off its texts.
 
     Raises
     ------
@@ -87,6 +90,7 @@ def load_run(
         cluster=settings.cluster,
         group=settings.group,
         bound=binds_to,
+        own=guarded_signals(signals),
     )
     return reader.read(task, min_rows)
 
@@ -140,6 +144,9 @@ class _Reader:
     group: str | None = None
     bound: Mapping[str, Any] | None = None
     """What the policy binds to; `None` for plain columns, whose signals are whatever they have."""
+    own: Mapping[str, OwnSignal] = field(default_factory=dict)
+    """The application's own signals that are registered."""
+    own_seen: set[str] = field(default_factory=set)
     served: dict[str, set[str]] = field(default_factory=dict)
     asked: set[str] = field(default_factory=set)
     others: set[str] = field(default_factory=set)
@@ -164,7 +171,8 @@ class _Reader:
         if self.texts:
             provenance["self_disagreement"] = self._compare_with_top(columns)
         source: LabelSource = "disagreement" if self.texts else "labels"
-        return columns.run(task, label_source=source, provenance=provenance, min_rows=min_rows)
+        run = columns.run(task, label_source=source, provenance=provenance, min_rows=min_rows)
+        return replace(run, own_signals=frozenset(self.own_seen))
 
     def _rows(self) -> Iterator[tuple[int, Row]]:
         """The rows of the ladder's models, without questions that an earlier session got no answer to."""
@@ -231,7 +239,7 @@ class _Reader:
             self.failed += 1
             return Cell(math.nan, 0.0 if cost is None else cost_nusd, latency_ms, math.nan, None, {"invalid": 1.0})
         verdict = self._verdict(row)
-        signals = self._signals(row, verdict)
+        signals = {**self._signals(row, verdict), **self._own_signals(row)}
         # Production makes no self-check and finds answers itself; plain columns have both as they were recorded.
         check_usd = (row.get("meta") or {}).get(_SELF_CHECK) if self.bound is None else None
         found = verdict.value if verdict.valid else None
@@ -291,6 +299,16 @@ class _Reader:
         if self.bound is None and row.get("conf") is not None:
             own["conf"] = float(row["conf"])
         return own
+
+    def _own_signals(self, row: Row) -> Mapping[str, float]:
+        """The application's own signals: those that the row has, and the others off its texts."""
+        stored = row["signals"] if isinstance(row.get("signals"), dict) else {}
+        found = {name: float(value) for name, value in stored.items() if is_own(name) and is_value(value)}
+        others = {name: read for name, read in self.own.items() if name not in found}
+        if others and (reply := _reply(row)):
+            found |= read_own(others, self._prompt(row) or "", draft_text(reply))
+        self.own_seen |= found.keys()
+        return found
 
     def _prompt(self, row: Row) -> str | None:
         return text_of(to_messages(row["prompt"], row.get("system") or self.system)) if row.get("prompt") else None

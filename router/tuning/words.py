@@ -34,6 +34,11 @@ def rungs_words(rungs: Sequence[TunedRung]) -> str:
     return f"{'; else '.join(parts)}; else ask {rungs[-1].model}."
 
 
+def idle_words(signals: Sequence[str]) -> list[str]:
+    """The application's own signals that no call will read."""
+    return [f"Your own signal {name} does not lower the held-out loss, so no call reads it." for name in signals]
+
+
 def in_force_words(plan: Plan) -> str:
     """What is in force for a task."""
     return {"top": "top rung alone", "tuned": "tuned plan", "policy": "the policy"}[plan.standing.force]
@@ -53,6 +58,9 @@ def certificate_words(certificate: Certificate, top: str) -> list[str]:
         lines.append(f"Groups: {alone}.")
     if certificate.method == "crossfit":
         lines.append("Rows that were fitted on were certified on too: no theorem stands behind that, only simulation.")
+    if own := certificate.binds_to.get("own_signals"):
+        names = ", ".join(map(str, own))
+        lines.append(f"It reads your own signals ({names}): a process that does not register them cannot follow it.")
     dates = f"Issued {certificate.issued}, runs out {certificate.expires}. " if certificate.expires else ""
     look = f"Look {certificate.look} at these rows" if certificate.open_ended else "The only look at these rows"
     lines.append(f"{dates}{look}; {certificate.train_rows:,} others chose the plan.")

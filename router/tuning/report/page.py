@@ -13,7 +13,7 @@ from router.tuning.report.numbers import Report, plain
 from router.tuning.report.style import sheet
 from router.tuning.report.text import Cell, escaped, isolated, percent, points, signed, table
 from router.tuning.task import TaskTuning
-from router.tuning.words import certificate_words, in_force_words, plan_words, rungs_words
+from router.tuning.words import certificate_words, idle_words, in_force_words, plan_words, rungs_words
 
 # More of the certificate, as with many groups, is folded away.
 _SENTENCES = 8
@@ -122,7 +122,8 @@ def _plans(tuned: TaskTuning) -> str:
         (f"in force: {in_force_words(tuned.in_force)}", rungs_words(old)),
         *(("found" if tuned.tuning.certified else "what is left", line) for line in plan_words(tuned.plan)),
     ]
-    return f"<h2>The plans</h2>{table('What a call does', ('', 'plan'), rows)}"
+    idle = "".join(f"<p>{escaped(line)}</p>" for line in idle_words(tuned.idle_signals))
+    return f"<h2>The plans</h2>{table('What a call does', ('', 'plan'), rows)}{idle}"
 
 
 def _texts(tuned: TaskTuning, report: Report) -> dict[str, Excerpt]:
