@@ -127,15 +127,18 @@ def microseconds() -> dict[str, float]:
     """How long each block takes to read for a 2 KB reply."""
     draft = "".join(_SENTENCE.format(at) for at in range(100))[:2048]
     prompt, logprobs = draft[:600], tuple(-0.01 * (at % 40) for at in range(500))
-    reply, verdict = Reply(draft, Usage(200, 500), logprobs=logprobs), Verdict(True)
+    sizes = tuple(len(draft[at::500]) for at in range(500))
+    reply = Reply(draft, Usage(200, 500), logprobs=logprobs, token_bytes=sizes, margins=tuple(-lp for lp in logprobs))
+    verdict = Verdict(True)
     words = Words((0.01,) * WORD_FEATURES.buckets, 0.0)
     reads: dict[str, Callable[[], object]] = {
         "free": lambda: read_signals(600, reply, verdict),
         "prompt_words": lambda: words.chance(prompt),
         "draft_words": lambda: words.chance(draft),
     }
-    reads |= {block: partial(read_evidence, prompt, draft, logprobs, (block,)) for block in EVIDENCE}
-    reads["all"] = lambda: [read() for name, read in reads.items() if name != "all"]
+    reads |= {block: partial(read_evidence, prompt, reply, 2.5, (block,)) for block in EVIDENCE}
+    texts = ("free", *WORD_SIGNALS)
+    reads["all"] = lambda: [read_evidence(prompt, reply, 2.5), *(reads[name]() for name in texts)]
     return {name: _timed(read) for name, read in reads.items()}
 
 

@@ -31,8 +31,8 @@ def draft_signals(
     if before is not None:
         found["agreement"] = agreement(before, verdict)
     if rung.blocks:
-        prompt = text_of(request.messages)
-        found |= read_evidence(prompt, draft_text(reply), reply.logprobs, rung.blocks)
+        answer = verdict.value if verdict.valid else None
+        found |= read_evidence(text_of(request.messages), reply, answer, rung.blocks)
     if rung.own_signals:
         found |= read_own(rung.own_signals, text_of(request.messages), draft_text(reply))
     if rung.needs_words:

@@ -28,7 +28,7 @@ from router.core.policy import Model
 from router.core.pricing import Rates, merged, settle, usd
 from router.errors import RecordingError, warn
 from router.models import Backend, Facts, aparts, parts
-from router.models.recording import part_path, parts_of, redacted
+from router.models.recording import logprob_column, part_path, parts_of, redacted
 from router.world import World
 
 Redact = Callable[[str], str]
@@ -228,12 +228,8 @@ def _reply_columns(reply: Reply, rates: Rates) -> dict[str, Any]:
         # What is only estimated is estimated again.
         "cost_usd": usd(amount.nusd) if amount.state == "settled" else None,
         "latency_s": round(seconds, 6),
-        "logprob": {"tok": [max(one, _MINUS_INFINITY) for one in reply.logprobs]} if reply.logprobs else None,
+        "logprob": logprob_column(reply),
     }
-
-
-# As recordings write a log-probability of minus infinity.
-_MINUS_INFINITY = -1e9
 
 
 def _error(failure: Any) -> dict[str, Any]:
@@ -248,7 +244,8 @@ def _redacted(outcome: Outcome, redact: Redact) -> Outcome:
         return replace(outcome, partial=redacted(outcome.partial, redact))
     calls = tuple(replace(call, arguments=redacted(call.arguments, redact)) for call in outcome.tool_calls)
     text, extras = redacted(outcome.text, redact), redacted(outcome.extras, redact)
-    return replace(outcome, text=text, tool_calls=calls, extras=extras)
+    sizes = outcome.token_bytes if text == outcome.text else None  # Tokens of another text.
+    return replace(outcome, text=text, tool_calls=calls, extras=extras, token_bytes=sizes)
 
 
 def _split(messages: tuple[Message, ...]) -> tuple[str | None, Any]:

@@ -158,6 +158,8 @@ def outcome_of(row: Mapping[str, Any]) -> Outcome:
         finish_reason=finish if finish in get_args(FinishReason) else "unknown",
         model_served=row.get("model_served") or row["model"],
         logprobs=_logprobs(row.get("logprob")),
+        token_bytes=_told(row, "bytes"),
+        margins=_told(row, "margin"),
         reported_cost_nusd=None if cost is None else round(exact_product(cost, NUSD_PER_USD)),
         latency_ms=None if latency is None else latency * 1000,
         tool_calls=tuple(ToolCall(call["id"], call["name"], call["arguments"]) for call in row.get("tool_calls") or ()),
@@ -187,6 +189,11 @@ def _failure(row: Mapping[str, Any]) -> Failure:
         model_served=row.get("model_served"),
         partial=fields.get("partial") or "",
     )
+
+
+def _told(row: Mapping[str, Any], what: str) -> tuple[Any, ...] | None:
+    told = (row.get("logprob") or {}).get(what)
+    return tuple(told) if told else None
 
 
 def _logprobs(recorded: Mapping[str, Any] | None) -> tuple[float, ...] | None:

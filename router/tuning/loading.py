@@ -285,7 +285,8 @@ class _Reader:
 
     def _signals(self, row: Row, verdict: Verdict) -> Mapping[str, float]:
         reply = _reply(row)
-        closer = read_evidence(self._prompt(row) or "", draft_text(reply), reply.logprobs) if reply else {}
+        answer = verdict.value if verdict.valid else None
+        closer = read_evidence(self._prompt(row) or "", reply, answer) if reply else {}
         if isinstance(row.get("signals"), dict):
             return closer | {name: float(row["signals"][name]) for name in row["signals"] if name in FREE_SIGNALS}
         own: dict[str, float] = {}
