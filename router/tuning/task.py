@@ -311,7 +311,7 @@ def _refuse_noise(run: EvalRun, target: Target) -> None:
 
 def _named(found: Tuning) -> set[str]:
     """The signals that some calibrator of a draft names."""
-    fitted = [one for heads in found.heads.values() for one in (*heads.confidence, *heads.gain)]
+    fitted = [one for heads in found.fitted.models.values() for one in (*heads.confidence, *heads.gain)]
     return {signal for one in fitted for signal in one.signals}
 
 
