@@ -236,10 +236,13 @@ async def _later(prompt: str, draft: str) -> float:
     return 1.0
 
 
+TAKEN = ("invalid", "lines", "draft_words", "panel_votes")
+
+
 @pytest.mark.parametrize(
     ("signals", "says"),
     [
-        *(({name: stars}, "is a built-in signal; choose another name") for name in ("invalid", "lines", "draft_words")),
+        *(({name: stars}, "is a built-in signal; choose another name") for name in TAKEN),
         ({"two words": stars}, "cannot be a name"),
         ({"": stars}, "cannot be a name"),
         ({"x" * 65: stars}, "cannot be a name"),
