@@ -394,7 +394,7 @@ def signal_worth() -> str:
         for one in kept["signals"]
     ]
     table = _table(("signal", "block", "time", "alone", "adds", "sets"), rows)
-    return f"{table}\n\nAll of it in one call: {kept['microseconds']:.0f} µs."
+    return f"{table}\n\nEverything, read in one go: {kept['microseconds']:.0f} µs. No plan needs all of it."
 
 
 def panel_table() -> str:
