@@ -101,6 +101,13 @@ class Replay:
         ReplayMiss
             The recording holds no row for the model and the prompt.
         """
+        return outcome_of(self._next(call))
+
+    async def asend(self, call: Call, timeout_s: float | None) -> Outcome:
+        return self.send(call, timeout_s)
+
+    def _next(self, call: Call) -> Mapping[str, Any]:
+        """The row whose turn it is."""
         key = self._key(call)
         rows = self._rows.get(key)
         if rows is None:
@@ -109,10 +116,7 @@ class Replay:
         with self._lock:
             index = self._served.get(key, 0)
             self._served[key] = index + 1
-        return outcome_of(rows[min(index, len(rows) - 1)])
-
-    async def asend(self, call: Call, timeout_s: float | None) -> Outcome:
-        return self.send(call, timeout_s)
+        return rows[min(index, len(rows) - 1)]
 
     def _key(self, call: Call) -> Key:
         messages = redacted(call.messages, self._redact) if self._redact else call.messages

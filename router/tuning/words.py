@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from router.core.plan import Plan
+from router.core.plan import Plan, Rung
 from router.core.tuned import Certificate, Statement, TunedPlan, TunedRung
 
 
@@ -32,6 +32,21 @@ def rungs_words(rungs: Sequence[TunedRung]) -> str:
         else:
             parts.append(f"ask {rung.model}{gate}; keep its draft at confidence {rung.threshold:.3f} or above")
     return f"{'; else '.join(parts)}; else ask {rungs[-1].model}."
+
+
+def plan_in_words(plan: Plan) -> str:
+    """What a call does under a plan, whoever made it."""
+    words = rungs_words(_asked(plan.rungs))
+    groups = [f"{plan.group} {name}: {rungs_words(_asked(rungs))}" for name, rungs in plan.groups.items()]
+    return " ".join([*groups, f"any other {plan.group}: {words}"]) if groups else words
+
+
+def _asked(rungs: Sequence[Rung]) -> list[TunedRung]:
+    return [
+        TunedRung(rung.name, None if rung.compare_only else rung.threshold, rung.by, rung.gate)
+        for rung in rungs
+        if not rung.skip and not rung.spare
+    ]
 
 
 def in_force_words(plan: Plan) -> str:

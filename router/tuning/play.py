@@ -1,0 +1,166 @@
+"""Recorded calls through the production path under other policies: one `route` each, with only the models replayed.
+
+The recorded latencies pass on a clock of their own, so that deadlines and pauses hold as they would and nobody waits.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple
+
+from router.api import Router
+from router.core.answer import Answer, Attempt, costs
+from router.core.call import Call, Failure, Outcome, Reply
+from router.core.faults import Fault
+from router.core.policy import Model
+from router.errors import InvalidCall, NoAnswer, ReplayMiss, RouterError
+from router.models import Facts
+from router.models.local import PREFIX
+from router.models.real import RealModels
+from router.models.replay import Replay, outcome_of
+from router.spec import Loaded
+from router.tuning.calls import RecordedCall
+from router.world import SimulatedClock, World
+
+Row = Mapping[str, Any]
+
+
+class Played(NamedTuple):
+    """What became of one call."""
+
+    answer: Answer | None
+    """`None` where the call ended without one."""
+    attempts: tuple[Attempt, ...] = ()
+    row: Row | None = None
+    """The recorded row that holds the answer."""
+    cost_nusd: int | None = None
+    latency_ms: float | None = None
+    """What the recorded latencies and the pauses come to; `None` where one of them was not recorded."""
+    missing: ReplayMiss | None = None
+    """Why the recording cannot tell: it lacks an answer of this model to this prompt."""
+    error: RouterError | None = None
+    """Why there is no answer, where production would have given none either."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that were asked, in order."""
+        return tuple(dict.fromkeys(attempt.model for attempt in self.attempts))
+
+
+class Player:
+    """Plays calls of one task, one after the other; `prepared` makes one."""
+
+    def __init__(self, router: Router, backend: _Recorded, task: str) -> None:
+        self.router = router
+        self.plan = router.plan(task)
+        """As it is before the first call."""
+        self._backend = backend
+        self._task = task
+
+    def play(self, call: RecordedCall, system: str | None) -> Played:
+        """One call; `system` is the system text of the policy that it was recorded under."""
+        backend = self._backend
+        backend.untimed = False
+        started_s = backend.clock.monotonic()
+        group = self.plan.task.group
+        value = None if group is None else call.value(group)
+        metadata = None if group is None or value is None else {group: value}
+        answer: Answer | None = None
+        attempts: tuple[Attempt, ...] = ()
+        error: RouterError | None = None
+        try:
+            answer = self.router.route(self._task, call.asked(system), feature=call.feature, metadata=metadata)
+            attempts = answer.attempts
+        except ReplayMiss as miss:
+            return Played(None, missing=miss)
+        except NoAnswer as ended:
+            attempts, error = ended.attempts, ended
+        except InvalidCall as refused:  # Such as a prompt that is longer than the task takes.
+            if refused.argument != "prompt":
+                raise
+            error = refused
+        seconds = backend.clock.monotonic() - started_s
+        latency_ms = None if backend.untimed else seconds * 1000
+        return Played(answer, attempts, _row_of(answer), costs(attempts).nusd, latency_ms, error=error)
+
+
+@contextmanager
+def prepared(
+    task: str,
+    rows: Sequence[Row],
+    *,
+    loaded: Loaded,
+    checks: Mapping[str, Callable[[Any], bool]] | None = None,
+    name: str = "recording",
+) -> Iterator[Player]:
+    """A player of these rows under these policies, with a ledger that goes away with it.
+
+    Prices and limits are those of real models, and local models, which are free and at hand, are asked anew.
+    """
+    clock = SimulatedClock(time.time())
+    names = {model.litellm for model in loaded.policy.models.values()}
+    backend = _Recorded(
+        (row for row in rows if row["model"] in names), name, clock, RealModels(loaded.folder or Path())
+    )
+    with (
+        tempfile.TemporaryDirectory() as home,
+        Router(
+            loaded,
+            home=home,
+            backend=backend,
+            checks=checks,
+            reload=False,
+            world=World(clock, Random(0)),  # Pauses between retries are the same in every run.
+        ) as router,
+    ):
+        yield Player(router, backend, task)
+
+
+def play(calls: Iterable[RecordedCall], player: Player, system: str | None) -> list[Played]:
+    """Every call in its order: rows that repeat a request are given in theirs."""
+    return [player.play(call, system) for call in calls]
+
+
+def _row_of(answer: Answer | None) -> Row | None:
+    """The recorded row that an answer is; a local model's is none."""
+    if answer is None or any(
+        attempt.model == answer.model and attempt.model_asked.startswith(PREFIX) for attempt in answer.attempts
+    ):
+        return None
+    row: Row = answer.response
+    return row
+
+
+class _Recorded(Replay):
+    """A recording whose latencies pass on a clock."""
+
+    def __init__(self, rows: Iterable[Row], name: str, clock: SimulatedClock, real: RealModels) -> None:
+        super().__init__(rows, name=name)
+        self.clock = clock
+        self.untimed = False
+        """Whether a row without a latency was given since this was last set."""
+        self._real = real
+
+    def facts(self, model: Model) -> Facts:
+        return self._real.facts(model)
+
+    def send(self, call: Call, timeout_s: float | None) -> Outcome:
+        if call.model.litellm.startswith(PREFIX):
+            outcome = self._real.send(call, timeout_s)
+            self.clock.sleep((outcome.latency_ms or 0.0) / 1000 if isinstance(outcome, Reply) else 0.0)
+            return outcome
+        row = self._next(call)
+        latency_s = row.get("latency_s")
+        if latency_s is None:
+            self.untimed = True
+        elif timeout_s is not None and latency_s > timeout_s:
+            self.clock.sleep(timeout_s)
+            return Failure(Fault.TIMEOUT, detail=f"no answer within {timeout_s:.3f} s")
+        else:
+            self.clock.sleep(latency_s)
+        return outcome_of(row)
