@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from router.tuning import Backtest
-    from router.tuning.paired import Comparison, Measure, Outcome
+    from router.tuning.paired import Comparison, Measure, Outcome, Share
 
 
 def backtest(
@@ -82,9 +83,9 @@ def _print(found: Backtest, show: int) -> None:
     print_table(columns, _measures(found.total), numbers=columns[1:])
     if found.features:
         typer.echo("")
-        columns = ["feature", "calls", "cost", "change", "points of quality", "seconds"]
+        columns = ["feature", "calls", "cost", "points of quality", "mean latency"]
         print_table(columns, [_feature(one) for one in found.features], numbers=columns[1:])
-    typer.echo("intervals are 90 %, of what changes from call to call\n")
+    typer.echo("90 % intervals of the change, call by call\n")
     say(_changed(found.total))
     for one in found.changed[:show]:
         say(f"  line {one.line}: {_answer(one.before)} -> {_answer(one.after)}")
@@ -101,8 +102,9 @@ def _print(found: Backtest, show: int) -> None:
 
 def _measures(one: Comparison) -> list[list[str]]:
     p95 = one.p95_latency_s
+    cost = _line("cost of a call", one.cost_usd, _money)
     return [
-        _line("cost of a call", one.cost_usd, _money),
+        [*cost[:-1], _share(one) or cost[-1]],
         _line("quality", one.quality, percent, _points),
         _line("latency, mean", one.latency_s, _seconds),
         ["latency, p95", f"{one.latency_s.calls:,}", *(map(_seconds, p95) if p95 else ["unknown"] * 2), ""],
@@ -111,35 +113,41 @@ def _measures(one: Comparison) -> list[list[str]]:
     ]
 
 
-def _line(
-    name: str, one: Measure, told: Callable[[float], str], change: Callable[[float], str] | None = None
-) -> list[str]:
-    if one.before is None or one.after is None:
-        return [name, "0", "unknown", "unknown", ""]
-    return [name, f"{one.calls:,}", told(one.before), told(one.after), _change(one, change or told)]
-
-
-def _change(one: Measure, told: Callable[[float], str]) -> str:
-    if one.change is None:
-        return "unknown"
-    signed = f"{'+' * (one.change > 0)}{told(one.change)}"
-    if one.interval is None:
-        return f"{signed} (too few calls to tell)"
-    low, high = one.interval
-    return f"{signed} ({'+' * (low > 0)}{told(low)} to {'+' * (high > 0)}{told(high)})"
-
-
 def _feature(one: Comparison) -> list[str]:
-    cost = one.cost_usd
-    now = "unknown" if cost.before is None else _money(cost.before)
+    cost, quality, latency = one.cost_usd, one.quality, one.latency_s
     return [
         one.name,
         f"{one.calls:,}",
-        now,
-        _change(cost, _money),
-        _change(one.quality, _points),
-        _change(one.latency_s, _seconds),
+        _share(one) or _change(cost, _money),
+        _change(quality, _points),
+        "unknown" if latency.change is None else _signed(latency.change, _seconds),
     ]
+
+
+def _line(
+    name: str, one: Measure, told: Callable[[float], str], change: Callable[[float], str] | None = None
+) -> list[str]:
+    before, after = ("unknown" if side is None else told(side) for side in (one.before, one.after))
+    return [name, f"{one.calls:,}", before, after, _change(one, change or told)]
+
+
+def _share(one: Comparison) -> str:
+    return _change(one.cost_share, percent) if one.cost_share else ""
+
+
+def _change(one: Measure | Share, told: Callable[[float], str]) -> str:
+    if one.change is None:
+        return "unknown"
+    if one.interval is None:
+        return f"{_signed(one.change, told)} (too few calls)"
+    low, high = one.interval
+    return f"{_signed(one.change, told)} ({_signed(low, told)} to {_signed(high, told)})"
+
+
+def _signed(value: float, told: Callable[[float], str]) -> str:
+    """With a sign, unless it is told as nothing."""
+    text = told(value)
+    return f"{'+' * (value > 0)}{text}" if re.search("[1-9]", text) else text.lstrip("-")
 
 
 def _changed(one: Comparison) -> str:
@@ -188,6 +196,7 @@ def _as_plain(found: Backtest) -> dict[str, Any]:
 
 def _plain_comparison(one: Comparison) -> dict[str, Any]:
     measures = {name: getattr(one, name)._asdict() for name in ("cost_usd", "quality", "latency_s", "escalated")}
+    measures["cost_share"] = one.cost_share._asdict() if one.cost_share else None
     return {**asdict(one), **measures}
 
 

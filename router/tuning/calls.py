@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,8 +66,10 @@ class Calls(NamedTuple):
     """Rows of other tasks, which are left out."""
 
 
-def read_calls(path: str | Path, task: str) -> Calls:
-    """The calls of one task in a recording or an eval run; rows that name no task are of any.
+def read_calls(path: str | Path, task: str | None, *, models: Collection[str] | None = None) -> Calls:
+    """The calls of one task in a recording or an eval run, or of all; rows that name no task are of any.
+
+    With `models` only the rows of these are read.
 
     Rows of one `route_id` are one call, as are those of one `prompt_id`. Where rows have neither, the n-th answers of
     the models to the same prompt are the n-th call of it.
@@ -78,13 +80,13 @@ def read_calls(path: str | Path, task: str) -> Calls:
         The file cannot be read, a row is broken, or none is of the task: names the line, or the tasks there are.
     """
     reader = _Reader(Path(path), task)
-    for line, row in numbered_rows(path):
+    for line, row in numbered_rows(path, models=models):
         reader.add(line, row)
     return reader.calls()
 
 
 class _Reader:
-    def __init__(self, path: Path, task: str) -> None:
+    def __init__(self, path: Path, task: str | None) -> None:
         self._path = path
         self._task = task
         self._calls: dict[Any, RecordedCall] = {}
@@ -95,7 +97,7 @@ class _Reader:
 
     def add(self, line: int, row: Row) -> None:
         task = row.get("task")
-        if task is not None and task != self._task:
+        if self._task is not None and task is not None and task != self._task:
             self._others[str(task)] = self._others.get(str(task), 0) + 1
             return
         # Of an eval run: second answers of the top model, and questions that a later session asked again.
@@ -126,7 +128,8 @@ class _Reader:
         if not self._calls:
             there = ", ".join(sorted(self._others)[:12])
             has = f"it has calls of {there}; name one of these" if there else "record some with `Router(record=...)`"
-            raise self._error(f"holds no call of task {self._task!r}; {has}", None)
+            what = "call" if self._task is None else f"call of task {self._task!r}"
+            raise self._error(f"holds no {what}; {has}", None)
         return Calls(self._path, tuple(self._calls.values()), tuple(self._rows), self._models, self._others)
 
     def _key(self, row: Row) -> Any:
@@ -134,7 +137,7 @@ class _Reader:
         if row.get("route_id") is not None:
             return str(row["route_id"])
         if row.get("prompt_id") is not None:
-            return f"{row.get('task') or self._task}/{row['prompt_id']}"
+            return f"{row.get('task', '')}/{row['prompt_id']}"
         key = key_of(row["model"], to_messages(row["prompt"], row.get("system")))
         number = self._answered.get(key, 0)
         if row.get("error") is None:

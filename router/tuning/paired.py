@@ -42,6 +42,13 @@ class Measure(NamedTuple):
     """90 % interval of the change; `None` where calls are too few to tell."""
 
 
+class Share(NamedTuple):
+    """A change as a share of what it was before, below 0 where it is less."""
+
+    change: float
+    interval: Interval | None
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """Calls of one feature, or all of them, before and after."""
@@ -50,6 +57,8 @@ class Comparison:
     calls: int
     cost_usd: Measure
     """Of a call."""
+    cost_share: Share | None
+    """The change of cost as a share of the cost before; `None` where that is nothing or unknown."""
     quality: Measure
     latency_s: Measure
     p95_latency_s: tuple[float, float] | None
@@ -92,6 +101,7 @@ class _Calls:
             name=self.name,
             calls=len(outcomes),
             cost_usd=self._measure(lambda one: one.cost_nusd, 1 / NUSD_PER_USD),
+            cost_share=self._cost_share(),
             quality=self._measure(lambda one: one.quality, within=1.0),
             latency_s=self._measure(lambda one: one.latency_ms, 1 / 1000),
             p95_latency_s=self._p95(),
@@ -118,8 +128,17 @@ class _Calls:
             float(before.mean()) * scale,
             float(after.mean()) * scale,
             float(change.mean()),
-            found if math.isfinite(found[0]) else None,
+            found,
         )
+
+    def _cost_share(self) -> Share | None:
+        unit, before, after = self._known(lambda one: one.cost_nusd)
+        if not before.any():
+            return None
+        base, change = float(before.mean()), float((after - before).mean() / before.mean())
+        # Of a ratio: what is left of each difference when its share of the cost before is taken off.
+        found = interval_of_change((after - (1.0 + change) * before) / base, unit)
+        return Share(change, found and (change + found[0], change + found[1]))
 
     def _p95(self) -> tuple[float, float] | None:
         unit, before, after = self._known(lambda one: one.latency_ms)
@@ -139,11 +158,12 @@ class _Calls:
         return np.array(columns[0], dtype=np.intp), np.array(columns[1], float), np.array(columns[2], float)
 
 
-def interval_of_change(change: Floats, unit: Units, *, within: float | None = None) -> Interval:
+def interval_of_change(change: Floats, unit: Units, *, within: float | None = None) -> Interval | None:
     """90 % interval of a mean difference, by Student's approximation: a feature may have few calls.
 
     Calls of one unit may err together. Where a difference is at most `within`, two made-up calls count too, one with
-    the largest gain and one with the largest loss: else a few calls that all agree would look like certainty.
+    the largest gain and one with the largest loss: else a few calls that all agree would look like certainty. `None`
+    where there is one unit only.
     """
     from scipy.special import stdtrit
 
@@ -152,6 +172,6 @@ def interval_of_change(change: Floats, unit: Units, *, within: float | None = No
         unit = np.append(unit, (unit.max() + 1, unit.max() + 2))
     units = len(np.unique(unit))
     if units < 2:
-        return -math.inf, math.inf
+        return None
     error = error_of_mean(change, unit) * math.sqrt(units / (units - 1)) * float(stdtrit(units - 1, 0.95))
     return float(change.mean()) - error, float(change.mean()) + error

@@ -46,11 +46,6 @@ class Played(NamedTuple):
     error: RouterError | None = None
     """Why there is no answer, where production would have given none either."""
 
-    @property
-    def models(self) -> tuple[str, ...]:
-        """The models that were asked, in order."""
-        return tuple(dict.fromkeys(attempt.model for attempt in self.attempts))
-
 
 class Player:
     """Plays calls of one task, one after the other; `prepared` makes one."""
@@ -119,11 +114,6 @@ def prepared(
         ) as router,
     ):
         yield Player(router, backend, task)
-
-
-def play(calls: Iterable[RecordedCall], player: Player, system: str | None) -> list[Played]:
-    """Every call in its order: rows that repeat a request are given in theirs."""
-    return [player.play(call, system) for call in calls]
 
 
 def _row_of(answer: Answer | None) -> Row | None:
