@@ -7,19 +7,18 @@ only, the threshold. Nothing here sees a certify row, so nothing here can make a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import combinations, product
 from typing import NamedTuple
 
 import numpy as np
 
-from router.core.tuned import By
 from router.core.word_scores import WORD_SIGNALS, Words, WordSignal
 from router.tuning.features import Floats, matrix, terms_of
 from router.tuning.fit import FOLDS, Fit, fit
-from router.tuning.plans import Heads, Outcome, Scores, follow, with_used
-from router.tuning.table import Table, folds_of
+from router.tuning.plans import Family, Fitted, Heads, Outcome, Scores, follow, with_used
+from router.tuning.table import Rows, Table, folds_of
 from router.tuning.texts import MIN_ROWS, fit_words, hashed, texts_of
 
 # A chain of tests has at most this many settings; more would only be finer than the certify split can tell apart.
@@ -28,6 +27,8 @@ MAX_SETTINGS = 25
 _LOOKS = 60
 # A gate skips the drafts of this share of the prompts, those with the least chance.
 _GATE_SHARES = (0.1, 0.25, 0.5)
+# The rest of a panel is not asked for this share of the first drafts, those with the least score.
+_LOW_SHARES = (0.1, 0.25)
 # Settings whose loss is predicted further above the target than this many standard errors are not worth a test.
 _HOPELESS = 2.0
 # A setting predicted below it by this many can hardly fail, and whatever is stricter need not be tested.
@@ -36,29 +37,6 @@ _SURE = 5.0
 _BELOW = 1e-3
 # A third rung, a gate or the gain must save more than the plain pair with this one-sided confidence (90 % interval).
 _PAYS = 1.645
-
-
-@dataclass(frozen=True)
-class Family:
-    """Plans that differ in one threshold."""
-
-    rungs: tuple[int, ...]
-    """Columns of the models, in the order they are asked."""
-    by: tuple[By, ...]
-    """One for each rung but the last."""
-    judged: tuple[bool, ...]
-    """Whether a rung's draft may be kept, or is only compared with the next one."""
-    gate: float | None = None
-    """Below this chance the first rung is skipped."""
-
-    def thresholds(self, threshold: float) -> tuple[float | None, ...]:
-        """The threshold of each rung but the last."""
-        return tuple(threshold if judged else None for judged in self.judged)
-
-    @property
-    def gates(self) -> tuple[float | None, ...]:
-        """The gate of each rung but the last."""
-        return tuple(self.gate if at == 0 else None for at in range(len(self.judged)))
 
 
 class Setting(NamedTuple):
@@ -108,7 +86,8 @@ class Trained:
 
     def __init__(self, train: Table, seed: int) -> None:
         self._folds = folds_of(train.unit, FOLDS, seed)
-        self._fits: dict[tuple[str, int, int | None], Fit] = {}
+        self._fits: dict[tuple[str, int | tuple[int, ...], int | None], Fit] = {}
+        self._panels: dict[tuple[int, ...], tuple[dict[str, Floats], Rows]] = {}
         _, self._codes, sizes = np.unique(train.unit, return_inverse=True, return_counts=True)
         self._sizes = sizes if len(sizes) < train.rows else None
         self.words: list[dict[WordSignal, Words]] = [{} for _ in train.run.models]
@@ -171,28 +150,65 @@ class Trained:
             self._fits[key] = fit(columns, self.train.quality[:, model], self._folds)
         return self._fits[key]
 
+    def panel(self, members: tuple[int, ...], last: int | None = None) -> Fit:
+        """Confidence in the answer of a panel's first members, or the gain of climbing past it to the last rung."""
+        key = ("panel" if last is None else "panel gain", members, last)
+        if key not in self._fits:
+            columns, lead = self._panel(members)
+            quality = np.where(lead < 0, 0.0, self.train.quality[np.arange(self.train.rows), lead])
+            if last is not None:
+                quality = np.maximum(self.train.quality[:, last] - quality, 0.0)
+            self._fits[key] = fit(columns, quality, self._folds)
+        return self._fits[key]
+
+    def _panel(self, members: tuple[int, ...]) -> tuple[dict[str, Floats], Rows]:
+        if members not in self._panels:
+            alone = [self.confidence(one).out_of_fold for one in members]
+            self._panels[members] = self.train.panel(members, alone)
+        return self._panels[members]
+
     def scores(self, family: Family) -> Scores:
         """Out-of-fold scores of the training rows."""
-        draft = []
+        draft: list[Floats] = []
+        leading: list[Rows | None] = []
         for at, model in enumerate(family.rungs[:-1]):
-            if family.by[at] == "gain":
-                draft.append(1.0 - self.gain(model, family.rungs[-1]).out_of_fold)
+            members, last = family.members(at), family.rungs[-1] if family.by[at] == "gain" else None
+            if len(members) > 1:
+                one = self.panel(members, last)
+            elif last is not None:
+                one = self.gain(model, last)
             else:
-                draft.append(self.confidence(model, family.rungs[at - 1] if at else None).out_of_fold)
-        if family.gate is None:
-            return Scores(tuple(draft))
-        return Scores(tuple(draft), (self.prompt(family.rungs[0]).out_of_fold,))
+                one = self.confidence(model, family.rungs[at - 1] if at else None)
+            draft.append(one.out_of_fold if last is None else 1.0 - one.out_of_fold)
+            leading.append(self._panel(members)[1] if len(members) > 1 else None)
+        prompt = () if family.gate is None else (self.prompt(family.rungs[0]).out_of_fold,)
+        return Scores(tuple(draft), prompt, tuple(leading))
 
-    def heads(self, family: Family) -> list[Heads]:
-        """The calibrators that a family's plans need, for each rung but the last."""
-        found = []
-        for at, model in enumerate(family.rungs[:-1]):
-            alone = self.confidence(model).calibrator
-            compared = (self.confidence(model, family.rungs[at - 1]).calibrator,) if at else ()
-            gain = (self.gain(model, family.rungs[-1]).calibrator,) if family.by[at] == "gain" else ()
-            prompt = (self.prompt(model).calibrator,) if at == 0 and family.gate is not None else ()
-            found.append(with_used(Heads((*compared, alone), gain, prompt), self.words[model]))
-        return found
+    def fitted(self, families: Iterable[Family]) -> Fitted:
+        """The calibrators of all models, so that any answer has a confidence, and all that these families need."""
+        names = self.train.run.models
+        models = {
+            name: with_used(Heads((self.confidence(at).calibrator,)), self.words[at]) for at, name in enumerate(names)
+        }
+        panels: dict[tuple[str, ...], Heads] = {}
+        for family in families:
+            for at, model in enumerate(family.rungs[:-1]):
+                members, last = family.members(at), family.rungs[-1] if family.by[at] == "gain" else None
+                if len(members) > 1:
+                    gain = () if last is None else (self.panel(members, last).calibrator,)
+                    panels[tuple(names[one] for one in members)] = Heads((self.panel(members).calibrator,), gain)
+                else:
+                    models[names[model]] = self._heads(family, at)
+        return Fitted(models, panels)
+
+    def _heads(self, family: Family, at: int) -> Heads:
+        """The calibrators that a family's plans need of one model alone."""
+        model = family.rungs[at]
+        alone = self.confidence(model).calibrator
+        compared = (self.confidence(model, family.rungs[at - 1]).calibrator,) if at else ()
+        gain = (self.gain(model, family.rungs[-1]).calibrator,) if family.by[at] == "gain" else ()
+        prompt = (self.prompt(model).calibrator,) if at == 0 and family.gate is not None else ()
+        return with_used(Heads((*compared, alone), gain, prompt), self.words[model])
 
 
 def families(table: Table, trained: Trained) -> Iterator[Family]:
@@ -208,6 +224,20 @@ def families(table: Table, trained: Trained) -> Iterator[Family]:
     for rungs in combinations(range(count), 3):
         for first_judged in (True, False):
             yield Family(rungs, ("confidence", "confidence"), (first_judged, True))
+    if table.run.answers is not None:
+        yield from _panels(table, trained)
+
+
+def _panels(table: Table, trained: Trained) -> Iterator[Family]:
+    """Panels of two and three models below a last rung, by confidence and by gain, asked in full or given up early."""
+    for size in (2, 3):
+        for rungs in combinations(range(len(table.run.models)), size + 1):
+            for by in ("confidence", "gain"):
+                plain = Family(rungs, (by,) * size, (True,) * size, panel=(0, size))
+                yield plain
+                first = trained.scores(plain).draft[0]
+                for low in np.unique(np.quantile(first[~np.isnan(first)], _LOW_SHARES)):
+                    yield replace(plain, low=float(low))
 
 
 def forecast(trained: Trained, family: Family, target: float, share: float, certify_units: int) -> Forecast:
@@ -219,7 +249,7 @@ def forecast(trained: Trained, family: Family, target: float, share: float, cert
     top = table.cost[:, table.top].mean()
     z, cost = np.empty(len(thresholds)), np.empty(len(thresholds))
     for at, threshold in enumerate(thresholds):
-        outcome = follow(table, family.rungs, scores, family.thresholds(threshold), family.gates)
+        outcome = follow(table, family, scores, family.thresholds(threshold))
         z[at] = _standard_errors(trained.by_unit(outcome.loss), target, certify_units)
         cost[at] = outcome.cost.mean() / top
     passing = np.logical_and.accumulate(z <= -_normal(share))
@@ -269,7 +299,7 @@ def choose(trained: Trained, target: float, share: float, certify_units: int) ->
     more: list[Forecast] = []
     for family in families(trained.train, trained):
         found = forecast(trained, family, target, share, certify_units)
-        simple = family.by == ("confidence",) and family.gate is None
+        simple = family.by == ("confidence",) and family.gate is None and len(family.rungs) == 2
         (plain if simple else more).append(found)
     best = min(plain, key=_rank)
     for one in sorted(more, key=_rank):
@@ -293,7 +323,7 @@ def _costs(table: Table, one: Forecast) -> Floats:
         return table.cost[:, table.top]
     family = one.family
     threshold = float(one.thresholds[one.best])
-    return follow(table, family.rungs, one.scores, family.thresholds(threshold), family.gates).cost
+    return follow(table, family, one.scores, family.thresholds(threshold)).cost
 
 
 def chain_of(found: Forecast, scores: Scores, certify_units: int) -> Chain:
@@ -334,8 +364,8 @@ def direct_to(family: Family) -> int:
 def outcome_of(table: Table, family: Family, scores: Scores, setting: Setting) -> Outcome:
     """What one setting does."""
     if setting.threshold is None:
-        return follow(table, (direct_to(family),), Scores(()), ())
-    return follow(table, family.rungs, scores, family.thresholds(setting.threshold), family.gates)
+        return follow(table, Family((direct_to(family),)))
+    return follow(table, family, scores, family.thresholds(setting.threshold))
 
 
 def side_rungs(trained: Trained, chain: Chain, target: float, certify_units: int) -> tuple[int, ...]:
@@ -359,7 +389,7 @@ def needed_rows(trained: Trained, found: Forecast, target: float, share: float) 
     spread = _normal(share) + _normal(0.2)
     counts = []
     for threshold in found.thresholds[found.cost < 1.0]:
-        outcome = follow(table, family.rungs, found.scores, family.thresholds(threshold), family.gates)
+        outcome = follow(table, family, found.scores, family.thresholds(threshold))
         loss = trained.by_unit(outcome.loss)
         room = target - float(loss.mean())
         if room > 0:

@@ -88,10 +88,10 @@ def planned(plan: Plan, found: Tuning) -> Plan:
     ladder = tuple(
         replace(
             rung,
-            calibrators=found.heads[rung.name].confidence,
-            gain=found.heads[rung.name].gain,
-            prompt=found.heads[rung.name].prompt,
-            words=found.heads[rung.name].words,
+            calibrators=found.fitted.models[rung.name].confidence,
+            gain=found.fitted.models[rung.name].gain,
+            prompt=found.fitted.models[rung.name].prompt,
+            words=found.fitted.models[rung.name].words,
             confidence_source="tuned",
             threshold=None,
             skip="",

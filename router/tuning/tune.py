@@ -13,10 +13,10 @@ from router.errors import TuningError
 from router.tuning.certify import test_for
 from router.tuning.chains import Chains, Goal, Kept
 from router.tuning.fit import MAX_ROWS
-from router.tuning.plans import Heads, Scores, scores_of, with_used
+from router.tuning.plans import scores_of
 from router.tuning.result import Tuning
 from router.tuning.runs import EvalRun
-from router.tuning.search import Family, Forecast, Trained, chain_of, choose, needed_rows, side_rungs
+from router.tuning.search import Forecast, Trained, chain_of, choose, needed_rows, side_rungs
 from router.tuning.table import Rows, prepare, split
 
 Method = Literal["split", "crossfit"]
@@ -151,7 +151,7 @@ class Tuner:
         )
         best = choose(self.trained, target, goal.budget, self.certify_units // len(parts))
         kept = {name: one for name, rows in parts.items() if (one := self._certified(rows, best, goal)) is not None}
-        heads = self._heads([one.family for one in kept.values() if one.family])
+        heads = self.trained.fitted([one.family for one in kept.values() if one.family])
         if not kept:
             why, needed = self._refusal(best, goal)
             plan = TunedPlan((TunedRung(self.run.models[-1]),))
@@ -223,11 +223,10 @@ class Tuner:
         """The cheapest plan that these certify rows certify, or `None`."""
         table, family = self.table.take(rows), best.family
         if self.method == "crossfit":  # Each row is scored by the fit that left it out.
-            fitted, scores = best.scores, Scores(*(tuple(one[rows] for one in part) for part in best.scores))
+            fitted, scores = best.scores, best.scores.take(rows)
         else:
-            heads = self.trained.heads(family)
-            fitted = scores_of(self.trained.train, family.rungs, family.by, heads)
-            scores = scores_of(table, family.rungs, family.by, heads)
+            heads = self.trained.fitted([family])
+            fitted, scores = scores_of(self.trained.train, family, heads), scores_of(table, family, heads)
         units = len(np.unique(table.unit))
         chain = chain_of(best, fitted, units)
         alone = side_rungs(self.trained, chain, goal.target, units)
@@ -239,17 +238,6 @@ class Tuner:
             return TunedPlan(kept["all"].rungs)
         top = (TunedRung(self.run.models[-1]),)
         return TunedPlan(top, group, {name: one.rungs for name, one in kept.items()})
-
-    def _heads(self, used: list[Family]) -> dict[str, Heads]:
-        """Calibrators of every model, so that any answer has a confidence; those of the plan have all they need."""
-        names = self.run.models
-        heads = {
-            name: with_used(Heads((self.trained.confidence(at).calibrator,)), self.trained.words[at])
-            for at, name in enumerate(names)
-        }
-        for family in used:
-            heads |= {names[at]: own for at, own in zip(family.rungs, self.trained.heads(family), strict=False)}
-        return heads
 
     def _refusal(self, best: Forecast, goal: Goal) -> tuple[str, int | None]:
         """Why nothing passed, and how many rows of this kind would do."""

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from router.core.tuned import TunedRung
 from router.tuning.features import Floats, first_score
-from router.tuning.plans import Outcome, Scores, follow, scores_of
+from router.tuning.plans import Family, Outcome, Scores, family_of, follow, scores_of
 from router.tuning.result import Tuning
-from router.tuning.search import Family, between, choose, drafts_of
+from router.tuning.search import between, choose, drafts_of
 from router.tuning.table import Rows, Table
 from router.tuning.tune import Tuner
 
@@ -53,9 +53,8 @@ class HeldOut:
         """What the thresholds and gates of a family are compared with."""
         trained = self.tuner.trained
         if self.crossfit:
-            draft, *prompt = trained.scores(family)
-            return Scores(tuple(one[self.rows] for one in draft), *(tuple(p[self.rows] for p in one) for one in prompt))
-        return scores_of(self.table, family.rungs, family.by, trained.heads(family))
+            return trained.scores(family).take(self.rows)
+        return scores_of(self.table, family, trained.fitted([family]))
 
     def confidence(self, model: int, earlier: int | None = None) -> Floats:
         """Confidence in a model's drafts; NaN where there is none."""
@@ -70,7 +69,7 @@ class HeldOut:
         scores = (
             trained.scores(family)
             if self.crossfit
-            else scores_of(trained.train, family.rungs, family.by, trained.heads(family))
+            else scores_of(trained.train, family, trained.fitted([family]))
         )
         drafts = drafts_of(family, scores)
         return between(drafts, np.quantile(drafts, np.linspace(0.0, 1.0, most))) if len(drafts) else drafts
@@ -80,7 +79,7 @@ class HeldOut:
         table = table or self.table
         found: Outcome | None = None
         for part in self.parts:
-            own = follow(table, part.family.rungs, self.scores(part.family), part.thresholds, part.family.gates)
+            own = follow(table, part.family, self.scores(part.family), part.thresholds)
             found = own if found is None else _where(part.inside, own, found)
         assert found is not None
         return found
@@ -119,14 +118,7 @@ def held_out(tuner: Tuner, tuning: Tuning, rows: Rows, target: float) -> HeldOut
 
 
 def _part(inside: NDArray[np.bool_], rungs: Sequence[TunedRung], models: Sequence[str]) -> Part:
-    below = rungs[:-1]
-    family = Family(
-        rungs=tuple(models.index(rung.model) for rung in rungs),
-        by=tuple(rung.by for rung in below),
-        judged=tuple(rung.threshold is not None for rung in below),
-        gate=below[0].gate if below else None,
-    )
-    return Part(inside, family, tuple(rung.threshold for rung in below))
+    return Part(inside, *family_of(rungs, models))
 
 
 def _where(inside: NDArray[np.bool_], own: Outcome, other: Outcome) -> Outcome:
