@@ -33,7 +33,7 @@ from router.ride import Ride
 from router.shapes import completions, openai_client
 from router.shapes.meter import Meter, Metered
 from router.shapes.routed import Decorator
-from router.spec import Loaded, adopt, keep, load
+from router.spec import Loaded, keep, load, loaded_of
 from router.state import SharedBudgets
 from router.stream import AnswerStream, AsyncAnswerStream
 from router.world import World
@@ -95,7 +95,7 @@ class Router:
         reload: bool | None = None,
         world: World | None = None,
     ) -> None:
-        loaded = _read(policies, environment)
+        loaded = loaded_of(policies, environment)
         for task, check in (checks or {}).items():
             if inspect.iscoroutinefunction(check):
                 raise InvalidCall(f"checks: the check of {task!r} is async; give a plain function", argument="checks")
@@ -332,7 +332,7 @@ class Router:
         ride = Ride(
             trace,
             world=self._world,
-            backend=self._recorder.of(in_force.backend, _about(trace)) if self._recorder else in_force.backend,
+            backend=self._recorder.of(in_force.backend, trace.recorded()) if self._recorder else in_force.backend,
             ledger=self._ledger,
             budgets=self._budgets,
             lines=lines,
@@ -383,22 +383,6 @@ class Router:
         sync = self._in_force.loaded.policy.ledger.sync
         self._fingerprints = load_fingerprints(self._home, self._world, sync)
         return self._fingerprints
-
-
-def _read(policies: str | Path | Policy | Loaded | None, environment: str | None) -> Loaded:
-    if isinstance(policies, Loaded):
-        return policies
-    return adopt(policies) if isinstance(policies, Policy) else load(policies, environment=environment)
-
-
-def _about(trace: Trace) -> dict[str, Any]:
-    """Which call it is, as a recording says it."""
-    return {
-        "task": trace.task,
-        "route_id": trace.route_id,
-        "feature": trace.feature,
-        "metadata": dict(trace.metadata) if trace.metadata else None,
-    }
 
 
 def _alarm(event: str) -> Callable[[str], None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -54,12 +55,12 @@ def test_figures_are_those_of_a_calculation_by_hand(tmp_path: Path) -> None:
     """Four calls, one of which climbs now: always the top costs 10 a call in place of 3.5, one better and one worse."""
     found = _run(tmp_path, FOUR, Candidate(top=True))
     assert (found.calls, found.total.calls, found.left_out) == (4, 4, ())
-    assert found.total.cost_usd[:4] == (4, pytest.approx(0.0035), pytest.approx(0.01), pytest.approx(0.0065))
+    assert found.total.cost_usd[:4] == pytest.approx((4, 0.0035, 0.01, 0.0065))
     assert found.total.cost_share is not None
     assert found.total.cost_share.change == pytest.approx(6.5 / 3.5)
     assert found.total.quality[:4] == (4, 0.75, 0.75, 0.0)
-    assert found.total.latency_s[:4] == (4, pytest.approx(0.35), pytest.approx(1.0), pytest.approx(0.65))
-    assert found.total.p95_latency_s == (pytest.approx(1.1), pytest.approx(1.0))
+    assert found.total.latency_s[:4] == pytest.approx((4, 0.35, 1.0, 0.65))
+    assert found.total.p95_latency_s == pytest.approx((1.1, 1.0))
     assert found.total.escalated[:4] == (4, 0.25, 0.0, -0.25)
     assert (found.total.changed, found.total.better, found.total.worse) == (2, 1, 1)
     assert [(one.line, one.before.model, one.after.model, one.after.quality) for one in found.changed] == [
@@ -279,7 +280,7 @@ def test_what_is_unknown_is_unknown(tmp_path: Path) -> None:
 def test_shared_budgets_do_not_hold_a_replay(tmp_path: Path) -> None:
     """A recording is paid for already, so that a day's budget stops no call of it."""
     tight = make_policy()
-    task = replace(tight.tasks["colours"], budget=Budget(usd_per_day=0.000_001))
+    task = replace(tight.tasks["colours"], budget=Budget(usd_per_day=Decimal("0.000001")))
     found = _run(tmp_path, FOUR, Candidate(replace(tight, tasks={"colours": task})))
     assert found.total.unanswered == (0, 0)
     assert found.total.cost_usd.change == 0.0

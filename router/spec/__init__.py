@@ -3,7 +3,7 @@
 from router.spec.artefact import Artefact, ModelCalibrators, Tuned, exclusive, load_tuned, write_artefact, write_tuned
 from router.spec.callers import shape_of, tools_of
 from router.spec.kept import keep, kept, restore
-from router.spec.load import Loaded, adopt, load, load_policy
+from router.spec.load import Loaded, adopt, load, load_policy, loaded_of
 from router.spec.schema import json_validator, policy_schema
 from router.spec.templates import TEMPLATES, template_text
 
@@ -21,6 +21,7 @@ __all__ = [
     "load",
     "load_policy",
     "load_tuned",
+    "loaded_of",
     "policy_schema",
     "restore",
     "shape_of",

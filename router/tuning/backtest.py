@@ -14,12 +14,12 @@ from typing import Any
 from router.core.answer import climbed
 from router.core.binding import changed_rows, row_binding
 from router.core.params import suggestion
-from router.core.plan import Force, Plan
+from router.core.plan import Force, Plan, Rung
 from router.core.policy import Policy
 from router.errors import InvalidCall, PolicyError, RecordingError, UnknownTask
 from router.options import DISABLE_VARIABLE, top_only
 from router.resolve import bound, task_check
-from router.spec import Loaded, adopt, load
+from router.spec import Loaded, loaded_of
 from router.tuning.calls import Calls, RecordedCall, read_calls
 from router.tuning.candidate import Candidate
 from router.tuning.columns import comparable
@@ -139,7 +139,7 @@ def backtest(
         raise InvalidCall(
             "grader: `disagreement` needs no grader here: the answers that change are counted", argument="grader"
         )
-    old = adopt(policies) if isinstance(policies, Policy) else load(policies, environment=environment)
+    old = loaded_of(policies, environment)
     _require(old, task)
     recorded = read_calls(recording, task)
     _label(recorded, labels)
@@ -169,13 +169,13 @@ def _require(loaded: Loaded, task: str) -> None:
 
 def _require_names(plan: Plan) -> None:
     """A recording knows models by their litellm names; two rungs of one name would get each other's answers."""
-    rungs: dict[str, str] = {}
+    rungs: dict[str, Rung] = {}
     for rung in plan.rungs:
-        other = rungs.setdefault(rung.model.litellm, rung.name)
-        if other != rung.name:
+        other = rungs.setdefault(rung.model.litellm, rung)
+        if other.model != rung.model:
             raise PolicyError(
-                f"{other!r} and {rung.name!r} are both {rung.model.litellm!r}, and a recording cannot tell them apart; "
-                "a backtest needs a ladder without the two",
+                f"{other.name!r} and {rung.name!r} are both {rung.model.litellm!r}, and a recording cannot tell them "
+                "apart; a backtest needs a ladder without the two",
                 where=f"tasks.{plan.task_name}.ladder",
             )
 

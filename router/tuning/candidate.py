@@ -14,7 +14,7 @@ from typing import Any
 from router.core.policy import Policy
 from router.errors import InvalidCall, shown
 from router.models.local import FOLDER
-from router.spec import Loaded, adopt, load, load_tuned
+from router.spec import Loaded, adopt, load_tuned, loaded_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +44,13 @@ class Candidate:
         InvalidCall, PolicyError
             It is none that could be in force.
         """
-        if isinstance(self.policies, Policy):
-            yield adopt(self.policies)
-        elif self.policies is None:
+        if self.policies is None:
             yield self._changed(in_force, task)
-        elif Path(self.policies).suffix == ".json":
+        elif not isinstance(self.policies, Policy) and Path(self.policies).suffix == ".json":
             with tempfile.TemporaryDirectory() as folder:
                 yield _beside(Path(self.policies), in_force, task, Path(folder))
         else:
-            yield load(self.policies, environment=environment)
+            yield loaded_of(self.policies, environment)
 
     def _changed(self, in_force: Loaded, task: str) -> Loaded:
         """The policy in force with another threshold, or with the top rung alone."""

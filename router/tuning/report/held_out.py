@@ -66,11 +66,7 @@ class HeldOut:
     def settings(self, most: int) -> Floats:
         """Thresholds of the family at equal shares of the training drafts, strict to loose."""
         trained, family = self.tuner.trained, self.family
-        scores = (
-            trained.scores(family)
-            if self.crossfit
-            else scores_of(trained.train, family, trained.fitted([family]))
-        )
+        scores = trained.scores(family) if self.crossfit else scores_of(trained.train, family, trained.fitted([family]))
         drafts = drafts_of(family, scores)
         return between(drafts, np.quantile(drafts, np.linspace(0.0, 1.0, most))) if len(drafts) else drafts
 
