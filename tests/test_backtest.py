@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router import Policy, Router
+from router import Policy, Router, RouterWarning
 from router.core.policy import Budget, Model
 from router.errors import InvalidCall, PolicyError, RecordingError, UnknownTask
 from router.testing import Failure, Fault, Reply, ScriptedModels, Usage
@@ -243,6 +243,20 @@ def test_calls_of_one_cluster_err_together(tmp_path: Path) -> None:
     assert width() == width(cluster="customer")
 
 
+def test_a_call_is_given_its_own_rows(tmp_path: Path) -> None:
+    """A prompt that came twice had two answers: where only the second call climbs, it gets that call's answer."""
+    rows = [
+        _row(1, "small", "green", route_id="a", prompt="Item?"),
+        _row(1, "large", "red", route_id="a", prompt="Item?"),
+        _row(2, "small", "green", route_id="b", prompt="Item?", logprob=UNSURE),
+        _row(2, "large", "blue", route_id="b", prompt="Item?"),
+    ]
+    found = _run(tmp_path, rows, Candidate(threshold=0.8), policies=make_policy(threshold=1.0))
+    assert [one.call for one in found.changed] == ["a"]
+    alone = _run(tmp_path, rows[1:], Candidate(threshold=0.8), policies=make_policy(threshold=1.0))
+    assert (alone.total.calls, alone.left_out) == (2, ())  # Any answer to the same prompt is better than none.
+
+
 def test_a_deadline_cuts_off_what_was_slow(tmp_path: Path) -> None:
     """Recorded latencies pass without waiting: a candidate with less time gets no answer where it took longer."""
     rows = [_row(1, "small", "red", label="red"), _row(2, "small", "red", label="red", latency_s=50.0)]
@@ -367,7 +381,8 @@ def test_a_tuned_file_and_a_threshold_under_a_tuned_plan(tmp_path: Path) -> None
     """A tuned file is tried under the policy in force; a threshold is that of the policy's ladder, without the plan."""
     rows = recorded(600)
     policies = write_policy(tmp_path / "policies")
-    run = write_rows(tmp_path / "runs" / "colours.jsonl", rows)
+    served = [{**row, "model_served": f"{row['model']}-2026"} for row in rows]
+    run = write_rows(tmp_path / "runs" / "colours.jsonl", served)
     tuned = tune_task("colours", run, policies=policies).write()
     plain = _run(tmp_path, rows, Candidate(make_policy()), policies=policies)
     aside = _run(tmp_path, rows, Candidate(threshold=0.8), policies=policies)
@@ -375,6 +390,11 @@ def test_a_tuned_file_and_a_threshold_under_a_tuned_plan(tmp_path: Path) -> None
     assert plain.candidate.force == aside.candidate.force == "policy"
     assert plain.total == aside.total
     assert plain.total.quality.calls == 600
+    assert plain.notes == ()  # Who served a row that does not say it is no reason to call the plan stale.
+    others = [{**row, "model_served": "x/other"} for row in rows]
+    with pytest.warns(RouterWarning, match="the eval run never saw"):
+        (note,) = _run(tmp_path, others, Candidate(threshold=0.8), policies=policies).notes
+    assert note.startswith("what is in force: the tuned plan is stale: model 'small' was served by 'x/other'")
     kept = tuned.rename(tmp_path / "kept.json")
     back = _run(tmp_path, rows, Candidate(kept), policies=policies)
     assert (back.in_force.force, back.candidate.force) == ("policy", "tuned")
@@ -408,6 +428,9 @@ def test_a_group_is_known_from_the_row(tmp_path: Path) -> None:
         ([], "holds no call of task 'colours'; record some"),
         ([{**FOUR[0], "task": "shapes"}], "holds no call of task 'colours'; it has calls of shapes"),
         ([{**FOUR[0], "score": float("nan")}], "r.jsonl:1: has the mark nan; a mark is a number"),
+        ([{**FOUR[0], "cost_usd": 10**400}], "r.jsonl:1: this line has a 'cost_usd' that cannot be used"),
+        ([{**FOUR[0], "latency_s": 1e300}], "r.jsonl:1: this line has a 'latency_s' that cannot be used"),
+        ([*FOUR, FOUR[1]], "r.jsonl:9: answers a prompt of 'x/large' a second time; delete one of the rows"),
         ([{**FOUR[0], "score": [1]}], "r.jsonl:1: has the mark [1]; a mark is a number"),
         ([FOUR[0], {"model": "x/large", "prompt": "p"}], "r.jsonl:2: this line has neither 'response' nor 'error'"),
     ],

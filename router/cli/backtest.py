@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router.cli.common import AsJson, Environment, Policies, counted, dollars, percent, print_json, print_table, say
+from router.cli.common import (
+    AsJson,
+    Environment,
+    Policies,
+    console,
+    counted,
+    dollars,
+    percent,
+    print_json,
+    print_table,
+    say,
+)
 from router.cli.evaluate import Fields, Grader, Tolerance
 
 if TYPE_CHECKING:
@@ -46,17 +57,18 @@ def backtest(
 
     if sum((candidate is not None, threshold is not None, top)) != 1:
         raise typer.BadParameter("say what to try: one of --candidate, --threshold and --top", param_hint="--candidate")
-    found = run(
-        task,
-        recording,
-        Candidate(candidate, _thresholds(threshold), top),
-        policies=policies,
-        environment=environment,
-        labels=read_rows(labels) if labels else (),
-        grader=grader,
-        tolerance=tolerance,
-        fields=[name.strip() for name in fields.split(",") if name.strip()],
-    )
+    with console(stderr=True).status(f"playing {recording}"):
+        found = run(
+            task,
+            recording,
+            Candidate(candidate, _thresholds(threshold), top),
+            policies=policies,
+            environment=environment,
+            labels=read_rows(labels) if labels else (),
+            grader=grader,
+            tolerance=tolerance,
+            fields=[name.strip() for name in fields.split(",") if name.strip()],
+        )
     if as_json:
         print_json(_as_plain(found))
     else:

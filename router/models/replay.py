@@ -57,8 +57,7 @@ class Replay:
         self._redact = redact
         self._rows: dict[Key, list[Mapping[str, Any]]] = {}
         for row in rows:
-            key = key_of(row["model"], to_messages(row["prompt"], row.get("system")))
-            self._rows.setdefault(key, []).append(row)
+            self._rows.setdefault(key_of_row(row), []).append(row)
         self._served: dict[Key, int] = {}
         # Guards the count of served duplicates when several threads ask.
         self._lock = threading.Lock()
@@ -136,6 +135,11 @@ class Replay:
 def key_of(model: str, messages: Iterable[Message]) -> Key:
     """What a request is looked up by."""
     return (model, *map(_message_key, messages))
+
+
+def key_of_row(row: Mapping[str, Any]) -> Key:
+    """The same of the request that a row answers."""
+    return key_of(row["model"], to_messages(row["prompt"], row.get("system")))
 
 
 def _asked(messages: Sequence[str | tuple[str, str]]) -> list[str | tuple[str, str]]:

@@ -42,8 +42,6 @@ class Side:
     force: Force
     words: str
     """What a call does, in a sentence."""
-    problem: str
-    """Why its tuned plan is not followed, or soon will not be; nothing when all is well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +82,7 @@ class Backtest:
     changed: tuple[Changed, ...]
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...]
-    """What the recording cannot know of the candidate, and rows that do not belong to the task."""
+    """What is wrong with a certificate, what the recording cannot know of the candidate, and rows of other tasks."""
 
     @property
     def lacking(self) -> dict[str, int]:
@@ -253,14 +251,20 @@ class _Sides:
             task=self.task,
             recording=self.recorded.path,
             calls=len(calls),
-            in_force=_side(old, self.task),
-            candidate=_side(new, self.task),
+            in_force=_side(old.plan),
+            candidate=_side(new.plan),
             total=total,
             features=features,
             changed=tuple(changed),
             left_out=tuple(left_out),
-            notes=tuple(notes),
+            notes=(*self._problems(), *notes),
         )
+
+    def _problems(self) -> list[str]:
+        """Why a tuned plan is not followed, or soon will not be; a call may have found that out."""
+        sides = zip(("what is in force", "the candidate"), self.players, strict=True)
+        found = [(side, player.router.plan(self.task).standing.problem) for side, player in sides]
+        return [f"{side}: {problem}" for side, problem in found if problem]
 
     def _outcome(self, call: RecordedCall, played: Played, player: Player) -> Outcome:
         answer = played.answer
@@ -310,9 +314,8 @@ def _left_out(call: RecordedCall, before: Played, after: Played) -> LeftOut | No
     return LeftOut(call.name, call.line, f"no answer of {miss.model!r} is recorded ({hint})", miss.model)
 
 
-def _side(player: Player, task: str) -> Side:
-    standing = player.router.plan(task).standing
-    return Side(player.plan.standing.force, plan_in_words(player.plan), standing.problem)
+def _side(plan: Plan) -> Side:
+    return Side(plan.standing.force, plan_in_words(plan))
 
 
 def _same(old: Plan, new: Plan) -> bool:

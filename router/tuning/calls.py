@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from router.core.call import to_messages
 from router.errors import RecordingError
 from router.models.recording import numbered_rows
-from router.models.replay import key_of
+from router.models.replay import key_of_row
 from router.options import Prompt
 from router.tuning.answers import is_final
 from router.tuning.graders import recorded_mark
@@ -26,10 +26,10 @@ class RecordedCall:
     """Its `route_id`, else its task and `prompt_id`, else the line of its first row."""
     line: int
     """Of its first row."""
-    first: Row
     prompt: Prompt
     system: str | None
     feature: str | None
+    rows: list[Row]
     label: Any = None
     metadata: dict[str, Any] = field(default_factory=dict)
     has_marks: bool = False
@@ -44,7 +44,7 @@ class RecordedCall:
 
     def value(self, key: str) -> Any:
         """What its metadata, or a column of its first row, says under this key; `None` where neither does."""
-        return self.metadata.get(key, self.first.get(key))
+        return self.metadata.get(key, self.rows[0].get(key))
 
     def asked(self, system: str | None) -> Prompt:
         """What to give to `route` where the task in force has this system text; one of the call's own goes along."""
@@ -113,7 +113,10 @@ class _Reader:
             name = str(key) if isinstance(key, str) else f"line {line}"
             feature = row.get("feature")
             feature = None if feature is None else str(feature)
-            call = self._calls[key] = RecordedCall(name, line, row, row["prompt"], row.get("system"), feature)
+            call = self._calls[key] = RecordedCall(name, line, row["prompt"], row.get("system"), feature, [])
+        if _answers_again(call, row):
+            raise self._error(f"answers a prompt of {row['model']!r} a second time; delete one of the rows", line)
+        call.rows.append(row)
         self._rows.append(row)
         self._models[row["model"]] = self._models.get(row["model"], 0) + 1
         label = row.get("label", row.get("reference"))
@@ -138,7 +141,7 @@ class _Reader:
             return str(row["route_id"])
         if row.get("prompt_id") is not None:
             return f"{row.get('task', '')}/{row['prompt_id']}"
-        key = key_of(row["model"], to_messages(row["prompt"], row.get("system")))
+        key = key_of_row(row)
         number = self._answered.get(key, 0)
         if row.get("error") is None:
             self._answered[key] = number + 1
@@ -147,3 +150,10 @@ class _Reader:
     def _error(self, problem: str, line: int | None) -> RecordingError:
         where = str(self._path) if line is None else f"{self._path}:{line}"
         return RecordingError(f"{where}: {problem}", path=str(self._path), line=line)
+
+
+def _answers_again(call: RecordedCall, row: Row) -> bool:
+    """Whether a row of a `prompt_id` answers what its model has answered; in one `route_id` it may be asked again."""
+    if row.get("route_id") is not None or row.get("error") is not None:
+        return False
+    return any(known["model"] == row["model"] and known.get("error") is None for known in call.rows)

@@ -67,7 +67,7 @@ class Candidate:
 
 
 def _threshold(given: Any, count: int) -> float | tuple[float, ...]:
-    values = [given] if isinstance(given, int | float) else list(given)
+    values = [given] if isinstance(given, int | float | str) else list(given)
     if len(values) not in (1, count):
         raise InvalidCall(
             f"threshold: {len(values)} are given; give one, or {count}, one for each rung but the last",

@@ -174,4 +174,5 @@ def interval_of_change(change: Floats, unit: Units, *, within: float | None = No
     if units < 2:
         return None
     error = error_of_mean(change, unit) * math.sqrt(units / (units - 1)) * float(stdtrit(units - 1, 0.95))
-    return float(change.mean()) - error, float(change.mean()) + error
+    low, high = float(change.mean()) - error, float(change.mean()) + error
+    return (low, high) if within is None else (max(-within, low), min(within, high))

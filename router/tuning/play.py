@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from router.errors import InvalidCall, NoAnswer, ReplayMiss, RouterError
 from router.models import Facts
 from router.models.local import PREFIX
 from router.models.real import RealModels
-from router.models.replay import Replay, outcome_of
+from router.models.replay import Key, Replay, key_of_row, outcome_of
 from router.spec import Loaded
 from router.tuning.calls import RecordedCall
 from router.world import SimulatedClock, World
@@ -60,24 +61,22 @@ class Player:
     def play(self, call: RecordedCall, system: str | None) -> Played:
         """One call; `system` is the system text of the policy that it was recorded under."""
         backend = self._backend
-        backend.untimed = False
+        backend.begin(call)
         started_s = backend.clock.monotonic()
         group = self.plan.task.group
         value = None if group is None else call.value(group)
-        metadata = None if group is None or value is None else {group: value}
+        metadata = None if group is None or value is None else {group: str(value)}
         answer: Answer | None = None
         attempts: tuple[Attempt, ...] = ()
         error: RouterError | None = None
         try:
-            answer = self.router.route(self._task, call.asked(system), feature=call.feature, metadata=metadata)
+            answer = self.router.route(self._task, call.asked(system), metadata=metadata)
             attempts = answer.attempts
         except ReplayMiss as miss:
             return Played(None, missing=miss)
         except NoAnswer as ended:
             attempts, error = ended.attempts, ended
         except InvalidCall as refused:  # Such as a prompt that is longer than the task takes.
-            if refused.argument != "prompt":
-                raise
             error = refused
         seconds = backend.clock.monotonic() - started_s
         latency_ms = None if backend.untimed else seconds * 1000
@@ -98,10 +97,8 @@ def prepared(
     Prices and limits are those of real models, and local models, which are free and at hand, are asked anew.
     """
     clock = SimulatedClock(time.time())
-    names = {model.litellm for model in loaded.policy.models.values()}
-    backend = _Recorded(
-        (row for row in rows if row["model"] in names), name, clock, RealModels(loaded.folder or Path())
-    )
+    models = {model.litellm for model in loaded.policy.models.values()}
+    backend = _Recorded(rows, models, name, clock, RealModels(loaded.folder or Path()))
     with (
         tempfile.TemporaryDirectory() as home,
         Router(
@@ -127,14 +124,26 @@ def _row_of(answer: Answer | None) -> Row | None:
 
 
 class _Recorded(Replay):
-    """A recording whose latencies pass on a clock."""
+    """A recording whose latencies pass on a clock, and that gives a call its own rows before those of others."""
 
-    def __init__(self, rows: Iterable[Row], name: str, clock: SimulatedClock, real: RealModels) -> None:
-        super().__init__(rows, name=name)
+    def __init__(
+        self, rows: Iterable[Row], models: Collection[str], name: str, clock: SimulatedClock, real: RealModels
+    ) -> None:
+        super().__init__((row for row in rows if row["model"] in models), name=name)
+        self._models = models
         self.clock = clock
         self.untimed = False
-        """Whether a row without a latency was given since this was last set."""
+        """Whether a row without a latency was given in this call."""
         self._real = real
+        self._own: dict[Key, list[Row]] = {}
+
+    def begin(self, call: RecordedCall) -> None:
+        """Whose requests come next."""
+        self.untimed = False
+        self._own.clear()
+        for row in reversed(call.rows):
+            if row["model"] in self._models:
+                self._own.setdefault(key_of_row(row), []).append(row)
 
     def facts(self, model: Model) -> Facts:
         return self._real.facts(model)
@@ -153,4 +162,11 @@ class _Recorded(Replay):
             return Failure(Fault.TIMEOUT, detail=f"no answer within {timeout_s:.3f} s")
         else:
             self.clock.sleep(latency_s)
-        return outcome_of(row)
+        # Who served it is unknown where the row does not say: that is no reason to take a plan for stale.
+        return replace(outcome_of(row), model_served=row.get("model_served"))
+
+    def _next(self, call: Call) -> Row:
+        own = self._own.get(self._key(call))
+        if not own:
+            return super()._next(call)
+        return own.pop() if len(own) > 1 else own[0]
