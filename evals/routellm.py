@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from router.tuning.features import score as score_columns
 from router.tuning.fit import FOLDS, Fit
 from router.tuning.loading import load_columns
-from router.tuning.search import Trained
 from router.tuning.table import Table, folds_of, prepare
 from router.tuning.texts import fit_words, hashed, word_columns
+from router.tuning.trained import Trained
 
 Floats = NDArray[np.float64]
 

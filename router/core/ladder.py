@@ -40,14 +40,19 @@ def places(ladder: Sequence[str | PanelRung | FallbackRung]) -> tuple[Place, ...
     return tuple(found)
 
 
+def model_of(key: str) -> str:
+    """The model's name in the policy."""
+    return key.partition(AGAIN)[0]
+
+
+def uses(ladder: Sequence[str | PanelRung | FallbackRung], model: str) -> bool:
+    """Whether some rung asks this model."""
+    return any(model in members_of(rung) for rung in ladder)
+
+
 def members_of(rung: str | PanelRung | FallbackRung) -> tuple[str, ...]:
     """The models of one rung."""
     match rung:
         case PanelRung(panel=models) | FallbackRung(fallback=models):
             return models
     return (rung,)
-
-
-def keys_of(ladder: Sequence[str | PanelRung | FallbackRung]) -> tuple[str, ...]:
-    """The keys of all places."""
-    return tuple(place.key for place in places(ladder))

@@ -5,7 +5,7 @@ The panel's answer is the one that most of its members gave so far; where severa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 # By name, what is known once some members of a panel have answered; the docs table is made from it.
@@ -73,10 +73,3 @@ def hopeless(votes: Sequence[Vote], members: int) -> bool:
     lead = leading(votes)
     most = 0 if lead is None else agreeing(votes, lead)
     return 2 * (most + members - len(votes)) <= members
-
-
-def compared(value: Any, fields: Sequence[str]) -> Any:
-    """The part of an answer that members must agree on: these fields of an object, or all of it."""
-    if not fields or not isinstance(value, Mapping):
-        return value
-    return {name: value.get(name) for name in fields}

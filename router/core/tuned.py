@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from router.core.grammar import STRICT, Count, Limit, Name, Share, Text
+from router.core.grammar import STRICT, Count, Key, Limit, Share, Text
 
 By = Literal["confidence", "gain"]
 
@@ -21,7 +21,7 @@ class TunedRung:
 
     __pydantic_config__ = STRICT
 
-    model: Name
+    model: Key
     """The model's name in the policy."""
     threshold: float | None = None
     """Keep the draft when its score is at or above this. `null` on the last rung, which is always kept, and on a rung
@@ -30,7 +30,7 @@ class TunedRung:
     """What the score is: the confidence, or 1 less the gain of climbing."""
     gate: float | None = None
     """Skip this rung when the confidence known from the prompt alone is below this; `null` never skips."""
-    panel: tuple[Text, ...] = ()
+    panel: Annotated[tuple[Key, ...], Limit(max_length=7)] = ()
     """Further members of a panel that begins with this model, in the order they are asked while no score reaches the
     threshold; `small#2` asks `small` a second time."""
     low: float | None = None

@@ -140,7 +140,7 @@ def follow(
             answered[kept] = draft[kept]
             going_on = going_on & ~kept
             if family.low is not None and start <= at < stop:
-                given_up |= asked & (scores.draft[at] < family.low)
+                given_up |= usable & (scores.draft[at] < family.low)
         if at == 0 or (start == 0 and at < stop):
             asked_more = going_on
     # A last rung whose answer is no use gives way to the best draft that is.

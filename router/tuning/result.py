@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from router.core.tuned import Certificate, TunedPlan
 from router.errors import TuningError
-from router.spec.artefact import Artefact, ModelCalibrators
+from router.spec.artefact import Artefact, ModelCalibrators, PanelCalibrators
 from router.tuning.features import Floats, first_score
 from router.tuning.plans import Fitted, Outcome, apply_rungs
 from router.tuning.quality import Quality, quality_of
@@ -136,6 +136,14 @@ class Tuning:
             ModelCalibrators(name, litellm[name], own.confidence, own.gain, own.prompt, own.words)
             for name, own in self.fitted.models.items()
         )
+        panels = tuple(PanelCalibrators(keys, own.confidence, own.gain) for keys, own in self.fitted.panels.items())
         return Artefact(
-            1, self.task, models, self.plan, certificate, served=dict(served or {}), provenance=self.provenance
+            1,
+            self.task,
+            models,
+            self.plan,
+            certificate,
+            served=dict(served or {}),
+            panels=panels,
+            provenance=self.provenance,
         )

@@ -16,8 +16,9 @@ from router.tuning.fit import MAX_ROWS
 from router.tuning.plans import scores_of
 from router.tuning.result import Tuning
 from router.tuning.runs import EvalRun
-from router.tuning.search import Forecast, Trained, chain_of, choose, needed_rows, side_rungs
+from router.tuning.search import Forecast, chain_of, choose, needed_rows, side_rungs
 from router.tuning.table import Rows, prepare, split
+from router.tuning.trained import Trained
 
 Method = Literal["split", "crossfit"]
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from router.core.tuned import TunedRung
+from router.core.tuned import By, TunedRung
 from router.tuning.features import Floats, first_score
-from router.tuning.plans import Family, Outcome, Scores, family_of, follow, scores_of
+from router.tuning.plans import Family, Outcome, Scores, alone_score, family_of, follow, scores_of
 from router.tuning.result import Tuning
 from router.tuning.search import between, choose, drafts_of
 from router.tuning.table import Rows, Table
@@ -62,6 +62,20 @@ class HeldOut:
         if self.crossfit:
             return fitted.out_of_fold[self.rows]
         return first_score((fitted.calibrator,), self.table.columns(model, earlier), self.table.rows)
+
+    def panel(self, members: tuple[int, ...]) -> tuple[Floats, Floats]:
+        """Confidence in what a panel's first members say together, NaN where there is none, and how good that is."""
+        trained = self.tuner.trained
+        by: list[By] = ["confidence"] * len(members)
+        fitted = trained.fitted([Family((*members, self.table.top), tuple(by), panel=(0, len(members)))])
+        if self.crossfit:
+            p, lead = trained.panel(members).out_of_fold[self.rows], trained.leading(members)[self.rows]
+        else:
+            alone = [alone_score(self.table, one, fitted) for one in members]
+            columns, lead = self.table.panel(members, alone)
+            p = first_score((trained.panel(members).calibrator,), columns, self.table.rows)
+        quality = self.table.quality[np.arange(self.table.rows), lead]
+        return p, np.where(lead < 0, 0.0, quality)
 
     def settings(self, most: int) -> Floats:
         """Thresholds of the family at equal shares of the training drafts, strict to loose."""
