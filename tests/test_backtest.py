@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router import Policy, Router, RouterWarning
-from router.core.policy import Budget, Model
+from router.core.policy import Budget, Model, PanelRung
 from router.errors import InvalidCall, PolicyError, RecordingError, UnknownTask
 from router.testing import Failure, Fault, Reply, ScriptedModels, Usage
 from router.tuning import Backtest, Candidate, EvalRow, backtest, tune_task
@@ -255,6 +255,43 @@ def test_a_call_is_given_its_own_rows(tmp_path: Path) -> None:
     assert [one.call for one in found.changed] == ["a"]
     alone = _run(tmp_path, rows[1:], Candidate(threshold=0.8), policies=make_policy(threshold=1.0))
     assert (alone.total.calls, alone.left_out) == (2, ())  # Any answer to the same prompt is better than none.
+
+
+def test_a_panel_needs_an_answer_for_each_time_that_it_asks(tmp_path: Path) -> None:
+    """Samples are given in their order, whatever the file's; one answer is never taken for two that agree."""
+    models = make_policy().models
+    warm = {**models, "small": replace(models["small"], params={"temperature": 1.0})}
+    plain = make_policy()
+    twice = replace(plain.tasks["colours"], ladder=(PanelRung(panel=("small", "small")), "large"))
+    panel = Policy(1, warm, {"colours": twice})
+    rows = [
+        _row(1, "small", "green", name="small#2"),
+        _row(1, "small", "red", name="small"),
+        _row(1, "large", "blue", name="large"),
+        _row(2, "small", "red", name="small"),
+        _row(2, "large", "blue", name="large"),
+        _row(3, "small", "red", name="small"),
+        _row(3, "small", "red", name="small#2"),
+    ]
+    found = _run(tmp_path, rows, Candidate(panel), policies=Policy(1, warm, plain.tasks))
+    assert found.candidate.words == (
+        "ask small, then small#2; keep what most say at confidence 0.800 or above; else ask large."
+    )
+    assert [(one.before.said, one.after.said) for one in found.changed] == [("red", "blue")]
+    assert [(one.line, one.model) for one in found.left_out] == [(4, "x/small")]
+    assert found.left_out[0].why.endswith("(a panel asks it again, and one answer of it would agree with itself)")
+
+
+def test_a_retry_is_played_from_another_call_too(tmp_path: Path) -> None:
+    """Where a call has no answer of its own, that of another call to the same prompt is given with its retries."""
+    failed = {name: value for name, value in _row(1, "large", "").items() if name != "response"}
+    rows = [
+        _row(1, "small", "green", route_id="a", prompt="Item?"),
+        {**failed, "route_id": "b", "prompt": "Item?", "error": {"fault": "rate_limited"}},
+        _row(2, "large", "blue", route_id="b", prompt="Item?"),
+    ]
+    found = _run(tmp_path, rows, Candidate(top=True))
+    assert [(one.before.said, one.after.said) for one in found.changed] == [("green", "blue")] * 2
 
 
 def test_a_deadline_cuts_off_what_was_slow(tmp_path: Path) -> None:

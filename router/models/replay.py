@@ -110,12 +110,15 @@ class Replay:
         key = self._key(call)
         rows = self._rows.get(key)
         if rows is None:
-            problem = f"{self._name}: holds no answer of {call.model.litellm!r} to this prompt; {self._hint(key)}"
-            raise ReplayMiss(problem, path=self._name, line=None, model=call.model.litellm)
+            raise self._miss(call, self._hint(key))
         with self._lock:
             index = self._served.get(key, 0)
             self._served[key] = index + 1
         return rows[min(index, len(rows) - 1)]
+
+    def _miss(self, call: Call, hint: str) -> ReplayMiss:
+        problem = f"{self._name}: holds no answer of {call.model.litellm!r} to this prompt; {hint}"
+        return ReplayMiss(problem, path=self._name, line=None, model=call.model.litellm)
 
     def _key(self, call: Call) -> Key:
         messages = redacted(call.messages, self._redact) if self._redact else call.messages

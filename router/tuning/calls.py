@@ -153,7 +153,8 @@ class _Reader:
 
 
 def _answers_again(call: RecordedCall, row: Row) -> bool:
-    """Whether a row of a `prompt_id` answers what its model has answered; in one `route_id` it may be asked again."""
+    """Whether a row of a `prompt_id` answers what its model has answered; a panel's samples have names of their own."""
     if row.get("route_id") is not None or row.get("error") is not None:
         return False
-    return any(known["model"] == row["model"] and known.get("error") is None for known in call.rows)
+    same = (row["model"], row.get("name"))
+    return any((known["model"], known.get("name")) == same and known.get("error") is None for known in call.rows)

@@ -18,6 +18,7 @@ from router.api import Router
 from router.core.answer import Answer, Attempt, costs
 from router.core.call import Call, Failure, Outcome, Reply
 from router.core.faults import Fault
+from router.core.ladder import AGAIN
 from router.core.policy import Model
 from router.errors import InvalidCall, NoAnswer, ReplayMiss, RouterError
 from router.models import Facts
@@ -136,12 +137,15 @@ class _Recorded(Replay):
         """Whether a row without a latency was given in this call."""
         self._real = real
         self._own: dict[Key, list[Row]] = {}
+        """Rows of this call that were not given yet, the next one last."""
+        self._given: dict[Key, Row] = {}
 
     def begin(self, call: RecordedCall) -> None:
         """Whose requests come next."""
         self.untimed = False
         self._own.clear()
-        for row in reversed(call.rows):
+        self._given.clear()
+        for row in reversed(sorted(call.rows, key=_sample)):
             if row["model"] in self._models:
                 self._own.setdefault(key_of_row(row), []).append(row)
 
@@ -166,7 +170,21 @@ class _Recorded(Replay):
         return replace(outcome_of(row), model_served=row.get("model_served"))
 
     def _next(self, call: Call) -> Row:
-        own = self._own.get(self._key(call))
-        if not own:
-            return super()._next(call)
-        return own.pop() if len(own) > 1 else own[0]
+        key = self._key(call)
+        own, before = self._own.get(key), self._given.get(key)
+        if own:
+            row = own.pop()
+        elif before is not None and before.get("error") is None:
+            raise self._miss(call, "a panel asks it again, and one answer of it would agree with itself")
+        elif own is None or before is None:
+            row = super()._next(call)
+        else:  # Another retry than were recorded.
+            row = before
+        self._given[key] = row
+        return row
+
+
+def _sample(row: Row) -> int:
+    """Which time a panel asked the model; an eval run calls the second one `small#2`."""
+    number = str(row.get("name", "")).partition(AGAIN)[2]
+    return int(number) if number.isdecimal() else 1
