@@ -414,6 +414,22 @@ def test_a_recorded_mark_counts_unless_a_grader_is_named(tmp_path: Path) -> None
     assert own.total.quality.before == 0.5
 
 
+def test_the_verdicts_of_a_judge_count_and_are_named(tmp_path: Path) -> None:
+    """An eval run that a judge graded: its verdicts are the quality, which the result says; a grader reads labels."""
+    said: dict[str, Any] = {"name": "judge", "grader": "judge"}
+    rows = []
+    for row in FOUR:
+        name, red = row["model"].removeprefix("x/"), row["response"] == "red"
+        rows.append({**row, "name": name, "grader": "judge", "quality": None})
+        verdict = {"judges": name, "quality": float(red), "prompt": [{"role": "user", "content": "Is it right?"}]}
+        rows.append({**row, **said, "model": "x/judge", "response": "{}", **verdict})
+    found = _run(tmp_path, rows, Candidate(top=True))
+    assert found.total.quality[:4] == (4, 0.5, 0.25, -0.25)
+    assert found.notes == ("quality is what a judge said of the answers, not whether they are right",)
+    graded = _run(tmp_path, rows, Candidate(top=True), grader="choice")
+    assert (graded.total.quality.before, graded.notes) == (0.75, ())
+
+
 def test_a_tuned_file_and_a_threshold_under_a_tuned_plan(tmp_path: Path) -> None:
     """A tuned file is tried under the policy in force; a threshold is that of the policy's ladder, without the plan."""
     rows = recorded(600)
@@ -494,8 +510,9 @@ def test_what_cannot_be_tried_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     twins = Policy(1, {**base.models, "large": Model(litellm="x/small")}, base.tasks)
     with pytest.raises(PolicyError, match="'small' and 'large' are both 'x/small'"):
         _run(tmp_path, FOUR, Candidate(twins))
-    with pytest.raises(InvalidCall, match="disagreement"):
-        _run(tmp_path, FOUR, Candidate(top=True), grader="disagreement")
+    for grader in ("disagreement", "judge"):
+        with pytest.raises(InvalidCall, match=f"'{grader}' is none for a backtest"):
+            _run(tmp_path, FOUR, Candidate(top=True), grader=grader)
     monkeypatch.setenv("ROUTER_DISABLE", "top")
     with pytest.raises(PolicyError, match="ROUTER_DISABLE: sends every call to the top rung"):
         _run(tmp_path, FOUR, Candidate(threshold=0.5))

@@ -21,7 +21,7 @@ from router.cli.common import (
     print_table,
     say,
 )
-from router.cli.evaluate import Fields, Grader, Tolerance
+from router.cli.evaluate import Fields, Tolerance
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +39,9 @@ def backtest(
     threshold: Annotated[str | None, typer.Option(help="To try: this threshold; several with commas.")] = None,
     top: Annotated[bool, typer.Option("--top", help="To try: always the top rung.")] = False,
     labels: Annotated[Path | None, typer.Option(help="Labels of its prompts, .csv or .jsonl.")] = None,
-    grader: Grader = None,
+    grader: Annotated[
+        str | None, typer.Option(help="exact, choice, number, json, pattern or f1; else recorded marks, or by kind.")
+    ] = None,
     tolerance: Tolerance = 0.0,
     fields: Fields = "",
     show: Annotated[int, typer.Option(min=0, help="Also show so many of the calls that are answered otherwise.")] = 0,

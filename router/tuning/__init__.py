@@ -4,8 +4,9 @@ from router.tuning.backtest import Backtest, backtest
 from router.tuning.candidate import Candidate
 from router.tuning.compare import Change, Choice, change, compare
 from router.tuning.distill import Distilled, distill
-from router.tuning.evaluate import Estimate, Eval, Evaluated, Progress
+from router.tuning.evaluate import Eval
 from router.tuning.graders import GRADERS, Grader, build_grader
+from router.tuning.jobs import Estimate, Evaluated, Progress
 from router.tuning.labels import LabelledText, read_labels
 from router.tuning.loading import load_columns, load_run
 from router.tuning.result import Applied, Tuning

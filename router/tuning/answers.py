@@ -96,9 +96,17 @@ def failed_row(error: NoAnswer) -> Row:
 
 
 def is_final(row: Mapping[str, Any]) -> bool:
-    """Whether asking again would give the same: an answer, or a fault that is the request's and not the moment's."""
+    """Whether asking again would give the same: an answer, or a fault that is the request's and not the moment's.
+
+    A judge's reply that is no verdict is asked for again.
+    """
     error = row.get("error")
     if error is None:
-        return True
+        return not is_verdict(row) or row.get("quality") is not None
     fault = error.get("fault") if isinstance(error, Mapping) else error
     return fault in FAULTS and not FAULTS[fault].retry and not FAULTS[fault].lasting
+
+
+def is_verdict(row: Mapping[str, Any]) -> bool:
+    """Whether a row is what a judge said of an answer, and no answer itself."""
+    return row.get("judges") is not None

@@ -133,9 +133,11 @@ def backtest(
     """
     if top_only():
         raise PolicyError("sends every call to the top rung, whatever the plan; unset it", where=DISABLE_VARIABLE)
-    if grader == "disagreement":
+    if grader in ("disagreement", "judge"):
         raise InvalidCall(
-            "grader: `disagreement` needs no grader here: the answers that change are counted", argument="grader"
+            f"grader: {grader!r} is none for a backtest, which asks nobody and counts the answers that change anyway; "
+            "verdicts that the run has count already",
+            argument="grader",
         )
     old = loaded_of(policies, environment)
     _require(old, task)
@@ -153,9 +155,10 @@ def backtest(
         settings = old.policy.tasks[task]
         check = task_check(settings, (checks or {}).get(task))
         marks = _Marks(build_grader(grader, settings.answer, check, tolerance=tolerance, fields=fields), grader is None)
-        return _Sides(task, recorded, players, marks, settings.system, settings.cluster).result(
-            [*_unseen_changes(old, new, task), *_other_rows(recorded, old, task)]
-        )
+        notes = [*_unseen_changes(old, new, task), *_other_rows(recorded, old, task)]
+        if grader is None and any(call.verdicts for call in recorded.calls):
+            notes.append("quality is what a judge said of the answers, not whether they are right")
+        return _Sides(task, recorded, players, marks, settings.system, settings.cluster).result(notes)
 
 
 def _require(loaded: Loaded, task: str) -> None:
@@ -203,14 +206,18 @@ class _Marks:
 
     def quality(self, call: RecordedCall, played: Played) -> float | None:
         """0 to 1; a labelled call without an answer is worth nothing."""
-        if not call.is_labelled:
+        if call.label is None and not (self.recorded_count and call.is_marked):
             return None
         if played.answer is None:
             return 0.0
         if self.recorded_count and played.row is not None:
             if (mark := recorded_mark(played.row)) is not None:
                 return mark
-            if played.row.get("grader") in ("own", "disagreement"):  # No label was graded by these.
+            by = played.row.get("grader")
+            if by == "judge":
+                name = str(played.row.get("name"))
+                return 0.0 if played.row.get("worthless") else call.verdicts.get(name)
+            if by in ("own", "disagreement"):  # No label was graded by these.
                 return None
         return None if call.label is None else self.grader.grade(played.answer.text, call.label)
 

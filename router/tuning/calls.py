@@ -12,7 +12,7 @@ from router.errors import RecordingError
 from router.models.recording import numbered_rows
 from router.models.replay import key_of_row
 from router.options import Prompt
-from router.tuning.answers import is_final
+from router.tuning.answers import is_final, is_verdict
 from router.tuning.graders import recorded_mark
 
 Row = Mapping[str, Any]
@@ -34,13 +34,15 @@ class RecordedCall:
     metadata: dict[str, Any] = field(default_factory=dict)
     has_marks: bool = False
     """Whether some answer has a mark beside it."""
+    verdicts: dict[str, float] = field(default_factory=dict)
+    """What a judge said of answers, by the names of the models that gave them."""
     has_tools: bool = False
     """Whether some model called tools: which ones it was offered is not recorded."""
 
     @property
-    def is_labelled(self) -> bool:
-        """Whether somebody can tell a right answer of it from a wrong one."""
-        return self.has_marks or self.label is not None
+    def is_marked(self) -> bool:
+        """Whether the recording says of some answer how good it is."""
+        return self.has_marks or bool(self.verdicts)
 
     def value(self, key: str) -> Any:
         """What its metadata, or a column of its first row, says under this key; `None` where neither does."""
@@ -104,11 +106,15 @@ class _Reader:
         if row.get("repeat") or ("bound" in row and not is_final(row)):
             return
         try:
-            marked = recorded_mark(row) is not None
+            mark = recorded_mark(row)
         except ValueError as problem:
             raise self._error(f"has {problem}", line) from None
         key = self._key(row)
         call = self._calls.get(key)
+        if is_verdict(row):  # Behind the answer that it is about.
+            if call is not None and mark is not None:
+                call.verdicts[str(row["judges"])] = mark
+            return
         if call is None:
             name = str(key) if isinstance(key, str) else f"line {line}"
             feature = row.get("feature")
@@ -121,7 +127,7 @@ class _Reader:
         self._models[row["model"]] = self._models.get(row["model"], 0) + 1
         label = row.get("label", row.get("reference"))
         call.label = label if call.label is None else call.label
-        call.has_marks |= marked
+        call.has_marks |= mark is not None or bool(row.get("worthless"))
         call.has_tools |= bool(row.get("tool_calls"))
         for part in (row.get("meta"), row.get("metadata")):
             if isinstance(part, Mapping):

@@ -26,9 +26,10 @@ from router.errors import RecordingError, TuningError, UnknownTask
 from router.models.replay import outcome_of
 from router.resolve import bound, task_check
 from router.spec import Loaded, adopt, load
-from router.tuning.answers import is_final
+from router.tuning.answers import is_final, is_verdict
 from router.tuning.columns import Cell, Columns, comparable
 from router.tuning.graders import Grader, build_grader, recorded_mark
+from router.tuning.judged import Answered, Judged
 from router.tuning.rows import prompt_id
 from router.tuning.runfile import read_run
 from router.tuning.runs import EvalRun, LabelSource
@@ -83,7 +84,7 @@ def load_run(
         litellm={loaded.policy.models[model_of(key)].litellm: key for key in reversed(binds_to["ladder"])},
         check=check,
         grader=build_grader(grader, settings.answer, check, tolerance=tolerance, fields=fields),
-        regrade=grader is not None,
+        regrade=grader not in (None, "judge"),
         system=settings.system,
         cluster=settings.cluster,
         group=settings.group,
@@ -159,6 +160,7 @@ class _Reader:
     """Of a run without labels, every model's answer by row."""
     repeats: list[tuple[int, str]] = field(default_factory=list)
     """The top model's second answers."""
+    judged: Judged = field(default_factory=Judged)
 
     def read(self, task: str, min_rows: int) -> EvalRun:
         columns = Columns(self.names)
@@ -174,6 +176,8 @@ class _Reader:
         if self.texts:
             provenance["self_disagreement"] = self._compare_with_top(columns)
         source: LabelSource = "disagreement" if self.texts else "labels"
+        if self.judged.answers:
+            source, provenance["judge"] = "judge", self.judged.grade(columns, self.names)
         return columns.run(task, label_source=source, provenance=provenance, min_rows=min_rows)
 
     def _rows(self) -> Iterator[tuple[int, Row]]:
@@ -181,6 +185,9 @@ class _Reader:
         answered: set[tuple[str, str, bool]] = set()
         open_rows: dict[tuple[str, str, bool], tuple[int, Row]] = {}
         for line, row in read_run(self.path):
+            if is_verdict(row):
+                self.judged.add(self._key(row, line), row)
+                continue
             name = row.get("name") if row.get("name") in self.names else self.litellm.get(row["model"])
             if name is None:
                 self.others.add(str(row.get("name") or row["model"]))
@@ -221,7 +228,12 @@ class _Reader:
             self.served.setdefault(model_of(name), set()).add(str(row.get("model_served") or row["model"]))
         if row.get("grader"):
             self.graders.add(str(row["grader"]))
-        if self._without_label(row) and row.get("error") is None:
+        if row.get("error") is not None:
+            return
+        if self._by_judge(row):
+            by_label = None if label is None else self.grader.grade(str(row.get("response") or ""), label)
+            self.judged.answers[self._key(row, line), name] = Answered(at, model, bool(row.get("worthless")), by_label)
+        elif self._without_label(row):
             self.texts[at, model] = str(row.get("response") or "")
 
     def _compare_with_top(self, columns: Columns) -> dict[str, Any]:
@@ -258,7 +270,7 @@ class _Reader:
         )
 
     def _quality(self, line: int, row: Row, label: Any) -> float:
-        if self._without_label(row):
+        if self._without_label(row) or self._by_judge(row):
             return math.nan
         try:
             mark = None if self.regrade else recorded_mark(row)
@@ -272,13 +284,17 @@ class _Reader:
             raise self._fault(
                 line,
                 "has neither a mark (`quality`, `correct`, `score`) nor a `label` to grade the answer with; add one, "
-                "or grade with `disagreement`",
+                "or grade with `judge` or `disagreement`",
             )
         return self.grader.grade(row["response"], label)
 
     def _without_label(self, row: Row) -> bool:
         """Whether the top model's answer stands in for the label."""
         return self.grader.without_labels or (not self.regrade and row.get("grader") == "disagreement")
+
+    def _by_judge(self, row: Row) -> bool:
+        """Whether a judge's verdict, which is a row of its own, is the grade."""
+        return not self.regrade and (self.grader.asks_judge or row.get("grader") == "judge")
 
     def _verdict(self, row: Row) -> Verdict:
         if self.bound is None and "answer" in row and comparable(row["answer"]) is None:

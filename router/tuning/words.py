@@ -7,6 +7,8 @@ from dataclasses import replace
 
 from router.core.plan import Plan, Rung
 from router.core.tuned import Certificate, Statement, TunedPlan, TunedRung
+from router.tuning.agreement import Agreement
+from router.tuning.runs import EvalRun
 
 
 def plan_words(plan: TunedPlan) -> list[str]:
@@ -64,6 +66,8 @@ def certificate_words(certificate: Certificate, top: str) -> list[str]:
     lines = [f"With {certificate.at_confidence:.0%} confidence {_promise(certificate, top)} ({_means(certificate)})."]
     if certificate.label_source == "disagreement":
         lines.append("The label is the top model's own answer: this says how often answers differ, not which is right.")
+    if certificate.label_source == "judge":
+        lines.append("The label is what a judge says, another model: the loss is the judge's opinion, not the truth.")
     for name, one in certificate.statements.items():
         lines.append(("" if name == "all" else f"{name}: ") + _statement_words(one))
     if any(one.clusters for one in certificate.statements.values()):
@@ -83,9 +87,10 @@ def _promise(certificate: Certificate, top: str) -> str:
     most = _points(certificate.max_quality_loss)
     if certificate.label_source == "disagreement":
         return f"at most {most} of 100 calls like these rows are answered differently than by always asking {top}"
+    judged = ", as the judge sees it," if certificate.label_source == "judge" else ""
     if certificate.loss == "never_worse":
-        return f"at most {most} of 100 calls like these rows are answered worse than by always asking {top}"
-    return f"calls like these rows lose at most {most} points of quality against always asking {top}"
+        return f"at most {most} of 100 calls like these rows are answered worse{judged} than by always asking {top}"
+    return f"calls like these rows lose at most {most} points of quality{judged} against always asking {top}"
 
 
 def _means(certificate: Certificate) -> str:
@@ -104,3 +109,24 @@ def _statement_words(one: Statement) -> str:
 
 def _points(share: float) -> str:
     return f"{100 * share:.2f}".rstrip("0").rstrip(".")
+
+
+def label_words(run: EvalRun) -> str:
+    """Where the grades of a run come from."""
+    if run.label_source == "judge":
+        return f"what the judge says ({', '.join(run.provenance.get('judge', {}).get('models', ()))}), not labels"
+    return "the top model's own answer" if run.label_source == "disagreement" else "labels of the run"
+
+
+def judge_words(run: EvalRun) -> list[str]:
+    """How good the judge of a run is, as far as anybody can tell; nothing where there is none."""
+    told = run.provenance.get("judge")
+    if not told:
+        return []
+    lines = [f"graded by the judge {', '.join(told['models'])}: the loss is what it says, not the truth"]
+    lines += [Agreement(**one).words(model) for model, one in told["agreement"].items()]
+    if told["saw_labels"]:
+        lines.append("the judge saw the labels, so that it is not compared with them")
+    if told["ungraded"]:
+        lines.append(f"{told['ungraded']:,} answers have no verdict")
+    return lines

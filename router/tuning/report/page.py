@@ -13,7 +13,14 @@ from router.tuning.report.numbers import Report, plain
 from router.tuning.report.style import sheet
 from router.tuning.report.text import Cell, escaped, isolated, percent, points, signed, table
 from router.tuning.task import TaskTuning
-from router.tuning.words import certificate_words, in_force_words, plan_words, rungs_words
+from router.tuning.words import (
+    certificate_words,
+    in_force_words,
+    judge_words,
+    label_words,
+    plan_words,
+    rungs_words,
+)
 
 # More of the certificate, as with many groups, is folded away.
 _SENTENCES = 8
@@ -139,6 +146,7 @@ def _source(tuned: TaskTuning, report: Report) -> str:
         ("models, cheapest first", ", ".join(tuned.run.models)),
         ("digest of rows and labels", tuned.tuner.data_hash),
         ("split", f"seed {tuned.tuner.seed}, {tuned.tuner.method}"),
-        ("label", "the top model's own answer" if tuned.run.label_source == "disagreement" else "labels of the run"),
+        ("label", label_words(tuned.run)),
+        *(("judge", line) for line in judge_words(tuned.run)),
     ]
     return f"<h2>Where the figures come from</h2>{table('The run', ('', ''), rows)}"
