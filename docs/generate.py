@@ -59,8 +59,9 @@ _BEGIN = re.compile(r"<!-- begin ([\w-]+) -->")
 # What every field of a ledger row means, by the kind of row; the fields themselves are read from real rows.
 MEANINGS: dict[str, dict[str, str]] = {
     "every row": {
+        "row": "number of the row in its segment, from 1",
         "v": "version of the row format",
-        "kind": "`intent`, `settle`, `route` or `gap`",
+        "kind": "`intent`, `settle`, `route`, `gap` or `end`",
         "time_s": "when the row was written, seconds since 1970, UTC",
     },
     "call": {
@@ -143,6 +144,7 @@ MEANINGS: dict[str, dict[str, str]] = {
     "gap": {
         "lost": "rows before it that this process could not write, or that were in a segment taken away from it",
     },
+    "end": {},
 }
 
 
@@ -423,7 +425,7 @@ def ledger_rows() -> str:
     found["step"] = found["route"]["steps"][0]
     sections = []
     unused = {(group, name) for group, meanings in MEANINGS.items() for name in meanings}
-    for kind in ("intent", "settle", "route", "step", "gap"):
+    for kind in ("intent", "settle", "route", "step", "gap", "end"):
         rows = []
         for name in found[kind]:
             group = next((group for group in (kind, "call", "every row") if name in MEANINGS[group]), None)

@@ -21,7 +21,7 @@ from router.drive import adrive, adrive_live, drive, drive_live
 from router.errors import InvalidCall
 from router.inforce import Checks, InForce
 from router.ledger import Fingerprints, LedgerWriter, Trace, load_fingerprints
-from router.ledger.fold import SEGMENTS_FOLDER
+from router.ledger.segments import SEGMENTS_FOLDER
 from router.models import Backend, origin
 from router.models.record import Recorder
 from router.models.recording import REDACTED

@@ -43,7 +43,7 @@ def check(policies: Policies = None, environment: Environment = None, as_json: A
     notes: list[str] = []
     for name in loaded.policy.tasks:
         plan = router.plan(name)
-        findings += [found for found in _findings(plan, models) + _holed_tiers(plan) if found not in findings]
+        findings += [found for found in _checks(loaded, plan, models) if found not in findings]
         notes += _dearer_first(plan) + _unnamed_labels(plan)
         tasks.append(_about(plan) | {"limits": _limits(loaded.policy, name)})
     findings += _stray_tuned(loaded)
@@ -111,6 +111,10 @@ def _said(limits: dict[str, Any]) -> str:
     return ", ".join(told)
 
 
+def _checks(loaded: Loaded, plan: Plan, models: RealModels) -> list[str]:
+    return _findings(plan, models) + _unheld(loaded.policy, plan) + _holed_tiers(plan)
+
+
 def _findings(plan: Plan, models: RealModels) -> list[str]:
     """What is wrong with a task."""
     from router.core.policy import Price
@@ -175,6 +179,32 @@ def _accept(rung: Rung) -> str:
     return f"gain {1 - rung.threshold:.1%}" if rung.by == "gain" else f"{rung.threshold:.1%}"
 
 
+def _least_bound_nusd(plan: Plan, rung: Rung) -> int | None:
+    """The upper bound of a request to a rung with an empty prompt."""
+    longest = min(filter(None, (plan.task.max_output_tokens, rung.max_output_tokens)), default=None)
+    return rung.rates.upper_nusd(0, longest, plan.task.deadline_s)
+
+
+def _unheld(policy: Policy, plan: Plan) -> list[str]:
+    """Rungs without an upper bound, which no shared budget in dollars can hold."""
+    from router.core.limits import DEFAULT, KINDS, WINDOWS
+    from router.core.policy import Price
+    from router.limits import allowances
+
+    held = [one for kind in KINDS if kind != "task" for one in allowances(policy, kind).values()]
+    tasks = allowances(policy, "task")
+    if own := tasks.get(plan.task_name, tasks.get(DEFAULT)):
+        held.append(own)
+    if all(getattr(one, f"usd_per_{window}") is None for one in held for window in WINDOWS):
+        return []
+    return [
+        f"task {plan.task_name!r}: budgets in dollars refuse every request to {rung.name!r}, for nothing bounds what "
+        f"one costs; give the task a `{'deadline_s' if rung.rates.by_second else 'max_output_tokens'}:`"
+        for rung in plan.rungs
+        if rung.price != Price() and _least_bound_nusd(plan, rung) is None
+    ]
+
+
 def _unaffordable(plan: Plan) -> list[str]:
     """Rungs that the task's own limit leaves no room for, however short the prompt."""
     limit = plan.task.budget.usd_per_call
@@ -182,8 +212,7 @@ def _unaffordable(plan: Plan) -> list[str]:
         return []
     found = []
     for rung in plan.rungs:
-        longest = min(filter(None, (plan.task.max_output_tokens, rung.max_output_tokens)), default=None)
-        upper = rung.rates.upper_nusd(0, longest, plan.task.deadline_s)
+        upper = _least_bound_nusd(plan, rung)
         if upper is None or upper > exact_product(limit, NUSD_PER_USD):
             found.append(
                 f"task {plan.task_name!r}: `usd_per_call: {limit}` never leaves room for a request to {rung.name!r}; "
