@@ -605,6 +605,14 @@ def tune_example() -> str:
     return re.sub(r"Issued \S+, runs out \S+\.", "Issued 2026-11-20, runs out 2027-05-19.", shown)
 
 
+_BACKTEST_EXAMPLES = ("router backtest classify-ticket --recording calls.jsonl --threshold 0.7 --show 3",)
+
+
+def backtest_example() -> str:
+    """The commands of backtest.md on the recording that its first block makes."""
+    return _transcript("backtest.md", _BACKTEST_EXAMPLES, before=("init",))
+
+
 _AUDIT_EXAMPLES = (
     "router audit --by feature",
     "router audit --lines",
@@ -803,6 +811,7 @@ def _result(name: str) -> Any:
 
 PARTS: dict[str, Callable[[], str]] = {
     "audit-example": audit_example,
+    "backtest-example": backtest_example,
     "certified-savings": certified_savings,
     "validity": validity,
     "tune-speed": tune_speed,

@@ -34,7 +34,7 @@ from router.ride import Ride
 from router.shapes import completions, openai_client
 from router.shapes.meter import Meter, Metered
 from router.shapes.routed import Decorator
-from router.spec import adopt, keep, load
+from router.spec import Loaded, keep, load, loaded_of
 from router.state import SharedBudgets
 from router.stream import AnswerStream, AsyncAnswerStream
 from router.world import World
@@ -88,7 +88,7 @@ class Router:
 
     def __init__(
         self,
-        policies: str | Path | Policy | None = None,
+        policies: str | Path | Policy | Loaded | None = None,
         *,
         environment: str | None = None,
         home: str | Path | None = None,
@@ -102,7 +102,7 @@ class Router:
         reload: bool | None = None,
         world: World | None = None,
     ) -> None:
-        loaded = adopt(policies) if isinstance(policies, Policy) else load(policies, environment=environment)
+        loaded = loaded_of(policies, environment)
         for task, check in (checks or {}).items():
             if inspect.iscoroutinefunction(check):
                 raise InvalidCall(f"checks: the check of {task!r} is async; give a plain function", argument="checks")
@@ -339,7 +339,7 @@ class Router:
         ride = Ride(
             trace,
             world=self._world,
-            backend=self._recorder.of(in_force.backend, task) if self._recorder else in_force.backend,
+            backend=self._recorder.of(in_force.backend, trace.recorded()) if self._recorder else in_force.backend,
             ledger=self._ledger,
             budgets=self._budgets,
             lines=lines,

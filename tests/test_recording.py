@@ -169,7 +169,7 @@ def test_every_prompt_is_found_again(prompt: Any, system: str | None) -> None:
     """Whatever the messages, the columns `system` and `prompt` give them back exactly, through JSON."""
     messages = to_messages(prompt, system)
     call = Call("small", Model(litellm="openai/small"), messages)
-    row = json.loads(json.dumps(row_of(call, Reply("x", None), RATES, "t")))
+    row = json.loads(json.dumps(row_of(call, Reply("x", None), RATES, {"task": "t"})))
     assert key_of(row["model"], to_messages(row["prompt"], row.get("system"))) == key_of("openai/small", messages)
     assert Replay([row]).send(call, None).usage is None
 
@@ -218,7 +218,7 @@ _FAILURE = st.builds(
 def test_every_outcome_comes_back(outcome: Outcome) -> None:
     """All that decides or costs anything survives the row, and the replay costs what the original cost."""
     call = Call("small", Model(litellm="openai/small"), ({"role": "user", "content": "p"},))
-    row = json.loads(json.dumps(row_of(call, outcome, RATES, "t")))
+    row = json.loads(json.dumps(row_of(call, outcome, RATES, {"task": "t"})))
     again = Replay(list(_read(row))).send(call, None)
     if isinstance(outcome, Failure):
         assert again == outcome

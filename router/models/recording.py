@@ -17,6 +17,8 @@ from typing import Any
 from router.core.call import Reply, Usage, to_messages
 from router.errors import RecordingError, warn
 
+# Of tokens, dollars or seconds: beyond it sums are no longer exact. Chosen, not measured.
+_MOST = 10**15
 _AMOUNTS = (*Usage.__slots__, "cost_usd", "latency_s")
 
 
@@ -191,7 +193,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_amount(value: Any) -> bool:
-    return _is_number(value) and math.isfinite(value) and value >= 0
+    return _is_number(value) and 0 <= value <= _MOST  # Neither holds for NaN.
 
 
 def _is_error(error: Mapping[str, Any]) -> bool:
@@ -199,7 +201,7 @@ def _is_error(error: Mapping[str, Any]) -> bool:
     return (
         all(isinstance(error.get(name), str | None) for name in ("fault", "detail", "partial"))
         and isinstance(error.get("status"), int | None)
-        and (retry_after_s is None or _is_amount(retry_after_s))
+        and (retry_after_s is None or (_is_number(retry_after_s) and 0 <= retry_after_s < math.inf))
     )
 
 

@@ -29,7 +29,7 @@ from router.resolve import bound, task_check
 from router.spec import Loaded, adopt, load
 from router.tuning.answers import is_final, is_verdict
 from router.tuning.columns import Cell, Columns, comparable
-from router.tuning.graders import Grader, build_grader
+from router.tuning.graders import Grader, build_grader, recorded_mark
 from router.tuning.judged import Answered, Judged
 from router.tuning.rows import prompt_id
 from router.tuning.runfile import read_run
@@ -279,12 +279,12 @@ class _Reader:
     def _quality(self, line: int, row: Row, label: Any) -> float:
         if self._without_label(row) or self._by_judge(row):
             return math.nan
-        marks = () if self.regrade else ("quality", "correct", "score")
-        mark = next((row[name] for name in marks if row.get(name) is not None), None)
+        try:
+            mark = None if self.regrade else recorded_mark(row)
+        except ValueError as problem:
+            raise self._fault(line, f"has {problem}") from None
         if mark is not None:
-            if isinstance(mark, str) or not 0.0 <= mark <= 1.0:
-                raise self._fault(line, f"has the mark {mark!r}; a mark is a number from 0 (wrong) to 1 (right)")
-            return float(mark)
+            return mark
         if row.get("grader") == "own" and not self.regrade:
             raise self._fault(line, "has no grade, because your own grader failed on it; grade anew with `grader=`")
         if label is None or row.get("response") is None:
