@@ -36,7 +36,7 @@ def check(policies: Policies = None, environment: Environment = None, as_json: A
     warnings.simplefilter("ignore", RouterWarning)  # What a call would warn of is a finding here.
 
     loaded = load(policies, environment=environment)
-    router = Router(policies, environment=environment)
+    router = Router(policies, environment=environment, signals=dict.fromkeys(_own_signals(loaded), _unread))
     models = RealModels(loaded.folder or Path())
     tasks: list[dict[str, Any]] = []
     findings: list[str] = []
@@ -44,7 +44,7 @@ def check(policies: Policies = None, environment: Environment = None, as_json: A
     for name in loaded.policy.tasks:
         plan = router.plan(name)
         findings += [found for found in _checks(loaded, plan, models) if found not in findings]
-        notes += _dearer_first(plan) + _unnamed_labels(plan)
+        notes += _dearer_first(plan) + _unnamed_labels(plan) + _own_signals_read(plan)
         tasks.append(_about(plan) | {"limits": _limits(loaded.policy, name)})
     findings += _stray_tuned(loaded)
     notes += [*_missing_keys(loaded), *_unused(loaded), *_undigested(loaded)]
@@ -63,6 +63,25 @@ def check(policies: Policies = None, environment: Environment = None, as_json: A
         if not findings:
             typer.echo("no findings")
     raise typer.Exit(1 if findings else 0)
+
+
+def _own_signals(loaded: Loaded) -> set[str]:
+    """Signals of the application that tuned plans read; whether a process registers them cannot be seen from here."""
+    from router.spec import load_tuned
+
+    tuned = [load_tuned(loaded.folder, name, loaded.policy) for name in loaded.policy.tasks] if loaded.folder else []
+    return {name for one in tuned if one for name in one.own_signals}
+
+
+def _unread(prompt: str, draft: str) -> None:
+    """In place of a signal of the application: nothing is asked here, so no draft is read."""
+
+
+def _own_signals_read(plan: Plan) -> list[str]:
+    paths = (plan.rungs, *plan.groups.values())
+    names = sorted({name for rungs in paths for rung in rungs for name in rung.own_signals})
+    told = f"task {plan.task_name!r}: the tuned plan reads your own signals ({', '.join(names)})"
+    return [f"{told}; it is stale where `Router(signals=...)` does not register them"] if names else []
 
 
 def _about(plan: Plan) -> dict[str, Any]:
@@ -162,6 +181,7 @@ def _rung(rung: Rung) -> dict[str, Any]:
         "accept": _accept(rung),
         "threshold": rung.threshold,
         "confidence_source": rung.confidence_source if rung.calibrators else "prior",
+        "own_signals": sorted(rung.own_signals),
         "priced": rung.price != Price(),
     }
 

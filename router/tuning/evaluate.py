@@ -29,10 +29,13 @@ from router.core.params import positive
 from router.core.plan import Rung
 from router.core.policy import Policy
 from router.core.pricing import NUSD_PER_USD, total, usd
+from router.core.reading import text_of
+from router.core.signals import read_own
 from router.core.worthless import MOST_DRAFT_CHARS
 from router.errors import InvalidCall, NoAnswer, UnknownTask
 from router.models import Backend
 from router.models.real import RealModels
+from router.own_signals import OwnSignals, guarded_signals
 from router.resolve import bound, task_check
 from router.spec import adopt, load
 from router.tuning.answers import Row, Tap, answer_row, failed_row, is_final
@@ -77,13 +80,13 @@ class Eval:
         Requests that are started in a minute at the most.
     max_usd
         What the whole run may cost. A model without a price or a bound on its answers may pass it by one answer.
-    policies, environment, home, backend, checks, world
-        As for `Router`.
+    policies, environment, home, backend, checks, signals, world
+        As for `Router`; every one of the signals is read of every answer.
 
     Raises
     ------
     PolicyError, UnknownTask, InvalidCall
-        There is no such task or grader.
+        There is no such task or grader, or a signal that is none.
     RecordingError, TuningError
         A row cannot be asked or graded, or the run file belongs to another policy. Nothing was sent.
     """
@@ -108,6 +111,7 @@ class Eval:
         home: str | Path | None = None,
         backend: Backend | None = None,
         checks: Mapping[str, Callable[[Any], bool]] | None = None,
+        signals: OwnSignals | None = None,
         world: World | None = None,
     ) -> None:
         loaded = adopt(policies) if isinstance(policies, Policy) else load(policies, environment=environment)
@@ -119,6 +123,7 @@ class Eval:
         self.task = task
         self._settings = loaded.policy.tasks[task]
         self._checks = dict(checks or {})
+        self._signals = guarded_signals(signals)
         self._check = check = task_check(self._settings, self._checks.get(task))
         self.grader: Grader = build_grader(grader, self._settings.answer, check, tolerance=tolerance, fields=fields)
         self._rows = checked_rows(rows, self.grader, check, drop_duplicates=drop_duplicates)
@@ -310,6 +315,7 @@ class Eval:
                 answer = router.route(self.task, job.row.prompt, feature=FEATURE, max_cost_usd=limit_usd)
                 row = answer_row(answer, outcomes)
                 row["quality"], text = None, answer.text
+                row["signals"] |= read_own(self._signals, text_of(self._messages(job)), text)
             except NoAnswer as error:
                 row = failed_row(error)
             except InvalidCall as error:

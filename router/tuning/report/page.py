@@ -15,6 +15,7 @@ from router.tuning.report.text import Cell, escaped, isolated, percent, points, 
 from router.tuning.task import TaskTuning
 from router.tuning.words import (
     certificate_words,
+    idle_words,
     in_force_words,
     judge_words,
     label_words,
@@ -129,7 +130,8 @@ def _plans(tuned: TaskTuning) -> str:
         (f"in force: {in_force_words(tuned.in_force)}", rungs_words(old)),
         *(("found" if tuned.tuning.certified else "what is left", line) for line in plan_words(tuned.plan)),
     ]
-    return f"<h2>The plans</h2>{table('What a call does', ('', 'plan'), rows)}"
+    idle = "".join(f"<p>{escaped(line)}</p>" for line in idle_words(tuned.idle_signals))
+    return f"<h2>The plans</h2>{table('What a call does', ('', 'plan'), rows)}{idle}"
 
 
 def _texts(tuned: TaskTuning, report: Report) -> dict[str, Excerpt]:
