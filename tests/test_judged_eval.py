@@ -228,12 +228,12 @@ def write_policy(folder: Path, data: dict[str, Any]) -> Path:
 
 
 def test_a_judge_does_not_judge_itself(tmp_path: Path) -> None:
-    """Neither under its own name nor under another, nor as a member of a panel."""
+    """Neither under its own name nor under another, from another host, nor as a member of a panel."""
     for ladder in (["small", "judge"], [{"panel": ["small", "judge"]}, "large"]):
         with pytest.raises(InvalidCall, match="judge: 'judge' is 'judge' of the ladder, and would judge its own"):
             judged(tmp_path, policies=policy_of(ladder=ladder))
     data = data_of()
-    data["models"]["judge"]["litellm"] = "x/large"
+    data["models"]["judge"]["litellm"] = "other/host/large"
     with pytest.raises(InvalidCall, match="judge: 'judge' is 'large' of the ladder"):
         judged(tmp_path, policies=write_policy(tmp_path, data))
 

@@ -172,7 +172,7 @@ def _require_target(
 
 
 def _print(tuned: TaskTuning, written: Path | None) -> None:
-    from router.tuning.words import certificate_words, in_force_words, judge_words, plan_words
+    from router.tuning.words import certificate_words, idle_words, in_force_words, judge_words, plan_words
 
     top = tuned.run.models[-1]
     rows = len(tuned.new.model)
@@ -188,7 +188,7 @@ def _print(tuned: TaskTuning, written: Path | None) -> None:
         typer.echo("nothing was written. The safe plan is always the top rung: `ladder: [" + top + "]`")
         return
     typer.echo("plan")
-    for line in plan_words(tuned.plan):
+    for line in [*plan_words(tuned.plan), *idle_words(tuned.idle_signals)]:
         say(f"  {line}")
     typer.echo("certificate")
     if tuned.certificate is not None:
@@ -290,6 +290,7 @@ def _as_plain(tuned: TaskTuning, written: Path | None) -> dict[str, Any]:
         "found": tuned.new.as_json(),
         "plan": asdict(tuned.plan),
         "certificate": asdict(tuned.certificate) if tuned.certificate else None,
+        "idle_signals": list(tuned.idle_signals),
         "stricter": [one._asdict() for one in tuned.stricter],
         "quality": {name: one.as_json() for name, one in tuned.shown.quality.items()},
         "choices": [one._asdict() for one in tuned.shown.choices],

@@ -25,7 +25,7 @@ MOST_REFERENCE_CHARS = 4_000
 # Of the reason that a judge may give; a longer one is no verdict as it was asked for. Chosen, not measured.
 MOST_REASON_CHARS = 2_000
 # What a question's reply may have, reasoning of the model included. Chosen, not measured.
-MOST_OUTPUT_TOKENS = 2_000
+MOST_OUTPUT_TOKENS = 4_000
 # What a verdict of 40 words comes to, for estimates.
 VERDICT_TOKENS = 70
 # Of the code in the marks: 96 bits. A text that held its own digest would be the first.

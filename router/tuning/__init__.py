@@ -1,5 +1,7 @@
 """Offline work on a user's own data: eval runs, fitting (the only door to scikit-learn), plans and certificates."""
 
+from router.tuning.backtest import Backtest, backtest
+from router.tuning.candidate import Candidate
 from router.tuning.compare import Change, Choice, change, compare
 from router.tuning.distill import Distilled, distill
 from router.tuning.evaluate import Eval
@@ -19,6 +21,8 @@ from router.tuning.verify import Verified, check_tuned
 __all__ = [
     "GRADERS",
     "Applied",
+    "Backtest",
+    "Candidate",
     "Change",
     "Choice",
     "Distilled",
@@ -36,6 +40,7 @@ __all__ = [
     "Tuner",
     "Tuning",
     "Verified",
+    "backtest",
     "build_grader",
     "change",
     "check_tuned",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,11 +14,11 @@ from router.core.policy import Model
 from router.core.pricing import usd
 from router.errors import NoAnswer
 from router.models import Backend, Facts, origin
+from router.models.recording import logprob_column
+from router.models.replay import outcome_of
 
 Row = dict[str, Any]
 
-# How a recording writes a log-probability of minus infinity.
-_MINUS_INFINITY = -1e9
 _heard: ContextVar[list[Outcome] | None] = ContextVar("router_eval_heard", default=None)
 
 
@@ -79,8 +78,8 @@ def answer_row(answer: Answer, outcomes: list[Outcome]) -> Row:
         row["input_tokens"] = reply.usage.all_input_tokens
         row["output_tokens"] = reply.usage.output_tokens
         row["reasoning_tokens"] = reply.usage.reasoning_tokens
-    if reply.logprobs:
-        row["logprob"] = {"tok": [lp if math.isfinite(lp) else _MINUS_INFINITY for lp in reply.logprobs]}
+    if logprob := logprob_column(reply):
+        row["logprob"] = logprob
     return row
 
 
@@ -110,3 +109,16 @@ def is_final(row: Mapping[str, Any]) -> bool:
 def is_verdict(row: Mapping[str, Any]) -> bool:
     """Whether a row is what a judge said of an answer, and no answer itself."""
     return row.get("judges") is not None
+
+
+def is_question(row: Mapping[str, Any]) -> bool:
+    """Whether a row is what was said about a draft, and no draft itself."""
+    return row.get("about") is not None
+
+
+def reply_of(row: Mapping[str, Any]) -> Reply | None:
+    """The reply of a row that has a text."""
+    if row.get("response") is None:
+        return None
+    found = outcome_of({**row, "model_served": None})
+    return found if isinstance(found, Reply) else None

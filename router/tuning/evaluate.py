@@ -18,24 +18,23 @@ from router.core.binding import row_binding
 from router.core.call import (
     Message,
     Outcome,
-    input_tokens_bound,
-    input_tokens_estimate,
-    output_tokens_estimate,
     to_messages,
 )
-from router.core.judge import JUDGE, MOST_OUTPUT_TOKENS, VERDICT_TOKENS
 from router.core.ladder import kind_of, model_of
 from router.core.params import positive
 from router.core.plan import Rung
 from router.core.policy import Policy
-from router.core.pricing import NUSD_PER_USD, total, usd
-from router.core.worthless import MOST_DRAFT_CHARS
+from router.core.pricing import NUSD_PER_USD
+from router.core.reading import text_of
+from router.core.signals import read_own
 from router.errors import InvalidCall, NoAnswer, UnknownTask
 from router.models import Backend
 from router.models.real import RealModels
+from router.own_signals import OwnSignals, guarded_signals
 from router.resolve import bound, task_check
 from router.spec import adopt, load
 from router.tuning.answers import Row, Tap, answer_row, failed_row, is_final
+from router.tuning.estimate import ANY_DRAFT, estimate, upper_nusd
 from router.tuning.graders import Grader, build_grader
 from router.tuning.jobs import Estimate, Evaluated, Job, Progress
 from router.tuning.judging import Judging
@@ -50,9 +49,6 @@ FEATURE = "router-eval"
 
 # Of the rows, the share for which the top model is asked twice where its answers stand in for labels.
 REPEAT_SHARE = 0.2
-# Stands for an answer that is not there yet, where a verdict on it is estimated; the bound takes the longest.
-_ANY_DRAFT = "?" * 200
-_MOST_BYTES = 4 * MOST_DRAFT_CHARS
 
 
 class Eval:
@@ -78,13 +74,13 @@ class Eval:
         Requests that are started in a minute at the most.
     max_usd
         What the whole run may cost. A model without a price or a bound on its answers may pass it by one answer.
-    policies, environment, home, backend, checks, world
-        As for `Router`.
+    policies, environment, home, backend, checks, signals, world
+        As for `Router`; every one of the signals is read of every answer.
 
     Raises
     ------
     PolicyError, UnknownTask, InvalidCall
-        There is no such task or grader.
+        There is no such task or grader, or a signal that is none.
     RecordingError, TuningError
         A row cannot be asked or graded, or the run file belongs to another policy. Nothing was sent.
     """
@@ -109,6 +105,7 @@ class Eval:
         home: str | Path | None = None,
         backend: Backend | None = None,
         checks: Mapping[str, Callable[[Any], bool]] | None = None,
+        signals: OwnSignals | None = None,
         world: World | None = None,
     ) -> None:
         loaded = adopt(policies) if isinstance(policies, Policy) else load(policies, environment=environment)
@@ -120,6 +117,7 @@ class Eval:
         self.task = task
         self._settings = loaded.policy.tasks[task]
         self._checks = dict(checks or {})
+        self._signals = guarded_signals(signals)
         self._check = check = task_check(self._settings, self._checks.get(task))
         self.grader: Grader = build_grader(grader, self._settings.answer, check, tolerance=tolerance, fields=fields)
         self._rows = checked_rows(rows, self.grader, check, drop_duplicates=drop_duplicates)
@@ -173,22 +171,9 @@ class Eval:
 
     def estimate(self) -> Estimate:
         """What the questions that are still open will cost."""
-        points: list[int | None] = []
-        uppers: list[int | None] = []
-        unpriced: set[str] = set()
         rungs = {name: self._router(name).plan(self.task).rungs[0] for name in self._all_models()}
-        for job in self._ahead():
-            name = self._asks(job)
-            mean, rung = self._past.mean_nusd(name), rungs[name]
-            guess = VERDICT_TOKENS if job.draft is not None else output_tokens_estimate(str(job.row.label or "")) or 1
-            point = rung.rates.plain_nusd(input_tokens_estimate(self._messages(job)), guess) if mean is None else mean
-            if point is None and rung.rates.by_second:
-                point = 0
-            points.append(point)
-            uppers.append(self._upper(job, rung))
-            if point is None:
-                unpriced.add(name)
-        return Estimate(len(points), usd(total(points)), usd(total(uppers)), tuple(sorted(unpriced)))
+        asked = ((self._asks(job), job, self._messages(job)) for job in self._ahead())
+        return estimate(asked, rungs, self._settings, self._past.mean_nusd)
 
     def run(self, progress: Callable[[Progress], None] = lambda _: None) -> Evaluated:
         """Ask everything that is still open.
@@ -247,7 +232,7 @@ class Eval:
 
     def _ahead(self) -> list[Job]:
         """The questions that are still open, and those that their answers lead to."""
-        return [*self._jobs, *(after for job in self._jobs for after in self._later(job, _ANY_DRAFT))]
+        return [*self._jobs, *(after for job in self._jobs for after in self._later(job, ANY_DRAFT))]
 
     def _messages(self, job: Job) -> tuple[Message, ...]:
         if job.question and job.draft is not None:
@@ -325,6 +310,7 @@ class Eval:
                 answer = router.route(self.task, job.row.prompt, feature=FEATURE, max_cost_usd=limit_usd)
                 row = answer_row(answer, outcomes)
                 row["quality"], text = None, answer.text
+                row["signals"] |= read_own(self._signals, text_of(self._messages(job)), text)
             except NoAnswer as error:
                 row = failed_row(error)
             except InvalidCall as error:
@@ -388,15 +374,7 @@ class Eval:
         return head
 
     def _upper(self, job: Job, rung: Rung) -> int | None:
-        limits = [self._settings.max_output_tokens, rung.max_output_tokens]
-        bound, deadline_s = input_tokens_bound(self._messages(job)), self._settings.deadline_s
-        if job.draft is not None:
-            limits[0], deadline_s = MOST_OUTPUT_TOKENS, None
-            bound = (
-                None if bound is None else bound + len(str(JUDGE.params())) + (job.draft == _ANY_DRAFT) * _MOST_BYTES
-            )
-        output = min((limit for limit in limits if limit is not None), default=None)
-        return rung.rates.upper_nusd(bound, output, deadline_s)
+        return upper_nusd(job, self._messages(job), rung, self._settings)
 
     def _report(self, session: Session, progress: Callable[[Progress], None]) -> None:
         kept = self._past.answers

@@ -33,6 +33,7 @@ GRADERS: dict[str, str] = {
     "judge": "no labels needed: what another model says of the answer, which is not whether it is right",
 }
 
+_MARKS = ("quality", "correct", "score")
 _ROUNDING = 1e-9
 _WORD = re.compile(r"\w+")
 _MISSING = object()
@@ -106,6 +107,22 @@ def build_grader(
     if name not in GRADERS:
         raise InvalidCall(f"grader: unknown grader {name!r}; {suggestion(name, GRADERS)}", argument="grader")
     return Grader(name, _built_in(name, kind, check, tolerance, tuple(fields)))
+
+
+def recorded_mark(row: Mapping[str, Any]) -> float | None:
+    """The mark that a row of a recording has beside its answer, in the column `quality`, `correct` or `score`.
+
+    Raises
+    ------
+    ValueError
+        It is no mark; says what is wrong with it.
+    """
+    mark = next((row[name] for name in _MARKS if row.get(name) is not None), None)
+    if mark is None:
+        return None
+    if not isinstance(mark, int | float) or not 0.0 <= mark <= 1.0:
+        raise ValueError(f"the mark {mark!r:.60}; a mark is a number from 0 (wrong) to 1 (right)")
+    return float(mark)
 
 
 def _built_in(name: str, kind: AnswerKind, check: Check, tolerance: float, fields: tuple[str, ...]) -> Grade:

@@ -61,9 +61,8 @@ class Judging:
                 argument="judge",
             )
         settings = policy.tasks[task]
-        asked = policy.models[judge].litellm
         for place in places(settings.ladder):
-            if place.model == judge or policy.models[place.model].litellm == asked:
+            if _served(policy, place.model) == _served(policy, judge):
                 does = "already tells a panel what it says" if place.kind else "would judge its own answers"
                 raise InvalidCall(
                     f"judge: {judge!r} is {place.model!r} of the ladder, and {does}; name another model",
@@ -135,6 +134,11 @@ class Judging:
             except NoAnswer as error:
                 return {**row, **failed_row(error)}
         return {**row, **answer_row(answer, outcomes), "quality": read_verdict(answer.text)}
+
+
+def _served(policy: Policy, name: str) -> str:
+    """What a model is called wherever it is hosted: `gpt-5` for `openai/gpt-5` and for `azure/gpt-5`."""
+    return policy.models[name].litellm.rpartition("/")[2]
 
 
 def require_verdicts(name: str, verdicts: int, nonsense: int) -> None:

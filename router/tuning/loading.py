@@ -21,16 +21,17 @@ from router.core.params import suggestion
 from router.core.policy import AnswerKind, Policy, TextAnswer
 from router.core.pricing import NUSD_PER_USD
 from router.core.reading import text_of
-from router.core.signals import FREE_SIGNALS, compared, draft_text, read_signals
+from router.core.signals import FREE_SIGNALS, OwnSignal, compared, draft_text, read_own, read_signals
 from router.errors import RecordingError, TuningError, UnknownTask
 from router.models.replay import outcome_of
+from router.own_signals import OwnSignals, guarded_signals, is_own, is_value
 from router.resolve import bound, task_check
 from router.spec import Loaded, adopt, load
-from router.tuning.answers import is_final, is_verdict
+from router.tuning.answers import is_final, is_question, is_verdict, reply_of
 from router.tuning.columns import Cell, Columns, comparable
-from router.tuning.graders import Grader, build_grader
+from router.tuning.graders import Grader, build_grader, recorded_mark
 from router.tuning.judged import Answered, Judged
-from router.tuning.questions import Questioned, askings, is_question
+from router.tuning.questions import Questioned, askings
 from router.tuning.rows import prompt_id
 from router.tuning.runfile import read_run
 from router.tuning.runs import EvalRun, LabelSource
@@ -47,6 +48,7 @@ def load_run(
     policies: str | Path | Policy | Loaded | None = None,
     environment: str | None = None,
     checks: Mapping[str, Callable[[Any], bool]] | None = None,
+    signals: OwnSignals | None = None,
     grader: str | Callable[[str, Any], float] | None = None,
     tolerance: float = 0.0,
     fields: Sequence[str] = (),
@@ -54,7 +56,8 @@ def load_run(
 ) -> EvalRun:
     """The eval run of a task, from what `router eval` wrote or from a recording with labels.
 
-    A grade that the file has counts, unless a `grader` is named: then every answer is graded anew.
+    A grade that the file has counts, unless a `grader` is named: then every answer is graded anew. Of the application's
+    own `signals` what the file has counts, too; the others are read off its texts.
 
     Raises
     ------
@@ -91,6 +94,7 @@ def load_run(
         cluster=settings.cluster,
         group=settings.group,
         bound=binds_to,
+        own=guarded_signals(signals),
         agree_on=settings.agree_on,
         questions=Questioned(askings(task, settings)),
     )
@@ -147,6 +151,8 @@ class _Reader:
     agree_on: Sequence[str] = ()
     bound: Mapping[str, Any] | None = None
     """What the policy binds to; `None` for plain columns, whose signals are whatever they have."""
+    own: Mapping[str, OwnSignal] = field(default_factory=dict)
+    own_seen: set[str] = field(default_factory=set)
     served: dict[str, set[str]] = field(default_factory=dict)
     asked: set[str] = field(default_factory=set)
     others: set[str] = field(default_factory=set)
@@ -176,7 +182,8 @@ class _Reader:
         if self.judged.answers:
             source, provenance["judge"] = "judge", self.judged.grade(columns, self.names)
         self.questions.put(columns)
-        return columns.run(task, label_source=source, provenance=provenance, min_rows=min_rows)
+        found = columns.run(task, label_source=source, provenance=provenance, min_rows=min_rows)
+        return replace(found, own_signals=frozenset(self.own_seen))
 
     def _rows(self) -> Iterator[tuple[int, Row]]:
         """The rows of the ladder's models, without questions that an earlier session got no answer to."""
@@ -186,8 +193,9 @@ class _Reader:
             if is_verdict(row):
                 self.judged.add(self._key(row, line), row)
                 continue
-            if is_question(row):
-                self._add_question(line, row)
+            if is_question(row) and self.questions.asks(row):
+                self._require_binding(line, row["name"], row)
+                self.questions.add(self._key(row, line), row, self.served)
                 continue
             name = row.get("name") if row.get("name") in self.names else self.litellm.get(row["model"])
             if name is None:
@@ -206,16 +214,6 @@ class _Reader:
             answered.add(key)
             open_rows.pop(key, None)
             yield line, row
-
-    def _add_question(self, line: int, row: Row) -> None:
-        """What was said about a draft, where the ladder still asks it."""
-        if row.get("name") not in [one.key for one in self.questions.askings]:
-            self.others.add(str(row.get("name")))
-            return
-        self._require_binding(line, row["name"], row)
-        self.questions.add(self._key(row, line), row)
-        if row.get("error") is None:
-            self.served.setdefault(model_of(row["name"]), set()).add(str(row.get("model_served") or row["model"]))
 
     def _add(self, columns: Columns, line: int, row: Row) -> None:
         label = row.get("label", row.get("reference"))
@@ -265,7 +263,7 @@ class _Reader:
             self.failed += 1
             return Cell(math.nan, 0.0 if cost is None else cost_nusd, latency_ms, math.nan, None, {"invalid": 1.0})
         verdict = self._verdict(row)
-        signals = self._signals(row, verdict)
+        signals = {**self._signals(row, verdict), **self._own_signals(row)}
         # Production makes no self-check and finds answers itself; plain columns have both as they were recorded.
         check_usd = (row.get("meta") or {}).get(_SELF_CHECK) if self.bound is None else None
         found = verdict.value if verdict.valid else None
@@ -278,18 +276,18 @@ class _Reader:
             math.nan if check_usd is None else check_usd * NUSD_PER_USD,
             comparable(compared(found, self.agree_on)),
             signals,
-            draft_text(reply) if (reply := _reply(row)) else None,
+            draft_text(reply) if (reply := reply_of(row)) else None,
         )
 
     def _quality(self, line: int, row: Row, label: Any) -> float:
         if self._without_label(row) or self._by_judge(row):
             return math.nan
-        marks = () if self.regrade else ("quality", "correct", "score")
-        mark = next((row[name] for name in marks if row.get(name) is not None), None)
+        try:
+            mark = None if self.regrade else recorded_mark(row)
+        except ValueError as problem:
+            raise self._fault(line, f"has {problem}") from None
         if mark is not None:
-            if isinstance(mark, str) or not 0.0 <= mark <= 1.0:
-                raise self._fault(line, f"has the mark {mark!r}; a mark is a number from 0 (wrong) to 1 (right)")
-            return float(mark)
+            return mark
         if row.get("grader") == "own" and not self.regrade:
             raise self._fault(line, "has no grade, because your own grader failed on it; grade anew with `grader=`")
         if label is None or row.get("response") is None:
@@ -314,8 +312,9 @@ class _Reader:
         return self.check(row["response"]) if isinstance(row.get("response"), str) else Verdict(True)
 
     def _signals(self, row: Row, verdict: Verdict) -> Mapping[str, float]:
-        reply = _reply(row)
-        closer = read_evidence(self._prompt(row) or "", draft_text(reply), reply.logprobs) if reply else {}
+        reply = reply_of(row)
+        answer = verdict.value if verdict.valid else None
+        closer = read_evidence(self._prompt(row) or "", reply, answer) if reply else {}
         if isinstance(row.get("signals"), dict):
             return closer | {name: float(row["signals"][name]) for name in row["signals"] if name in FREE_SIGNALS}
         own: dict[str, float] = {}
@@ -329,6 +328,16 @@ class _Reader:
         if self.bound is None and row.get("conf") is not None:
             own["conf"] = float(row["conf"])
         return own
+
+    def _own_signals(self, row: Row) -> Mapping[str, float]:
+        """The application's own signals: those that the row has, and the others off its texts."""
+        stored = row["signals"].items() if isinstance(row.get("signals"), dict) else ()
+        found = {name: float(value) for name, value in stored if is_own(name) and is_value(value)}
+        others = {name: read for name, read in self.own.items() if name not in found}
+        if others and (reply := reply_of(row)):
+            found |= read_own(others, self._prompt(row) or "", draft_text(reply))
+        self.own_seen |= found.keys()
+        return found
 
     def _prompt(self, row: Row) -> str | None:
         return text_of(to_messages(row["prompt"], row.get("system") or self.system)) if row.get("prompt") else None
@@ -379,16 +388,8 @@ class _Reader:
     def _provenance(self, refused: set[str]) -> dict[str, Any]:
         return {
             "run": str(self.path),
-            "served": {name: sorted(ids) for name, ids in self.served.items()},
+            "served": {name: sorted(ids) for name, ids in sorted(self.served.items())},
             "grader": self.grader.name if self.regrade else ", ".join(sorted(self.graders)),
             "failed_answers": self.failed,
             "refused_rows": len(refused),
         }
-
-
-def _reply(row: Row) -> Reply | None:
-    """The reply of a row that has a text."""
-    if row.get("response") is None:
-        return None
-    found = outcome_of({**row, "model_served": None})
-    return found if isinstance(found, Reply) else None

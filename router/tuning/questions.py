@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from router.api import Router
-from router.core.call import Message, Reply, has_media, to_messages
+from router.core.call import Message, has_media, to_messages
 from router.core.checks import Check
 from router.core.judge import MOST_OUTPUT_TOKENS, QUESTIONS, Question
 from router.core.ladder import kind_of, model_of, panels
@@ -17,8 +17,7 @@ from router.core.pricing import NUSD_PER_USD
 from router.errors import InvalidCall, NoAnswer
 from router.ledger.families import EVAL_FEATURE
 from router.ledger.lines import JUDGE_FEATURE
-from router.models.replay import outcome_of
-from router.tuning.answers import Row, Tap, answer_row, failed_row, is_final
+from router.tuning.answers import Row, Tap, answer_row, failed_row, is_final, reply_of
 from router.tuning.columns import Columns, Told
 from router.tuning.jobs import Job
 from router.tuning.rows import EvalRow
@@ -89,11 +88,6 @@ def askings(task: str, settings: Task) -> tuple[Asking, ...]:
     )
 
 
-def is_question(row: Mapping[str, Any]) -> bool:
-    """Whether a row is what was said about a draft, and no draft itself."""
-    return row.get("about") is not None
-
-
 class _First(NamedTuple):
     """The draft of a panel's first member."""
 
@@ -111,10 +105,16 @@ class Questioned:
     _rows: dict[tuple[str, str], Row] = field(default_factory=dict)
     _firsts: dict[tuple[str, str], _First] = field(default_factory=dict)
 
-    def add(self, prompt: str, row: Mapping[str, Any]) -> None:
-        """What was said; what an earlier session got no answer to does not count."""
+    def asks(self, row: Mapping[str, Any]) -> bool:
+        """Whether the ladder still asks this question."""
+        return row.get("name") in [one.key for one in self.askings]
+
+    def add(self, prompt: str, row: Mapping[str, Any], served: dict[str, set[str]]) -> None:
+        """What was said, and who was `served`; what an earlier session got no answer to does not count."""
         if is_final(row):
             self._rows[prompt, str(row["name"])] = dict(row)
+        if row.get("error") is None:
+            served.setdefault(model_of(str(row["name"])), set()).add(str(row.get("model_served") or row["model"]))
 
     def drafted(self, prompt: str, at: int, row: Mapping[str, Any], check: Check, system: str | None) -> None:
         """A model's draft, which questions may be about."""
@@ -141,6 +141,6 @@ def _told(question: Question, row: Row) -> Told:
     cost = math.nan if row.get("cost_usd") is None else float(round(row["cost_usd"] * NUSD_PER_USD))
     if row.get("error") is not None:
         return Told(math.nan, cost, answered=False)
-    reply = outcome_of({**row, "model_served": None})
-    value = question.read(reply) if isinstance(reply, Reply) else None
+    reply = reply_of(row)
+    value = None if reply is None else question.read(reply)
     return Told(math.nan if value is None else value, cost)

@@ -60,6 +60,8 @@ class EvalRun:
     """What judging each draft costs on top (a self-check, a judge); charged where a plan judges that draft."""
     signals: Mapping[str, Mapping[str, Floats]] = field(default_factory=dict)
     """By model, then by name, the signals of its draft; NaN where a draft lacks one."""
+    own_signals: frozenset[str] = frozenset()
+    """Those of them that are the application's own; the fit keeps one only where it pays."""
     prompt_signals: Mapping[str, Floats] = field(default_factory=dict)
     """By name, what is known of a row before any model is asked."""
     answers: Strings | None = None

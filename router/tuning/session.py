@@ -14,10 +14,9 @@ from router.core.binding import changed_rows, row_binding
 from router.core.faults import FAULTS
 from router.core.pricing import NUSD_PER_USD
 from router.errors import RecordingError, TuningError
-from router.tuning.answers import is_final, is_verdict
+from router.tuning.answers import is_final, is_question, is_verdict
 from router.tuning.jobs import Job
 from router.tuning.judging import require_verdicts
-from router.tuning.questions import is_question
 from router.tuning.rows import EvalRow
 from router.tuning.runfile import read_run
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from router.core.plan import Plan
+from router.core.plan import Plan, Rung
 from router.core.tuned import Certificate, Statement, TunedPlan, TunedRung
 from router.tuning.agreement import Agreement
 from router.tuning.runs import EvalRun
@@ -27,13 +28,37 @@ def rungs_words(rungs: Sequence[TunedRung]) -> str:
         gate = "" if rung.gate is None else f", unless the prompt alone gives it less than {rung.gate:.3f}"
         if rung.threshold is None:
             parts.append(f"ask {rung.model} to compare with{gate}")
-        elif rung.by == "gain":
-            parts.append(
-                f"ask {rung.model}{gate}; keep its draft where climbing gains {1 - rung.threshold:.3f} or less"
-            )
+            continue
+        asked = f"ask {', then '.join(rung.keys)}{gate}; keep {'what most say' if rung.panel else 'its draft'}"
+        if rung.by == "gain":
+            parts.append(f"{asked} where climbing gains {1 - rung.threshold:.3f} or less")
         else:
-            parts.append(f"ask {rung.model}{gate}; keep its draft at confidence {rung.threshold:.3f} or above")
+            parts.append(f"{asked} at confidence {rung.threshold:.3f} or above")
     return f"{'; else '.join(parts)}; else ask {rungs[-1].model}."
+
+
+def idle_words(signals: Sequence[str]) -> list[str]:
+    """The application's own signals that no call will read."""
+    return [f"Your own signal {name} does not lower the held-out loss, so no call reads it." for name in signals]
+
+
+def plan_in_words(plan: Plan) -> str:
+    """What a call does under a plan, whoever made it."""
+    words = rungs_words(_asked(plan.rungs))
+    groups = [f"{plan.group} {name}: {rungs_words(_asked(rungs))}" for name, rungs in plan.groups.items()]
+    return " ".join([*groups, f"any other {plan.group}: {words}"]) if groups else words
+
+
+def _asked(rungs: Sequence[Rung]) -> list[TunedRung]:
+    found: list[TunedRung] = []
+    for rung in rungs:
+        if rung.skip or rung.spare:
+            continue
+        if rung.member and found:
+            found[-1] = replace(found[-1], panel=(*found[-1].panel, rung.key))
+        else:
+            found.append(TunedRung(rung.key, None if rung.compare_only else rung.threshold, rung.by, rung.gate))
+    return found
 
 
 def in_force_words(plan: Plan) -> str:
@@ -57,6 +82,9 @@ def certificate_words(certificate: Certificate, top: str) -> list[str]:
         lines.append(f"Groups: {alone}.")
     if certificate.method == "crossfit":
         lines.append("Rows that were fitted on were certified on too: no theorem stands behind that, only simulation.")
+    if own := certificate.binds_to.get("own_signals"):
+        names = ", ".join(map(str, own))
+        lines.append(f"It reads your own signals ({names}): a process that does not register them cannot follow it.")
     dates = f"Issued {certificate.issued}, runs out {certificate.expires}. " if certificate.expires else ""
     look = f"Look {certificate.look} at these rows" if certificate.open_ended else "The only look at these rows"
     lines.append(f"{dates}{look}; {certificate.train_rows:,} others chose the plan.")
