@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -19,6 +20,7 @@ from router.audit.reading import reading
 from router.core.answer import Answer
 from router.core.call import Call, Failure
 from router.core.faults import Fault
+from router.core.judge import MOST_OUTPUT_TOKENS
 from router.core.plan import UNTUNED
 from router.models import Facts
 from router.models.replay import Replay
@@ -99,11 +101,20 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TaskTuning]:
     return policies, found
 
 
-def routed(policies: Path, home: Path, backend: Any, prompt: str = ROWS[0].prompt, **options: Any) -> Answer:
+def routed(policies: Path, home: Path, backend: Any, prompt: Any = ROWS[0].prompt, **options: Any) -> Answer:
     """The answer of one call under the tuned plan."""
     with Router(policies, home=home, backend=backend) as router:
         assert router.plan("t").standing.force == "tuned"
-        return router.route("t", prompt, **options)
+        answer: Answer = router.route("t", prompt, **options)
+        return answer
+
+
+def keeping(policies: Path, home: Path) -> Path:
+    """The same policies, which keep the plan where its certificate does not cover a call."""
+    kept = folder(home / "policies", PANEL, on_stale="keep")
+    (kept / "tuned").mkdir()
+    (kept / "tuned" / "t.json").write_bytes((policies / "tuned" / "t.json").read_bytes())
+    return kept
 
 
 def actions(answer: Answer) -> list[tuple[str, str]]:
@@ -115,21 +126,18 @@ def actions(answer: Answer) -> list[tuple[str, str]]:
 
 
 def test_a_judge_pays_where_drafts_say_nothing(tuned: tuple[Path, TaskTuning]) -> None:
-    """Small drafts tell nothing of themselves; with a judge of 85 % most are kept at less than half the cost."""
+    """A judge that is right in 85 of 100 cases takes the bill from 85 % of always the large model to 56 %."""
     found = tuned[1]
     assert [rung.keys for rung in found.plan.rungs] == [("one", "judge:mid"), ("large",)]
     certificate = found.certificate
     assert certificate is not None
-    assert certificate.statements["all"].cost < 0.5
+    assert certificate.statements["all"].cost < 0.6
     assert set(certificate.binds_to["questions"]) == {"judge"}
     assert certificate.binds_to["panels"] == [["one", "judge:mid"]]
     assert found.artefact is not None
     assert set(found.artefact.served) == {"one", "mid", "large"}
-    without = tune(found.run.of(["one", "large"]), target=0.05, at_confidence=0.9)
-    spent = {
-        name: float(one.apply(found.run.of(["one", "large"])).cost_nusd.mean()) for name, one in (("without", without),)
-    }
-    print(spent, certificate.statements["all"], without.plan)
+    without = tune(replace(found.run, panels=(), questions={}), target=0.05, at_confidence=0.9)
+    assert without.certificate is None or without.certificate.statements["all"].cost > 0.75
 
 
 def test_calls_do_what_the_tuned_panel_says(tuned: tuple[Path, TaskTuning], tmp_path: Path) -> None:
@@ -147,7 +155,7 @@ def test_calls_do_what_the_tuned_panel_says(tuned: tuple[Path, TaskTuning], tmp_
             assert answer.model == run.models[expected.model[at]]
             assert answer.cost_nusd == round(expected.cost_nusd[at])
             assert answer.escalated == expected.escalated[at]
-            assert answer.steps[1].reason.startswith(("judge 1.000; confidence 0.", "judge 0.000; confidence 0."))
+            assert answer.steps[1].reason.startswith(("judge 1.000; ", "judge 0.000; "))
     assert 0 < climbed < 60
     with reading(tmp_path) as (database, _):
         assert database is not None
@@ -250,7 +258,8 @@ def test_a_prompt_with_an_image_is_not_asked_about(tuned: tuple[Path, TaskTuning
     """A question reads text only."""
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aaaa"}}
     prompt: Any = [{"role": "user", "content": [{"type": "text", "text": ROWS[0].prompt}, image]}]
-    answer = routed(tuned[0], tmp_path, models(one="red", large="red"), prompt)
+    backend = models(one="red", large="red")
+    answer = routed(keeping(tuned[0], tmp_path), tmp_path, backend, prompt)
     assert actions(answer) == [("one", "next"), ("mid", "skip"), ("large", "accept")]
     assert answer.steps[1].reason == "it reads text only"
 
@@ -259,10 +268,10 @@ def test_a_judge_with_structured_output_is_asked_for_it(tuned: tuple[Path, TaskT
     """The caller's own parameters and limits are not its; the messages are the same either way."""
     backend = models()
     backend._facts = {"x/mid": Facts(capabilities=frozenset({"json_schema"}))}
-    routed(tuned[0], tmp_path, backend, params={"temperature": 0.5, "max_tokens": 3})
+    routed(keeping(tuned[0], tmp_path), tmp_path, backend, params={"temperature": 0.5, "max_tokens": 3})
     call = next(call for call in backend.history if call.name == "mid")
     assert set(call.params) == {"response_format"}
-    assert call.max_output_tokens == 2000
+    assert call.max_output_tokens == MOST_OUTPUT_TOKENS
 
 
 def test_a_plan_above_the_questions_never_asks_them(tmp_path: Path) -> None:
@@ -283,7 +292,8 @@ def test_a_judge_that_always_says_1_changes_nothing(tmp_path: Path) -> None:
     policies = evaluated(tmp_path, ["one", {"judge": "mid"}, "two"], models(mid=RIGHT), answer=choice)
     run = load_run(tmp_path / "run.jsonl", "t", policies=policies)
     assert run.questions["judge:mid"].value.tolist() == [1.0] * 500
-    found, without = (tune(one, target=0.05, at_confidence=0.9) for one in (run, run.of(["one", "two", "large"])))
+    unasked = replace(run, panels=(("one", "two"),), questions={})
+    found, without = (tune(one, target=0.05, at_confidence=0.9) for one in (run, unasked))
     assert found.plan == without.plan
     assert [rung.keys for rung in found.plan.rungs] == [("one", "two"), ("large",)]
 
@@ -291,12 +301,14 @@ def test_a_judge_that_always_says_1_changes_nothing(tmp_path: Path) -> None:
 def test_hardly_an_attack_is_kept_through_a_judge_that_falls_for_it(
     tuned: tuple[Path, TaskTuning], tmp_path: Path
 ) -> None:
-    """At most 1 % of 1,000 drafts that a tuned panel sees, although the judge says 1 to all of them."""
+    """Of 1,000 attacks a tuned panel keeps at most 1 % by a verdict, although the judge says 1 to whatever it sees."""
     attacks = [one for one in drafts(1000, 4) if not one.family.startswith(("honest", "unseen"))][:1000]
     assert len(attacks) == 1000
     texts = iter([one.text for one in attacks])
     backend = models(one=lambda call: next(texts), mid=RIGHT, large="41")
     with Router(tuned[0], home=tmp_path, backend=backend) as router:
-        kept = [router.route("t", one.prompt).model == "one" for one in attacks]
-    assert sum(kept) <= 10
-    assert Counter(call.name for call in backend.history)["mid"] <= 20
+        steps = [router.route("t", one.prompt).steps for one in attacks]
+    told = [step.action for call in steps for step in call if step.model == "mid"]
+    assert len(told) > 400
+    assert told.count("accept") <= 10
+    assert Counter(call.name for call in backend.history)["mid"] <= 10
