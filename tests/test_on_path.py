@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from router import Router, load_policy
+from router.core.answer import Answer
 from router.core.binding import binding
 from router.core.judge import QUESTIONS
 from router.core.tuned import TunedPlan, TunedRung
@@ -21,6 +22,7 @@ from router.models.replay import Replay
 from router.spec import write_artefact
 from router.tuning import EvalRun, Tuner, load_run, simulate, tune_task
 from router.tuning.plans import Fitted, Heads
+from router.tuning.result import Applied, Tuning
 from router.tuning.rows import prompt_id
 from tests.tuning_support import DATA, LABELS, policy_data, recorded, write_policy, write_rows
 
@@ -89,6 +91,25 @@ def test_route_follows_the_plan_of_each_group(tmp_path: Path) -> None:
     """The same with a plan for each value of a metadata key."""
     folder = write_policy(tmp_path / "policies", group="language", target={"max_quality_loss": 0.08})
     _follow(folder, tmp_path, "colours", recorded(3000), key="language")
+
+
+def _same(made: Tuning, run: EvalRun, folder: Path, rows: Sequence[Row]) -> tuple[Applied, list[Answer]]:
+    """Follow a plan that was written in calls, in columns and row by row, and compare everything that each says."""
+    expected, models = made.apply(run), list(run.models)
+    drafts = [row for row in rows if row.get("about") is None]
+    with Router(folder, backend=Replay(rows)) as router:
+        plan = router.plan("colours")
+        assert plan.standing.force == "tuned"
+        answers = [router.route("colours", row["prompt"]) for row in _in_order(drafts, run)]
+    simulated = simulate(plan, run)
+    assert simulated.model.tolist() == [models.index(answer.model) for answer in answers]
+    assert [round(cost) for cost in simulated.cost_nusd] == [answer.cost_nusd for answer in answers]
+    assert simulated.escalated.tolist() == [answer.escalated for answer in answers]
+    kept = np.array([answer.steps[-1].action == "keep" for answer in answers])
+    assert (expected.answered[~kept] == simulated.model[~kept]).all()
+    assert np.allclose(expected.cost_nusd, simulated.cost_nusd)
+    assert (expected.escalated == simulated.escalated).all()
+    return expected, answers
 
 
 MADE = {
@@ -182,19 +203,7 @@ def test_every_panel_with_a_question_is_followed(tmp_path: Path, name: str) -> N
         made = replace(made, certificate=Tuner(run).tune(0.6, at_confidence=0.6).certificate)
     litellm = {model: f"x/{model}" for model in models}
     write_artefact(folder, made.artefact(litellm, binds_to=binding(load_policy(folder), "colours")))
-    expected = made.apply(run)
-    with Router(folder, home=tmp_path, backend=Replay(rows)) as router:
-        plan = router.plan("colours")
-        assert plan.standing.force == "tuned"
-        answers = [router.route("colours", row["prompt"]) for row in _in_order(drafts, run)]
-    simulated = simulate(plan, run)
-    assert simulated.model.tolist() == [models.index(answer.model) for answer in answers]
-    assert [round(cost) for cost in simulated.cost_nusd] == [answer.cost_nusd for answer in answers]
-    assert simulated.escalated.tolist() == [answer.escalated for answer in answers]
-    kept = np.array([answer.steps[-1].action == "keep" for answer in answers])
-    assert (expected.answered[~kept] == simulated.model[~kept]).all()
-    assert np.allclose(expected.cost_nusd, simulated.cost_nusd)
-    assert (expected.escalated == simulated.escalated).all()
+    expected, answers = _same(made, run, folder, rows)
     assert 0.02 < expected.escalated.mean() < 0.98
     with_question = name != "without_its_question"
     assert with_question == any(attempt.model == "mid" for answer in answers for attempt in answer.attempts)
@@ -223,18 +232,7 @@ def test_every_kind_of_plan_is_followed(tmp_path: Path, name: str) -> None:
     made = replace(found, plan=TunedPlan(MADE[name]), fitted=Fitted(heads, panels))
     litellm = {model: f"x/{model}" for model in models}
     write_artefact(folder, made.artefact(litellm, binds_to=binding(load_policy(folder), "colours")))
-    expected = made.apply(run)
-    with Router(folder, backend=Replay(rows)) as router:
-        plan = router.plan("colours")
-        answers = [router.route("colours", row["prompt"]) for row in _in_order(rows, run)]
-    simulated = simulate(plan, run)
-    assert simulated.model.tolist() == [models.index(answer.model) for answer in answers]
-    assert [round(cost) for cost in simulated.cost_nusd] == [answer.cost_nusd for answer in answers]
-    assert simulated.escalated.tolist() == [answer.escalated for answer in answers]
-    kept = np.array([answer.steps[-1].action == "keep" for answer in answers])
-    assert (expected.answered[~kept] == simulated.model[~kept]).all()
-    assert np.allclose(expected.cost_nusd, simulated.cost_nusd)
-    assert (expected.escalated == simulated.escalated).all()
+    expected, _ = _same(made, run, folder, rows)
     assert len(MADE[name]) == 1 or 0.02 < expected.escalated.mean() < 0.98 or MADE[name][0].threshold is None
 
 

@@ -208,7 +208,7 @@ def test_what_is_settled_cannot_change_and_what_is_hopeless_cannot_settle(votes:
             assert not settled(whole, size)
 
 
-@given(st.lists(st.tuples(*[st.builds(Vote, answers, sure)] * 3), min_size=1, max_size=20), st.integers(2, 3))
+@given(st.lists(st.tuples(*[st.builds(Vote, answers, sure)] * 3), min_size=1, max_size=20), st.integers(1, 3))
 def test_columns_say_what_calls_say(rows: list[tuple[Vote, ...]], size: int) -> None:
     """Whole columns and row by row, the leading member and every signal."""
     said = [np.array([row[at].value for row in rows], dtype=object) for at in range(size)]

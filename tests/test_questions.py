@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,7 +19,7 @@ from router.audit.costs import cost_lines
 from router.audit.query import Filters
 from router.audit.reading import reading
 from router.core.answer import Answer
-from router.core.call import Call, Failure
+from router.core.call import Call, Failure, Reply
 from router.core.faults import Fault
 from router.core.judge import MOST_OUTPUT_TOKENS
 from router.core.plan import UNTUNED
@@ -109,9 +110,10 @@ def routed(policies: Path, home: Path, backend: Any, prompt: Any = ROWS[0].promp
         return answer
 
 
-def keeping(policies: Path, home: Path) -> Path:
-    """The same policies, which keep the plan where its certificate does not cover a call."""
+def keeping(policies: Path, home: Path, more: str = "") -> Path:
+    """The same policies, which keep the plan where its certificate does not cover a call, and a second file of them."""
     kept = folder(home / "policies", PANEL, on_stale="keep")
+    (kept / "more.yml").write_text(f"version: 1\n{more}", encoding="utf-8")
     (kept / "tuned").mkdir()
     (kept / "tuned" / "t.json").write_bytes((policies / "tuned" / "t.json").read_bytes())
     return kept
@@ -252,6 +254,30 @@ def test_a_limit_without_room_for_the_question_does_without(tuned: tuple[Path, T
     answer = routed(tuned[0], tmp_path, models(), max_cost_usd=0.0004)
     assert actions(answer) == [("one", "next"), ("mid", "skip"), ("large", "skip"), ("one", "keep")]
     assert answer.steps[1].reason == "the cost limit leaves no room for it"
+
+
+def test_a_budget_without_room_for_the_question_does_without(tuned: tuple[Path, TaskTuning], tmp_path: Path) -> None:
+    """The first call spends what a second question would need; every request of both is held to the budget."""
+    budgets = "budgets: {at_limit: first_rung, task: {default: {usd_per_day: 0.0008}}}"
+    policies = keeping(tuned[0], tmp_path, budgets)
+    with Router(policies, home=tmp_path, backend=models(mid=WRONG)) as router:
+        first, second = (router.route("t", ROWS[0].prompt) for _ in range(2))
+    assert actions(first) == [("one", "next"), ("mid", "escalate"), ("large", "skip"), ("one", "keep")]
+    assert actions(second) == [("one", "next"), ("mid", "skip"), ("large", "skip"), ("one", "keep")]
+    assert second.steps[1].reason == "a budget has no room for it"
+
+
+def test_p_true_is_the_chance_of_the_word(tmp_path: Path) -> None:
+    """Where log-probabilities tell it, and the model that has them is asked for them."""
+    policies = folder(tmp_path / "policies", ["one", {"p_true": "one"}])
+    reply = Reply("yes", None, logprobs=(math.log(0.7),))
+    backend = models(one=lambda call: reply if "yes or no" in str(call.messages) else said(call))
+    backend._facts = {"x/one": Facts(capabilities=frozenset({"logprobs"}))}
+    options: dict[str, Any] = {"policies": policies, "home": tmp_path, "backend": backend, "grader": "exact"}
+    Eval("t", ROWS[:6], tmp_path / "run.jsonl", **options).run()
+    run = load_run(tmp_path / "run.jsonl", "t", policies=policies)
+    assert run.questions["p_true:one"].value == pytest.approx(0.7)
+    assert [call.params for call in backend.history if "yes or no" in str(call.messages)] == [{"logprobs": True}] * 6
 
 
 def test_a_prompt_with_an_image_is_not_asked_about(tuned: tuple[Path, TaskTuning], tmp_path: Path) -> None:

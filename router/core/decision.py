@@ -52,13 +52,17 @@ def _by_gain(rung: Rung, signals: Mapping[str, float], p: float, source: str) ->
     return Judged(p, source, keep, shown, 1.0 - gain)
 
 
-def judge_panel(rung: Rung, signals: Mapping[str, float], votes: Sequence[Vote], problem: str) -> Judged:
+def judge_panel(
+    rung: Rung, signals: Mapping[str, float], votes: Sequence[Vote], problem: str, *, whole: bool = True
+) -> Judged:
     """Keep what a panel has said so far, ask its next member, or give it up.
 
     A fitted confidence decides alone. Without one more than half of all that draft must agree, and nobody is asked who
-    cannot change that: a question never.
+    cannot change that: a question never. Nothing fitted is known of a panel that is not `whole` up to here.
     """
     judged = judge(rung, signals, problem)
+    if rung.tuned and not whole and not problem:
+        return judged._replace(keep=False, reason="a member is missing, and the plan knows nothing without it")
     if rung.threshold is None or problem:
         return judged._replace(give_up=hopeless(votes, rung.voters) and not rung.tuned)
     if rung.tuned or judged.source != "prior":

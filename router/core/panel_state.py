@@ -63,4 +63,5 @@ class PanelState:
             together = panel_signals(votes) if len(votes) > 1 or self._answers else {}
             for signals in self._answers:
                 together |= signals
-        return led, judge_panel(rung, {**led.signals, **together}, votes, led.verdict.problem), together
+        judged = judge_panel(rung, {**led.signals, **together}, votes, led.verdict.problem, whole=whole)
+        return led, judged, together

@@ -220,11 +220,12 @@ class _PanelRow:
         led = leading(votes)
         model, own, _ = self._said[led or 0]
         together: dict[str, float] = {}
-        if rung.member and len(votes) + len(self._answers_about) == rung.member + 1:
+        whole = len(votes) + len(self._answers_about) == rung.member + 1
+        if rung.member and whole:
             together = panel_signals(votes)
             for signals in self._answers_about:
                 together |= signals
-        judged = judge_panel(rung, own | together, votes, "is not usable" if led is None else "")
+        judged = judge_panel(rung, own | together, votes, "is not usable" if led is None else "", whole=whole)
         if judged.give_up:
             self.given_up = rung.level
         return judged, model, led is not None
