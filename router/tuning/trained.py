@@ -9,7 +9,7 @@ from itertools import product
 import numpy as np
 
 from router.core.word_scores import WORD_SIGNALS, Words, WordSignal
-from router.tuning.features import Floats, matrix, terms_of
+from router.tuning.features import Columns, Floats, matrix, terms_of
 from router.tuning.fit import FOLDS, Fit, fit
 from router.tuning.plans import Family, Fitted, Heads, Scores, with_used
 from router.tuning.table import Rows, Table, folds_of
@@ -59,12 +59,15 @@ class Trained:
             signals.setdefault(run.models[model], {})[name] = column
         return replace(train, run=replace(run, signals=signals))
 
+    def _fit(self, columns: Columns, outcome: Floats) -> Fit:
+        return fit(columns, outcome, self._folds, own_signals=self.train.run.own_signals)
+
     def confidence(self, model: int, earlier: int | None = None) -> Fit:
         """Confidence in a model's draft, with or without an earlier draft to compare it with."""
         key = ("confidence", model, earlier)
         if key not in self._fits:
             columns = self.train.columns(model, earlier)
-            self._fits[key] = fit(columns, self.train.quality[:, model], self._folds)
+            self._fits[key] = self._fit(columns, self.train.quality[:, model])
         return self._fits[key]
 
     def gain(self, model: int, last: int) -> Fit:
@@ -72,7 +75,7 @@ class Trained:
         key = ("gain", model, last)
         if key not in self._fits:
             gained = np.maximum(self.train.quality[:, last] - self.train.quality[:, model], 0.0)
-            self._fits[key] = fit(self.train.columns(model), gained, self._folds)
+            self._fits[key] = self._fit(self.train.columns(model), gained)
         return self._fits[key]
 
     def prompt(self, model: int) -> Fit:
