@@ -457,6 +457,28 @@ def test_a_tuned_file_and_a_threshold_under_a_tuned_plan(tmp_path: Path) -> None
         _run(tmp_path, rows, Candidate(tmp_path / "gone.json"))
 
 
+def test_own_signals_are_read_as_in_production(tmp_path: Path) -> None:
+    """A plan that was tuned with a signal of the application's own is played with it, and noted where it is lacking."""
+
+    def own(_: str, draft: str) -> float:
+        return float("*" in draft)
+
+    rows = recorded(600)
+    for row in rows:
+        row.pop("logprob")
+        row["response"] += " *" * row["correct"]
+    policies = write_policy(tmp_path / "policies", answer={"text": {}})
+    run = write_rows(tmp_path / "runs" / "colours.jsonl", rows)
+    tuned = tune_task("colours", run, policies=policies, signals={"stars": own})
+    tuned.write()
+    found = _run(tmp_path, rows, Candidate(threshold=0.8), policies=policies, signals={"stars": own})
+    assert (found.in_force.force, found.notes) == ("tuned", ())
+    with pytest.warns(RouterWarning, match="stars"):
+        lacking = _run(tmp_path, rows, Candidate(threshold=0.8), policies=policies)
+    assert lacking.in_force.force == "top"
+    assert lacking.notes[0].startswith("what is in force: ")
+
+
 def test_a_group_is_known_from_the_row(tmp_path: Path) -> None:
     """A plan with groups asks what it asks in production: the metadata of the recorded call chooses."""
     rows = recorded(900, models=("small", "large"))

@@ -18,6 +18,7 @@ from router.core.plan import Force, Plan, Rung
 from router.core.policy import Policy
 from router.errors import InvalidCall, PolicyError, RecordingError, UnknownTask
 from router.options import DISABLE_VARIABLE, top_only
+from router.own_signals import OwnSignals
 from router.resolve import bound, task_check
 from router.spec import Loaded, loaded_of
 from router.tuning.calls import Calls, RecordedCall, read_calls
@@ -102,6 +103,7 @@ def backtest(
     policies: str | Path | Policy | None = None,
     environment: str | None = None,
     checks: Checks | None = None,
+    signals: OwnSignals | None = None,
     labels: Sequence[EvalRow] = (),
     grader: str | Callable[[str, Any], float] | None = None,
     tolerance: float = 0.0,
@@ -117,7 +119,7 @@ def backtest(
         What `Router(record=...)` or `router eval` wrote, or rows of the same columns.
     candidate
         What to try.
-    policies, environment, checks
+    policies, environment, checks, signals
         As for `Router`: what is in force. The candidate's files are read with the same environment.
     labels
         Labels of recorded prompts; those that the recording has itself are known already.
@@ -141,13 +143,13 @@ def backtest(
         )
     old = loaded_of(policies, environment)
     _require(old, task)
-    recorded = read_calls(recording, task)
+    recorded, name = read_calls(recording, task), str(recording)
     _label(recorded, labels)
     with ExitStack() as stack:
         new = stack.enter_context(candidate.loaded(old, task, environment))
         _require(new, task)
         players = [
-            stack.enter_context(prepared(task, recorded.rows, loaded=loaded, checks=checks, name=str(recorded.path)))
+            stack.enter_context(prepared(task, recorded.rows, loaded=loaded, checks=checks, signals=signals, name=name))
             for loaded in (old, new)
         ]
         for player in players:

@@ -25,6 +25,7 @@ from router.models import Facts
 from router.models.local import PREFIX
 from router.models.real import RealModels
 from router.models.replay import Key, Replay, key_of_row, outcome_of
+from router.own_signals import OwnSignals
 from router.spec import Loaded
 from router.tuning.calls import RecordedCall
 from router.world import SimulatedClock, World
@@ -91,6 +92,7 @@ def prepared(
     *,
     loaded: Loaded,
     checks: Mapping[str, Callable[[Any], bool]] | None = None,
+    signals: OwnSignals | None = None,
     name: str = "recording",
 ) -> Iterator[Player]:
     """A player of these rows under these policies, with a ledger that goes away with it.
@@ -107,6 +109,7 @@ def prepared(
             home=home,
             backend=backend,
             checks=checks,
+            signals=signals,
             reload=False,
             world=World(clock, Random(0)),  # Pauses between retries are the same in every run.
         ) as router,
