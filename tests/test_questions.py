@@ -26,9 +26,10 @@ from router.core.plan import UNTUNED
 from router.models import Facts
 from router.models.replay import Replay
 from router.testing import ScriptedModels
-from router.tuning import Eval, EvalRow, TaskTuning, load_run, tune, tune_task
+from router.tuning import Candidate, Eval, EvalRow, TaskTuning, backtest, load_run, tune, tune_task
 from router.tuning.report import page, report_of
 from router.tuning.simulate import simulate
+from router.tuning.words import rungs_words
 
 LABELS = ["red", "green", "blue"]
 USD = {"one": 0.0001, "two": 0.0001, "mid": 0.0005, "large": 0.01}
@@ -138,6 +139,7 @@ def test_a_judge_pays_where_drafts_say_nothing(tuned: tuple[Path, TaskTuning]) -
     assert certificate.binds_to["panels"] == [["one", "judge:mid"]]
     assert found.artefact is not None
     assert set(found.artefact.served) == {"one", "mid", "large"}
+    assert rungs_words(found.plan.rungs).startswith("ask one, then mid to judge its draft; keep its draft ")
     without = tune(replace(found.run, panels=(), questions={}), target=0.05, at_confidence=0.9)
     assert without.certificate is None or without.certificate.statements["all"].cost > 0.75
 
@@ -208,6 +210,12 @@ def test_rows_without_their_question_do_not_count(tmp_path: Path) -> None:
     first = next(at for at, line in enumerate(lines) if "judge:mid" in line)
     path.write_text("".join(lines[:first] + lines[first + 1 :]))
     assert load_run(path, "t", policies=policies).rows == 29
+
+
+def test_a_backtest_plays_what_was_said_about_drafts(tuned: tuple[Path, TaskTuning]) -> None:
+    """A question's row belongs to the call of the draft that it is about."""
+    found = backtest("t", tuned[0].parent / "run.jsonl", Candidate(top=True), policies=tuned[0])
+    assert (found.calls, found.left_out) == (500, ())
 
 
 def test_the_report_shows_a_question_as_part_of_the_panel(tuned: tuple[Path, TaskTuning]) -> None:

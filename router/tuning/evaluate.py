@@ -322,8 +322,9 @@ class Eval:
             if text is not None and self.grader.reads_labels:
                 row["quality"] = self.grader.grade(text, job.row.label)
         finally:
-            self._look_before(job, text, row, session)
+            due = self._look_before(job, text, row, session)
             file.append(row)  # An answer that no grade was found for is paid for too.
+            session.due.extend(due)  # What is said of it stands behind it in the file.
         return row
 
     def _about(self, job: Job, draft: str, router: Router, limit_usd: float | None) -> Row:
@@ -336,13 +337,15 @@ class Eval:
             row = self._judging.verdict(router, job, draft, limit_usd, self._tap)
         return {**row, "time_s": round(self._world.clock.time(), 3)}
 
-    def _look_before(self, job: Job, text: str | None, row: Row, session: Session) -> None:
-        """Ask about an answer next, unless there is nothing to ask about."""
+    def _look_before(self, job: Job, text: str | None, row: Row, session: Session) -> list[Job]:
+        """What to ask about an answer next, unless there is nothing to ask about."""
+        due = []
         for later in self._later(job, text or ""):
             if text is not None and not self._needless(later, text, row):
-                session.due.append(later)
+                due.append(later)
             elif is_final(row):
                 session.spared += 1
+        return due
 
     def _needless(self, job: Job, text: str, row: Row) -> bool:
         """Whether nobody need be asked about an answer; one that is worth nothing to a judge is graded so."""
