@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -74,7 +75,7 @@ def evaluate(
     if as_json:
         print_json({**done._asdict(), "path": str(done.path)})
     else:
-        _print(done, task)
+        _print(done, _tune_command(task, {"--run": run, "--policies": policies, "--env": environment}))
     raise typer.Exit(3 if done.stopped else 1 if done.left else 0)
 
 
@@ -149,7 +150,13 @@ def _run(work: Eval, requests: int, *, quiet: bool) -> Evaluated:
             raise typer.Exit(130) from None
 
 
-def _print(done: Evaluated, task: str) -> None:
+def _tune_command(task: str, given: dict[str, object]) -> str:
+    """The command that tunes on this run: the options that say where it and its policies are go on with it."""
+    options = [word for name, value in given.items() if value is not None for word in (name, str(value))]
+    return shlex.join(["router", "tune", task, *options])
+
+
+def _print(done: Evaluated, then: str) -> None:
     typer.echo(
         f"{counted(done.asked, 'answer')} asked, {done.kept:,} kept from before, {done.failed:,} failed; "
         f"the run cost ${done.cost_usd:,.4f}"
@@ -162,4 +169,4 @@ def _print(done: Evaluated, task: str) -> None:
     elif done.left:
         typer.echo(f"{counted(done.left, 'answer')} missing; run the same command again, it asks only those")
     else:
-        typer.echo(f"next: router tune {task}")
+        typer.echo(f"next: {then}")
