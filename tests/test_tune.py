@@ -18,11 +18,13 @@ from router.errors import TuningError
 from router.tuning.certify import Test as LossTest
 from router.tuning.certify import Tried, saves, walk
 from router.tuning.compare import compare
+from router.tuning.fit import MAX_ROWS
+from router.tuning.least import MIN_TRAIN_ROWS, certify_least, least_units
 from router.tuning.plans import Fitted, Heads, apply_rungs
 from router.tuning.runs import EvalRun
 from router.tuning.search import MAX_SETTINGS, between, chain_of, choose, needed_rows
 from router.tuning.table import folds_of, prepare, split
-from router.tuning.tune import Tuner, tune
+from router.tuning.tune import Tuner, require_rows, tune
 from router.tuning.words import certificate_words
 
 PAIR, GRADED, CLUSTERED, GROUPED, THREE = (WORLDS[at] for at in (0, 8, 9, 10, 6))
@@ -126,16 +128,55 @@ def test_a_model_that_is_always_right_is_no_fault() -> None:
     assert found.plan == TunedPlan((TunedRung("m0"),))
 
 
-def test_twelve_rows_are_refused_with_the_number_that_could_do() -> None:
-    """And that number is not refused for the same reason."""
-    with pytest.raises(TuningError, match="12 labelled rows are too few") as caught:
-        tune(draw(rows=12), target=0.05)
-    assert caught.value.needed > 12
-    enough = caught.value.needed
-    with pytest.raises(TuningError, match="even if no answer were ever worse") as caught:
-        tune(draw(rows=enough), target=0.01)
-    assert caught.value.needed > enough
-    tune(draw(rows=caught.value.needed), target=0.01)
+@pytest.mark.parametrize("rows", [1, 12, 20, 30, 57, 58, 109])
+def test_few_rows_are_refused_with_one_number_that_does(rows: int) -> None:
+    """However few there are, the number is the same; a look that spends everything needs fewer."""
+    with pytest.raises(TuningError, match="even if no answer were ever worse; 110 are the least") as caught:
+        Tuner(draw(rows=rows)).goal(0.05, look=1)
+    assert caught.value.needed == 110
+    assert str(caught.value).startswith(f"{rows} labelled row{'s' if rows > 1 else ''} cannot show a loss")
+    why = "(0.95 asked; a first look leaves room for others, --only-look spends all)"
+    assert f"at 0.975 confidence {why}" in str(caught.value)
+    Tuner(draw(rows=110)).goal(0.05, look=1)
+    if rows < 90:
+        with pytest.raises(TuningError, match=r"at 0\.95 confidence, even if no answer were ever worse; 90 are"):
+            Tuner(draw(rows=rows)).goal(0.05)
+
+
+@pytest.mark.parametrize(("only_look", "method"), [(False, "split"), (True, "split"), (False, "crossfit")])
+def test_what_is_said_before_asking_is_what_tuning_says(only_look: bool, method: Any) -> None:
+    """The least number of rows is one number, before they are paid for and after."""
+    with pytest.raises(TuningError) as before:
+        require_rows(21, 0.05, 0.95, method=method, only_look=only_look)
+    with pytest.raises(TuningError) as after:
+        Tuner(draw(rows=21), method=method).goal(0.05, look=None if only_look else 1)
+    assert (str(before.value), before.value.needed) == (str(after.value), after.value.needed)
+    require_rows(before.value.needed, 0.05, 0.95, method=method, only_look=only_look)
+
+
+def test_a_later_look_and_groups_say_why_they_need_more() -> None:
+    """What the confidence is spent on stands behind it."""
+    run = replace(draw(rows=100), group=np.array(["a", "b"] * 50, dtype=object))
+    told = r"at 0.99375 confidence \(0.95 asked; look 2 has what earlier ones left; 2 groups share it\)"
+    with pytest.raises(TuningError, match=told):
+        Tuner(run).goal(0.05, look=2, group="letter")
+
+
+@given(
+    target=st.floats(0.001, 0.9),
+    budget=st.floats(0.0001, 0.5),
+    share=st.floats(0.05, 0.9),
+)
+def test_the_least_is_what_the_split_makes_of_it(target: float, budget: float, share: float) -> None:
+    """So many rows give both parts enough, and one fewer does not."""
+    least = least_units(target, budget, share)
+
+    def enough(rows: int) -> bool:
+        train, certify = split(np.arange(rows), share, MAX_ROWS, 0)
+        return len(train) >= MIN_TRAIN_ROWS and len(certify) >= certify_least(target, budget)
+
+    assert enough(least)
+    assert not enough(least - 1)
 
 
 def test_a_model_without_prices_is_refused() -> None:

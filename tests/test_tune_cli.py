@@ -71,6 +71,15 @@ def test_the_whole_way_from_labels_to_a_cheaper_plan(shop: Cli) -> None:
     assert spent < 0.6 * top
 
 
+def test_the_next_command_is_one_that_works(shop: Cli) -> None:
+    """It names the run and the policies where those were named."""
+    Path("policies").rename("my policies")
+    here = ("--run", "runs/few.jsonl", "--policies", "my policies")
+    asked = shop("eval", "colours", "--data", "rows.jsonl", "--replay", "recording.jsonl", *here)
+    assert asked.out.endswith("next: router tune colours --run runs/few.jsonl --policies 'my policies'\n")
+    assert shop("tune", "colours", *here).code == 0
+
+
 def test_tune_shows_old_and_new_plan_and_the_certificate(run: Cli) -> None:
     """In words that need no statistics, with intervals; nothing is written unasked."""
     done = run("tune", "colours")
@@ -221,7 +230,12 @@ def test_what_cannot_be_certified_is_exit_code_4(run: Cli) -> None:
 FEW = ROWS[:24]
 ALL_RIGHT = [{**row, "correct": 1} for row in ROWS]
 REFUSED: dict[str, tuple[list[dict[str, Any]], list[str], int, str]] = {
-    "12_rows": (FEW, [], 4, "12 labelled rows are too few to choose a plan on"),
+    "12_rows": (
+        FEW,
+        [],
+        4,
+        "12 labelled rows cannot show a loss of at most 0.04 at 0.95 confidence (0.9 asked; a first look leaves room",
+    ),
     "one_class": (ALL_RIGHT, [], 4, "is 1 for every model in all 900 rows, so nothing can be told from it"),
     "no_price": (
         [{name: row[name] for name in row if name != "cost_usd"} for row in ROWS],
@@ -565,6 +579,23 @@ def test_tuning_does_not_go_on_without_the_answers(shop: Cli) -> None:
     assert (done.code, done.out) == (3, "")
     assert "nothing was tuned" in done.err
     assert shop("tune", "colours", "--data", "rows.jsonl").code == 2
+
+
+def test_a_limit_holds_in_a_replay_of_models_without_a_price(cli: Cli) -> None:
+    """A replay spends nothing, so no price is needed: what the recording says that its answers cost counts."""
+    data = policy_data()
+    for model in data["models"].values():
+        model.pop("price", None)
+    Path("policies").mkdir()
+    Path("policies/policy.yml").write_text(json.dumps(data))
+    write_rows(Path("rows.jsonl"), LABELLED)
+    write_rows(Path("recording.jsonl"), ROWS)
+    replay = ("eval", "colours", "--data", "rows.jsonl", "--replay", "recording.jsonl")
+    short = cli(*replay, "--max-usd", "0.1")
+    assert (short.code, short.err) == (3, "")
+    assert "stopped: the limit of $0.10 leaves no room" in short.out
+    whole = cli(*replay, "--max-usd", "5")
+    assert (whole.code, whole.err) == (0, "")
 
 
 def test_a_yes_on_the_command_line_spends(cli: Cli, upstream: Upstream) -> None:

@@ -72,7 +72,17 @@ def tune(
     if data is None and (judge is not None or show_label):
         raise typer.BadParameter("is asked with --data; `router eval` asks it too", param_hint="--judge")
     if data is not None:
-        _require_target(task, data, policies, environment, max_loss, confidence, test_share)
+        _require_target(
+            task,
+            data,
+            policies=policies,
+            environment=environment,
+            max_quality_loss=max_loss,
+            at_confidence=confidence,
+            test_share=test_share,
+            method=method,
+            only_look=only_look,
+        )
         done = run_eval(
             task,
             data,
@@ -143,29 +153,13 @@ def _require_place(report: Path | None) -> None:
         raise typer.BadParameter(f"{str(report)!r} is no file in a folder that is there", param_hint="--report")
 
 
-def _require_target(
-    task: str,
-    data: Path,
-    policies: Path | None,
-    environment: str | None,
-    max_loss: float | None,
-    confidence: float | None,
-    test_share: float,
-) -> None:
+def _require_target(task: str, data: Path, **settings: Any) -> None:
     """What no answers could mend is said before any is paid for."""
     from router.tuning import read_rows
     from router.tuning.task import require_target
 
     try:
-        require_target(
-            task,
-            read_rows(data),
-            policies=policies,
-            environment=environment,
-            max_quality_loss=max_loss,
-            at_confidence=confidence,
-            test_share=test_share,
-        )
+        require_target(task, read_rows(data), **settings)
     except TuningError as error:
         typer.echo(f"not certifiable: {error}; nothing was asked", err=True)
         raise typer.Exit(_NOT_CERTIFIABLE) from None

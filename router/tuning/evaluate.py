@@ -141,7 +141,9 @@ class Eval:
         self._past.require_same(self._rows, out)
         self._jobs = self._open_jobs()
         self._open_questions = len(self._ahead())
-        if self._max_nusd is not None and (unpriced := self.estimate().unpriced):
+        # A replay spends nothing; what its rows say that they cost counts.
+        spends = getattr(backend, "origin", None) != "replay"
+        if spends and self._max_nusd is not None and (unpriced := self.estimate().unpriced):
             raise InvalidCall(
                 f"max_usd: the price of {unpriced[0]!r} is unknown, so that no limit can hold; give it a `price:`",
                 argument="max_usd",

@@ -240,6 +240,8 @@ def require_target(
     max_quality_loss: float | None = None,
     at_confidence: float | None = None,
     test_share: float = 0.0,
+    method: Method = "split",
+    only_look: bool = False,
 ) -> None:
     """Refuse what no answers could mend, before any is paid for: no target, one that is none, too few rows.
 
@@ -253,7 +255,7 @@ def require_target(
     loaded = adopt(policies) if isinstance(policies, Policy) else load(policies, environment=environment)
     target = _target(loaded, task, max_quality_loss, at_confidence, None)
     tuned = math.floor(len({row.row_id for row in rows}) * (1.0 - test_share))
-    require_rows(tuned, target.max_quality_loss, target.at_confidence)
+    require_rows(tuned, target.max_quality_loss, target.at_confidence, method=method, only_look=only_look)
     group = loaded.policy.tasks[task].group
     lacking = next((row for row in rows if group is not None and group not in row.metadata), None)
     if lacking is not None:

@@ -13,6 +13,7 @@ from router.errors import TuningError
 from router.tuning.certify import test_for
 from router.tuning.chains import Chains, Goal, Kept
 from router.tuning.fit import MAX_ROWS
+from router.tuning.least import MIN_TRAIN_ROWS, certify_least, confidence_words, least_units, too_few
 from router.tuning.plans import scores_of
 from router.tuning.result import Tuning
 from router.tuning.runs import EvalRun
@@ -25,8 +26,6 @@ Method = Literal["split", "crossfit"]
 # Of the rows, the part that the plan is chosen on. The certificate gains more from a row than the fit does: a curve of
 # a dozen numbers is nearly as good from half as many rows.
 TRAIN_SHARE = 0.35
-# With fewer rows not even two settings can be told apart.
-MIN_TRAIN_ROWS = 20
 # Beyond it the error budget is lost in rounding.
 MAX_CONFIDENCE = 0.999_999
 
@@ -99,26 +98,18 @@ class Tuner:
         if seed < 0:
             raise TuningError(f"seed: {seed} is below 0", needed=0)
         self.run, self.method, self.seed = run, method, seed
+        self.train_share = None if method == "crossfit" else train_share
         self.table = prepare(run)
-        self.train, self.certify = self._split(train_share)
+        self.train, self.certify = self._split()
         self.trained = Trained(self.table.take(self.train), seed)
         self.data_hash = run.data_hash or self._digest()
 
-    def _split(self, train_share: float) -> tuple[Rows, Rows]:
+    def _split(self) -> tuple[Rows, Rows]:
         """Rows to choose on and rows to certify on; all of them twice for `crossfit`."""
-        everything = np.arange(self.table.rows)
-        if self.method == "crossfit":
-            train, certify = everything, everything
-        else:
-            train, certify = split(self.table.unit, train_share, MAX_ROWS, self.seed)
-        if len(train) < MIN_TRAIN_ROWS:
-            needed = math.ceil(MIN_TRAIN_ROWS * self.table.rows / max(1, len(train)))
-            raise TuningError(
-                f"{self.table.rows} labelled rows are too few to choose a plan on; {needed} are the least that can be "
-                "used, and a few hundred the least that are useful. Add rows",
-                needed=needed,
-            )
-        return train, certify
+        if self.train_share is None:
+            everything = np.arange(self.table.rows)
+            return everything, everything
+        return split(self.table.unit, self.train_share, MAX_ROWS, self.seed)
 
     @property
     def certify_units(self) -> int:
@@ -189,15 +180,11 @@ class Tuner:
     ) -> tuple[dict[str, Rows], Goal]:
         """What is to be shown of which rows; refuses what can be refused without a look at them."""
         _require_share("target", target)
-        _require_share("at_confidence", at_confidence)
-        if at_confidence > MAX_CONFIDENCE:
-            raise TuningError(f"at_confidence: {at_confidence} is above {MAX_CONFIDENCE}; 0.95 is usual", needed=0)
-        if look is not None and look < 1:
-            raise TuningError(f"look: {look} is below 1; the first look is 1", needed=0)
+        budget = _budget(at_confidence, look)
         parts = self._groups(group)
-        budget = round(1.0 - at_confidence, 12) * (1.0 if look is None else 2.0**-look)
-        goal = Goal(target, budget if each_alone else budget / len(parts), "never_worse" if never_worse else "signed")
-        self._require_rows(goal)
+        sharing = 1 if each_alone else max(1, len(parts))
+        goal = Goal(target, budget / sharing, "never_worse" if never_worse else "signed")
+        self._require_rows(goal, confidence_words(goal.budget, at_confidence, look, sharing))
         return parts, goal
 
     def _groups(self, group: str | None) -> dict[str, Rows]:
@@ -208,17 +195,15 @@ class Tuner:
         names = np.array([str(value) for value in self.table.run.group[self.certify].tolist()], dtype=object)
         return {name: self.certify[names == name] for name in sorted(set(names.tolist()))}
 
-    def _require_rows(self, goal: Goal) -> None:
-        least = math.ceil(math.log(goal.budget) / math.log1p(-goal.target))
-        units = self.certify_units
-        if units < least:
-            needed = math.ceil(least * self.table.rows / max(1, units)) + 1
-            raise TuningError(
-                f"{self.table.rows} labelled rows{_in_clusters(self.table.unit)} cannot show a loss of at most "
-                f"{goal.target:g} at {1.0 - goal.budget:g} confidence, even if no answer were ever worse; that takes "
-                f"{needed} rows at least. Add rows, or loosen the target",
-                needed=needed,
-            )
+    def _require_rows(self, goal: Goal, confidence: str) -> None:
+        enough = certify_least(goal.target, goal.budget)
+        if len(self.train) >= MIN_TRAIN_ROWS and self.certify_units >= enough:
+            return
+        rows, units = self.table.rows, len(np.unique(self.table.unit))
+        train_least = math.ceil(MIN_TRAIN_ROWS * units / rows)
+        least = least_units(goal.target, goal.budget, self.train_share, train_least)
+        needed = max(math.ceil(least * rows / units), rows + 1)  # Clusters differ in size.
+        raise TuningError(too_few(rows, _in_clusters(self.table.unit), goal.target, confidence, needed), needed=needed)
 
     def _certified(self, rows: Rows, best: Forecast, goal: Goal) -> Kept | None:
         """The cheapest plan that these certify rows certify, or `None`."""
@@ -259,7 +244,9 @@ class Tuner:
         )
 
 
-def require_rows(rows: int, target: float, at_confidence: float) -> None:
+def require_rows(
+    rows: int, target: float, at_confidence: float, *, method: Method = "split", only_look: bool = False
+) -> None:
     """Refuse a target that so many rows could not show even if no answer were ever worse.
 
     Raises
@@ -268,16 +255,22 @@ def require_rows(rows: int, target: float, at_confidence: float) -> None:
         `needed` says how many rows are the least.
     """
     _require_share("target", target)
-    _require_share("at_confidence", at_confidence)
-    budget = round(1.0 - at_confidence, 12)
-    least = math.ceil(math.log(budget) / math.log1p(-target)) if budget > 0 else rows + 1
-    needed = max(math.ceil(MIN_TRAIN_ROWS / TRAIN_SHARE), math.ceil(least / (1.0 - TRAIN_SHARE)))
+    look = None if only_look else 1
+    budget = _budget(at_confidence, look)
+    needed = least_units(target, budget, TRAIN_SHARE if method == "split" else None)
     if rows < needed:
-        raise TuningError(
-            f"{rows} labelled rows cannot show a loss of at most {target:g} at {at_confidence:g} confidence, even if "
-            f"no answer were ever worse; {needed} are the least. Add rows, or loosen the target",
-            needed=needed,
-        )
+        confidence = confidence_words(budget, at_confidence, look)
+        raise TuningError(too_few(rows, "", target, confidence, needed), needed=needed)
+
+
+def _budget(at_confidence: float, look: int | None) -> float:
+    """The share of cases that a look may be wrong in."""
+    _require_share("at_confidence", at_confidence)
+    if at_confidence > MAX_CONFIDENCE:
+        raise TuningError(f"at_confidence: {at_confidence} is above {MAX_CONFIDENCE}; 0.95 is usual", needed=0)
+    if look is not None and look < 1:
+        raise TuningError(f"look: {look} is below 1; the first look is 1", needed=0)
+    return round(1.0 - at_confidence, 12) * (1.0 if look is None else 2.0**-look)
 
 
 def _in_clusters(unit: Rows) -> str:
