@@ -146,6 +146,12 @@ def test_a_model_that_is_missing_on_the_bill_is_found(ledger: Path, bill: Bill) 
     assert report.rows[-1].reasons[0].startswith("not on the bill")
 
 
+def test_models_that_are_not_in_the_bill_are_named(ledger: Path, bill: Bill, cli: Cli) -> None:
+    """Where nothing says whose they are, the line says no more than that."""
+    done = cli("audit", "reconcile", bill(OPENAI, "2023-11-14,other,0,0,0,0,0"), "--home", ledger)
+    assert "in the ledger in these days, and not in this bill: small\n" in done.out
+
+
 def test_uncertain_requests_leave_a_range(ledger: Path, bill: Bill, cli: Cli) -> None:
     """A timeout that was billed after all is within it; what is above its bound is not."""
     _route(ledger, 1, prompt="t")

@@ -128,6 +128,19 @@ def test_an_unpriced_reply_is_no_uncertain_request(home: Path) -> None:
     assert [line.line for line in report.lines] == ["unpriced"]
 
 
+def test_the_total_of_the_lines_says_what_it_does_not_know(home: Path, cli: Cli) -> None:
+    """A sum that lacks the cost of a reply is never told as if it were whole."""
+    models = {"small": Model(litellm="openai/small"), "large": make_policy().models["large"]}
+    policy = replace(make_policy({"answer": {"choice": ["yes", "no"]}}), models=models)
+    scripts = ScriptedModels({"small": ["yes", "maybe"], "large": [Reply("no", USAGE)]})
+    with Router(policy, backend=scripts) as router:
+        router.route("t", "hi")
+        assert cli("audit", "--lines").out.splitlines()[2].split() == ["total", "1", "unknown", "$0.00"]
+        router.route("t", "hi")
+    total = next(line for line in cli("audit", "--lines").out.splitlines() if line.startswith("total"))
+    assert total.split()[1:5] == ["3", "at", "least", "$0.000028000"]
+
+
 @settings(max_examples=25, deadline=None)
 @given(words=st.text("ymtkb", max_size=14))
 def test_lines_rollups_and_scans_come_to_the_same(words: str, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -517,6 +517,22 @@ def test_a_recording_that_cannot_be_used_says_where(rows: list[Any], problem: st
     assert problem in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("models", "says"),
+    [
+        (("small", "large"), "3 are given for a ladder of 2 rungs; give 1"),
+        (("small", "mid", "mini", "large"), "2 are given for a ladder of 4 rungs; give 1 for all, or 3: one for each"),
+    ],
+)
+def test_as_many_thresholds_as_the_ladder_takes(models: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    """The message says how many, whatever the length of the ladder."""
+    task = replace(make_policy().tasks["colours"], ladder=models)
+    policy = Policy(1, {name: Model(f"x/{name}") for name in models}, {"colours": task})
+    given = [0.5] * int(says[0])
+    with pytest.raises(InvalidCall, match=f"threshold: {says}"):
+        _run(tmp_path, FOUR, Candidate(threshold=given), policies=policy)
+
+
 def test_what_cannot_be_tried_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two candidates, a threshold that is none, a task that only one side has, models of one name, the switch."""
     with pytest.raises(InvalidCall, match="give one thing to try"):

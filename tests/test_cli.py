@@ -588,6 +588,13 @@ def test_an_audit_by_each_dimension(by: str, keys: list[str], ledger: Path, cli:
     assert (done.code, done.err) == (0, "")
 
 
+def test_rows_that_do_not_add_up_say_why(ledger: Path, cli: Cli) -> None:
+    """By model they count what each model did, and the total counts calls."""
+    why = "as failed only without an answer, so rows need not add up to it"
+    assert why in cli("audit", "--by", "model").out
+    assert why not in cli("audit", "--by", "task").out
+
+
 def test_an_audit_by_user_shows_fingerprints(ledger: Path, cli: Cli) -> None:
     """No id is printed; `--user` takes the id that the application knows."""
     rows = _table(cli("audit", "--by", "user").out)[1:-1]

@@ -14,6 +14,7 @@ from router.cli.common import AsJson, Home, counted, dollars, percent, print_jso
 
 if TYPE_CHECKING:
     from router.audit import AuditReport, AuditRow, Filters, MoversReport
+    from router.audit.costs import CostLine
     from router.audit.units import Margin
 
 app = typer.Typer(help="Show calls, escalations and costs, from the ledger.", invoke_without_command=True)
@@ -133,8 +134,16 @@ def _print(report: AuditReport) -> None:
         sums = {name: sum(getattr(row, name) for row in report.rows) for name in names}
         total = _cells(replace(report.total, saved_nusd=None, **sums))
     print_table(columns, rows, numbers=columns[1:], footer=total)
-    if report.kind == "steps" and sum(row.calls for row in report.rows) != report.total.calls:
-        say("a call counts once for each model that it asked, and once in the total")
+    if report.kind == "steps" and not _adds_up(report):
+        say(
+            "rows count calls in which a model was asked, climbed past or failed; the total counts each call once, and "
+            "as failed only without an answer, so rows need not add up to it"
+        )
+
+
+def _adds_up(report: AuditReport) -> bool:
+    names = ("calls", "escalated", "failed")
+    return all(sum(getattr(row, name) for row in report.rows) == getattr(report.total, name) for name in names)
 
 
 def _print_lines(report: AuditReport) -> None:
@@ -145,7 +154,7 @@ def _print_lines(report: AuditReport) -> None:
         [
             ABOUT.get(line.line, line.line),
             f"{line.requests:,}",
-            "unknown" if line.line in ("unpriced", "unknown") and not line.cost_nusd else dollars(line.cost_nusd),
+            "unknown" if _unknown(line) else dollars(line.cost_nusd),
             percent(line.cost_nusd / whole) if whole else "",
             ("no bound" if line.unbounded else "") if not line.upper_nusd else f"{dollars(line.upper_nusd)}",
         ]
@@ -155,7 +164,7 @@ def _print_lines(report: AuditReport) -> None:
     requests = sum(line.requests for line in report.lines)
     most = sum(line.upper_nusd for line in report.lines)
     print_table(
-        columns, rows, numbers=columns[1:], footer=["total", f"{requests:,}", dollars(whole), "", dollars(most)]
+        columns, rows, numbers=columns[1:], footer=["total", f"{requests:,}", _whole(report), "", dollars(most)]
     )
     if whole != report.total.cost_nusd:
         rest = whole - report.total.cost_nusd
@@ -166,6 +175,18 @@ def _print_lines(report: AuditReport) -> None:
     if base.without_interval:
         about = counted(base.without_interval, "call")
         say(f"no interval for the estimate of {about}: their task has too few calls that climbed to the top")
+
+
+def _unknown(line: CostLine) -> bool:
+    return line.line in ("unpriced", "unknown") and not line.cost_nusd
+
+
+def _whole(report: AuditReport) -> str:
+    """What all lines cost; the least that it can be where the cost of one is unknown."""
+    whole = sum(line.cost_nusd for line in report.lines)
+    if not any(map(_unknown, report.lines)):
+        return dollars(whole)
+    return f"at least {dollars(whole)}" if whole else "unknown"
 
 
 def _print_margins(by: str, found: list[Margin]) -> None:

@@ -197,7 +197,7 @@ def _print_reconciliation(report: Reconciliation) -> None:
     if report.export.unused:
         say(f"columns that were not used: {', '.join(report.export.unused)}")
     if report.other_models:
-        say(f"in the ledger in these days, and of another provider: {', '.join(report.other_models)}")
+        say(f"in the ledger in these days, and not in this bill: {', '.join(report.other_models)}")
     differ = sum(not row.agrees for row in report.rows)
     say(f"{counted(differ, 'line')} of {len(report.rows):,} differ" if differ else "the bill agrees with the ledger")
 

@@ -69,8 +69,9 @@ class Candidate:
 def _threshold(given: Any, count: int) -> float | tuple[float, ...]:
     values = [given] if isinstance(given, int | float | str) else list(given)
     if len(values) not in (1, count):
+        each = f" for all, or {count}: one for each rung but the last" if count > 1 else ""
         raise InvalidCall(
-            f"threshold: {len(values)} are given; give one, or {count}, one for each rung but the last",
+            f"threshold: {len(values)} are given for a ladder of {count + 1} rung{'s' * (count > 0)}; give 1{each}",
             argument="threshold",
         )
     for value in values:
