@@ -22,6 +22,7 @@ setup: $(STAMP) ## Make the virtual environment with everything in it
 
 demo: $(STAMP) ## See a cascade decide and save, without a key: two classifiers, trained here in seconds
 	@$(BIN)/router demo
+	@echo '(here router is $(BIN)/router; . $(BIN)/activate makes it router)'
 
 replay: $(STAMP) ## The replay runner on sixteen tickets with scripted replies
 	@$(BIN)/python -m evals.replay_ladder --data evals --set demo_tickets --ladder demo-small,demo-large \

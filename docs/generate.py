@@ -633,7 +633,9 @@ def audit_example() -> str:
     """The commands of audit.md on the ledger that its first block makes."""
     # Fingerprints must not change from run to run.
     settings = {"ROUTER_SECRET": "audit-example", "ROUTER_HOME": ".router", "COLUMNS": "110"}
-    return _transcript("audit.md", _AUDIT_EXAMPLES, files=_AUDIT_FILES, settings=settings)
+    shown = _transcript("audit.md", _AUDIT_EXAMPLES, files=_AUDIT_FILES, settings=settings)
+    bill = _AUDIT_FILES["usage.csv"]
+    return shown.replace("$ router audit reconcile", f"$ cat usage.csv\n{bill}\n$ router audit reconcile")
 
 
 def _transcript(
