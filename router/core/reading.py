@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from router.core.call import Message, Reply, texts
 from router.core.checks import REFUSED, Verdict
 from router.core.effects import Request
 from router.core.evidence import read_evidence
 from router.core.plan import Plan, Rung
-from router.core.signals import agreement, draft_text, read_own, read_signals
+from router.core.signals import draft_text, read_own, read_signals
 
 
 def text_of(messages: tuple[Message, ...] | list[Message]) -> str:
@@ -26,12 +24,12 @@ def prompt_signals(rung: Rung, request: Request) -> dict[str, float]:
 
 
 def draft_signals(
-    rung: Rung, request: Request, reply: Reply, verdict: Verdict, before: Verdict | None, agree_on: Sequence[str] = ()
+    rung: Rung, request: Request, reply: Reply, verdict: Verdict, agrees: float | None = None
 ) -> dict[str, float]:
-    """Every signal of a draft that is wanted; `before` is the verdict on the draft before it."""
+    """Every signal of a draft that is wanted; `agrees` says whether it gives the answer of the draft before it."""
     found = read_signals(request.input_chars, reply, verdict)
-    if before is not None:
-        found["agreement"] = agreement(before, verdict, agree_on)
+    if agrees is not None:
+        found["agreement"] = agrees
     if rung.blocks:
         answer = verdict.value if verdict.valid else None
         found |= read_evidence(text_of(request.messages), reply, answer, rung.blocks)

@@ -122,7 +122,8 @@ class Trained:
             else:
                 one = self.confidence(model, family.rungs[at - 1] if at else None)
             draft.append(one.out_of_fold if last is None else 1.0 - one.out_of_fold)
-            leading.append(self.leading(members) if len(members) > 1 else None)
+            opens = self.train.led(model) if family.opens_panel(at) else None
+            leading.append(self.leading(members) if len(members) > 1 else opens)
         prompt = () if family.gate is None else (self.prompt(family.rungs[0]).out_of_fold,)
         return Scores(tuple(draft), prompt, tuple(leading))
 
