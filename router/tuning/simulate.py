@@ -14,6 +14,7 @@ import numpy as np
 
 from router.core.decision import gate_reason, judge
 from router.core.plan import Plan, Rung
+from router.core.word_scores import PROMPT_WORDS
 from router.tuning.runs import EvalRun
 from router.tuning.table import filled_against
 from router.tuning.texts import texts_of
@@ -161,7 +162,7 @@ class _Path:
         for name in rung.needs_words:
             texts = texts_of(self.run, model, name)
             if texts is not None and texts[row] is not None:
-                groups = self.run.group if name == "prompt_words" else None
+                groups = self.run.group if name in PROMPT_WORDS else None
                 found[name] = rung.words[name].chance(texts[row], None if groups is None else str(groups[row]))
         return found
 

@@ -12,6 +12,7 @@ from router.core.tuned import Certificate, TunedPlan, TunedRung
 from router.errors import TuningError
 from router.tuning.certify import test_for
 from router.tuning.chains import Chains, Goal, Kept
+from router.tuning.crossfit import LeftOut
 from router.tuning.fit import MAX_ROWS
 from router.tuning.plans import Heads, Scores, scores_of, with_used
 from router.tuning.result import Tuning
@@ -101,6 +102,8 @@ class Tuner:
         self.table = prepare(run)
         self.train, self.certify = self._split(train_share)
         self.trained = Trained(self.table.take(self.train), seed)
+        # Of `crossfit`: fitted when it is asked.
+        self.left_out = LeftOut(self.table, seed)
         self.data_hash = run.data_hash or self._digest()
 
     def _split(self, train_share: float) -> tuple[Rows, Rows]:
@@ -222,8 +225,9 @@ class Tuner:
     def _certified(self, rows: Rows, best: Forecast, goal: Goal) -> Kept | None:
         """The cheapest plan that these certify rows certify, or `None`."""
         table, family = self.table.take(rows), best.family
-        if self.method == "crossfit":  # Each row is scored by the fit that left it out.
-            fitted, scores = best.scores, Scores(*(tuple(one[rows] for one in part) for part in best.scores))
+        if self.method == "crossfit":
+            fitted = self.left_out.scores(family)
+            scores = Scores(*(tuple(one[rows] for one in part) for part in fitted))
         else:
             heads = self.trained.heads(family)
             fitted = scores_of(self.trained.train, family.rungs, family.by, heads)

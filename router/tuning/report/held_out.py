@@ -53,22 +53,23 @@ class HeldOut:
         """What the thresholds and gates of a family are compared with."""
         trained = self.tuner.trained
         if self.crossfit:
-            draft, *prompt = trained.scores(family)
+            draft, *prompt = self.tuner.left_out.scores(family)
             return Scores(tuple(one[self.rows] for one in draft), *(tuple(p[self.rows] for p in one) for one in prompt))
         return scores_of(self.table, family.rungs, family.by, trained.heads(family))
 
     def confidence(self, model: int, earlier: int | None = None) -> Floats:
         """Confidence in a model's drafts; NaN where there is none."""
-        fitted = self.tuner.trained.confidence(model, earlier)
+        trained = self.tuner.trained
         if self.crossfit:
-            return fitted.out_of_fold[self.rows]
-        return first_score((fitted.calibrator,), self.table.columns(model, earlier), self.table.rows)
+            return self.tuner.left_out.confidence(model, earlier)[self.rows]
+        fitted = trained.confidence(model, earlier).calibrator
+        return first_score((fitted,), trained.columns(self.table, model, earlier), self.table.rows)
 
     def settings(self, most: int) -> Floats:
         """Thresholds of the family at equal shares of the training drafts, strict to loose."""
         trained, family = self.tuner.trained, self.family
         scores = (
-            trained.scores(family)
+            self.tuner.left_out.scores(family)
             if self.crossfit
             else scores_of(trained.train, family.rungs, family.by, trained.heads(family))
         )
