@@ -32,8 +32,9 @@ from router.core.binding import PARTS as PARTS_OF_BINDING
 from router.core.calibration import prior
 from router.core.evidence import EVIDENCE
 from router.core.faults import FAULTS
+from router.core.panel import PANEL_SIGNALS
 from router.core.params import CALL_PARAMS, RESERVED_PARAMS
-from router.core.policy import FallbackRung, Model, PanelRung, Task
+from router.core.policy import AnswerKind, FallbackRung, Model, PanelRung, Task
 from router.core.signals import FREE_SIGNALS
 from router.core.word_scores import WORD_SIGNALS
 from router.errors import PolicyError
@@ -220,9 +221,10 @@ def _refused_rungs() -> set[str]:
     """The kinds of rung that loading refuses, found by trying."""
     refused = set()
     models = {name: Model(litellm=name) for name in ("a", "b", "c")}
+    labels = AnswerKind(choice=("x", "y"))
     for rung in (PanelRung(panel=("a", "b")), FallbackRung(fallback=("a", "b"))):
         try:
-            adopt(Policy(version=1, models=models, tasks={"t": Task(ladder=(rung, "c"))}))
+            adopt(Policy(version=1, models=models, tasks={"t": Task(ladder=(rung, "c"), answer=labels)}))
         except PolicyError as error:
             if "not built yet" not in str(error):
                 raise
@@ -375,6 +377,11 @@ def closer_table() -> str:
     rows = [(f"`{name}`", block, meaning) for block, names in EVIDENCE.items() for name, meaning in names.items()]
     rows += [(f"`{name}`", "words", meaning) for name, meaning in WORD_SIGNALS.items()]
     return _table(("signal", "block", "meaning"), rows)
+
+
+def panel_table() -> str:
+    """What the members of a panel say together."""
+    return _table(("signal", "meaning"), [(f"`{name}`", meaning) for name, meaning in PANEL_SIGNALS.items()])
 
 
 def prior_values() -> str:
@@ -743,6 +750,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "refused-arguments": refused_arguments,
     "signal-table": signal_table,
     "closer-table": closer_table,
+    "panel-table": panel_table,
     "prior-values": prior_values,
     "fault-table": fault_table,
     "error-tree": error_tree,

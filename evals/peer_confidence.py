@@ -39,9 +39,9 @@ from router.tuning.features import score
 from router.tuning.fit import isotonic
 from router.tuning.plans import Heads, with_used
 from router.tuning.quality import quality_of
-from router.tuning.search import Trained
 from router.tuning.table import Table, folds_of
 from router.tuning.texts import word_columns
+from router.tuning.trained import Trained
 
 Floats = NDArray[np.float64]
 FOLDS = 5

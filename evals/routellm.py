@@ -25,9 +25,9 @@ from router.core.word_scores import Words, WordSignal
 from router.tuning.features import score as score_columns
 from router.tuning.fit import Fit
 from router.tuning.loading import load_columns
-from router.tuning.search import Trained
 from router.tuning.table import Table, prepare
 from router.tuning.texts import word_columns
+from router.tuning.trained import Trained
 
 Floats = NDArray[np.float64]
 

@@ -29,8 +29,8 @@ from router.core.signals import FREE_SIGNALS, read_signals
 from router.core.word_scores import WORD_FEATURES, WORD_SIGNALS, Words
 from router.tuning.fit import FOLDS, fit
 from router.tuning.quality import quality_of
-from router.tuning.search import Trained
 from router.tuning.table import folds_of
+from router.tuning.trained import Trained
 
 Floats = NDArray[np.float64]
 

@@ -14,8 +14,9 @@ from router.core.answer import Attempt
 from router.core.binding import binding, changed
 from router.core.checks import Check, build_check
 from router.core.dated import next_change, own_price, price_source, starts_s
-from router.core.plan import Force, Plan, Rung, Standing, follow
-from router.core.policy import Policy, Task
+from router.core.ladder import places
+from router.core.plan import Force, Plan, Rung, Standing, as_member, follow
+from router.core.policy import PanelRung, Policy, Task
 from router.core.pricing import NOTICE_S, merged
 from router.core.tuned import TunedRung
 from router.errors import PolicyError, warn
@@ -114,10 +115,14 @@ def resolve(
     if standing.force == "top":
         return replace(plan, rungs=_top_only(ladder))
     if standing.force == "tuned" and tuned is not None and tuned.plan is not None:
-        groups = {group: follow(ladder, rungs) for group, rungs in tuned.plan.groups.items()}
+        groups = {group: follow(ladder, rungs, tuned.panels) for group, rungs in tuned.plan.groups.items()}
         served = {model: frozenset(ids) for model, ids in tuned.served.items()}
         return replace(
-            plan, rungs=follow(ladder, tuned.plan.rungs), group=tuned.plan.group, groups=groups, served=served
+            plan,
+            rungs=follow(ladder, tuned.plan.rungs, tuned.panels),
+            group=tuned.plan.group,
+            groups=groups,
+            served=served,
         )
     return plan
 
@@ -186,7 +191,7 @@ def _misfit(ladder: Sequence[str], tuned: Tuned) -> str:
     if tuned.plan is None:
         return ""
     for rungs in (tuned.plan.rungs, *tuned.plan.groups.values()):
-        models = [rung.model for rung in rungs]
+        models = [key for rung in rungs for key in rung.keys]
         if models != [model for model in ladder if model in models]:
             return f"the plan asks {' then '.join(models)}, which is no path up the ladder {' -> '.join(ladder)}"
     return ""
@@ -196,45 +201,49 @@ def _ladder(policy: Policy, name: str, backend: Backend, tuned: Tuned | None, no
     """Every rung of the policy's ladder, with the calibrators that there are for it."""
     task = policy.tasks[name]
     rungs = []
-    for rung, threshold in zip(task.ladder, (*task.thresholds(), None), strict=True):
-        if not isinstance(rung, str):
-            raise PolicyError("panels and fallbacks are not built yet", where=f"tasks.{name}.ladder")
-        model = policy.models[rung]
+    thresholds = (*task.thresholds(), None)
+    asked = places(task.ladder)
+    for place in asked:
+        model, rung = policy.models[place.model], place.model
         facts = backend.facts(model)
         own, change = own_price(model.price, now_s), next_change(model.price, facts.price, now_s)
-        rungs.append(
-            Rung(
-                name=rung,
-                model=model,
-                price=merged(own, facts.price),
-                price_source=price_source(own, facts.price, facts.price_source),
-                image_tokens=model.image_tokens or facts.image_tokens,
-                change=change,
-                change_is_near=change is not None and change.starts_s - now_s <= NOTICE_S,
-                threshold=threshold,
-                calibrators=tuned.calibrators.get(rung, ()) if tuned else (),
-                confidence_source=tuned.source if tuned else "prior",
-                context_tokens=model.context_tokens or facts.context_tokens,
-                max_output_tokens=model.max_output_tokens or facts.max_output_tokens,
-                capabilities=facts.capabilities if model.capabilities is None else frozenset(model.capabilities),
-                gain=tuned.gain.get(rung, ()) if tuned else (),
-                prompt=tuned.prompt.get(rung, ()) if tuned else (),
-                words=tuned.words.get(rung, {}) if tuned else {},
-            )
+        one = Rung(
+            name=rung,
+            model=model,
+            price=merged(own, facts.price),
+            price_source=price_source(own, facts.price, facts.price_source),
+            image_tokens=model.image_tokens or facts.image_tokens,
+            change=change,
+            change_is_near=change is not None and change.starts_s - now_s <= NOTICE_S,
+            threshold=thresholds[place.rung],
+            calibrators=tuned.calibrators.get(place.key, ()) if tuned else (),
+            confidence_source=tuned.source if tuned else "prior",
+            context_tokens=model.context_tokens or facts.context_tokens,
+            max_output_tokens=model.max_output_tokens or facts.max_output_tokens,
+            capabilities=facts.capabilities if model.capabilities is None else frozenset(model.capabilities),
+            gain=tuned.gain.get(place.key, ()) if tuned else (),
+            prompt=tuned.prompt.get(place.key, ()) if tuned else (),
+            words=tuned.words.get(place.key, {}) if tuned else {},
+            level=place.rung,
+            key=place.key,
         )
+        if place.members > 1:
+            keys = tuple(other.key for other in asked if other.rung == place.rung)
+            one = as_member(one, keys, tuned.panels if tuned else {})
+        rungs.append(one)
     return tuple(rungs)
 
 
 def _next_look(standing: Standing, policy: Policy, name: str, now_s: float) -> float | None:
     """When the plan has to be made anew: its certificate runs out, or a price is about to change or changes."""
-    prices = [policy.models[rung].price for rung in policy.tasks[name].ladder if isinstance(rung, str)]
+    prices = [policy.models[place.model].price for place in places(policy.tasks[name].ladder)]
     dates = [starts_s(date) for price in prices for date in price.changes or ()]
     looks = [at for date in dates for at in (date - NOTICE_S, date) if at > now_s]
     return min([*looks, *([] if standing.check_again_s is None else [standing.check_again_s])], default=None)
 
 
 def _top_only(ladder: tuple[Rung, ...]) -> tuple[Rung, ...]:
-    return follow(ladder, (TunedRung(ladder[-1].name),))
+    return follow(ladder, (TunedRung(ladder[-1].key),))
 
 
 def task_check(task: Task, own_check: OwnCheck | None = None) -> Check:
@@ -249,7 +258,7 @@ def task_check(task: Task, own_check: OwnCheck | None = None) -> Check:
 def _plan_hash(policy: Policy, name: str, confidence_source: str) -> str:
     """Changes with whatever changes answers or decisions, and with nothing else."""
     task = policy.tasks[name]
-    models = [policy.models[rung] for rung in task.ladder if isinstance(rung, str)]
+    models = [policy.models[place.model] for place in places(task.ladder)]
     parts = [
         [[model.litellm, dict(model.params), model.api_base] for model in models],
         task.thresholds(),
@@ -259,5 +268,6 @@ def _plan_hash(policy: Policy, name: str, confidence_source: str) -> str:
         repr(task.answer),
         task.max_output_tokens,
         confidence_source,
+        *([repr(task.ladder)] if any(isinstance(rung, PanelRung) for rung in task.ladder) else []),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]

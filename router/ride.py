@@ -253,7 +253,7 @@ class Ride:
     def _opened(self, pending: Pending, first: Chunk | Outcome, coming: Any, before: int) -> Outcome | Live:
         if isinstance(first, Chunk):
             pending.first_token_s = self._world.clock.monotonic() - pending.started_s
-            return Live(pending, first, coming, before, Marks(pending.ask.rung, self._trace.route_id))
+            return Live(pending, first, coming, before, Marks(pending.ask.place, self._trace.route_id))
         outcome = plausible(first)
         self._end(pending, outcome)
         return outcome

@@ -68,7 +68,9 @@ def make_plan(
     """A ladder with one threshold for each rung but the last."""
     ladder = tuple(
         replace(
-            Rung(name, Model(f"a/{name}"), price, threshold, (STATED,), "tuned:test", max_output_tokens=100),
+            Rung(
+                name, Model(f"a/{name}"), price, threshold, (STATED,), "tuned:test", max_output_tokens=100, level=number
+            ),
             **(rungs or {}).get(number, {}),
         )
         for number, (name, price, threshold) in enumerate(zip(NAMES, PRICES, (*thresholds, None), strict=False))

@@ -18,7 +18,7 @@ from router.models.recording import read_recording
 from router.models.replay import Replay
 from router.spec import write_artefact
 from router.tuning import EvalRun, Tuner, load_run, simulate, tune_task
-from router.tuning.plans import Heads
+from router.tuning.plans import Fitted, Heads
 from router.tuning.rows import prompt_id
 from tests.tuning_support import DATA, recorded, write_policy, write_rows
 
@@ -97,6 +97,10 @@ MADE = {
     "lower_pair": (TunedRung("tiny", 0.7), TunedRung("small")),
     "outer_pair": (TunedRung("tiny", 0.7), TunedRung("large")),
     "middle_alone": (TunedRung("small"),),
+    "panel": (TunedRung("tiny", 0.8, panel=("small",)), TunedRung("large")),
+    "panel_by_gain": (TunedRung("tiny", 0.75, by="gain", panel=("small",)), TunedRung("large")),
+    "panel_given_up": (TunedRung("tiny", 0.8, panel=("small",), low=0.65), TunedRung("large")),
+    "panel_gated": (TunedRung("tiny", 0.8, gate=0.62, panel=("small",)), TunedRung("large")),
 }
 
 
@@ -118,7 +122,9 @@ def test_every_kind_of_plan_is_followed(tmp_path: Path, name: str) -> None:
         )
         for at, model in enumerate(models)
     }
-    made = replace(found, plan=TunedPlan(MADE[name]), heads=heads)
+    state = fits.panel((0, 1)), fits.panel((0, 1), 2)
+    panels: dict[tuple[str, ...], Heads] = {("tiny", "small"): Heads((state[0].calibrator,), (state[1].calibrator,))}
+    made = replace(found, plan=TunedPlan(MADE[name]), fitted=Fitted(heads, panels))
     litellm = {model: f"x/{model}" for model in models}
     write_artefact(folder, made.artefact(litellm, binds_to=binding(load_policy(folder), "colours")))
     expected = made.apply(run)

@@ -52,6 +52,10 @@ def ladder(text: str) -> str:
     return BASE.replace("[small, large]", text)
 
 
+CHOICE = task_key("answer: {choice: [a, b]}")
+THREE = BASE.replace("  large:", "  other: {litellm: a/other}\n  large:")
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """An empty folder for policies."""
@@ -330,7 +334,10 @@ class Bad:
     line: int | None = TASK_LINE
 
 
-NO_RUNG = "a rung is the name of a model; panels and fallbacks are part of the grammar but not built yet"
+NO_RUNG = (
+    "a rung is the name of a model, or `{panel: [a, b]}` of two to eight; fallbacks are part of the grammar but not "
+    "built yet"
+)
 NOT_BUILT = "is part of the grammar but not built yet; remove it"
 KINDS = "name exactly one kind of choice, number, json, pattern, text; found "
 BOMB = "".join(
@@ -578,17 +585,46 @@ BAD = {
         "tasks.t.answer.json",
     ),
     # Parts that are not built
-    "panel": Bad(
-        ladder("[{panel: [small, large]}]"),
-        "panels and fallbacks are part of the grammar but not built yet; name one model",
+    "fallback": Bad(ladder("[{fallback: [small, large]}]"), NO_RUNG, "tasks.t.ladder.0", 7),
+    # Panels
+    "panel_of_one": Bad(ladder("[{panel: [small]}, large]"), NO_RUNG, "tasks.t.ladder.0", 7),
+    "panel_at_the_end": Bad(
+        CHOICE.replace("[small, large]", "[{panel: [small, large]}]"),
+        "a panel cannot be the last rung: what it is worth is measured against one model; put a model above it",
         "tasks.t.ladder.0",
         7,
     ),
-    "fallback": Bad(
-        ladder("[{fallback: [small, large]}]"),
-        "panels and fallbacks are part of the grammar but not built yet; name one model",
+    "panel_that_cannot_agree": Bad(
+        THREE.replace("[small, large]", "[{panel: [small, other]}, large]"),
+        "answers in free text are hardly ever equal, so that a panel could never agree; give the task an `answer:` of "
+        "kind choice, number, json or pattern",
+        "tasks.t.ladder.0",
+        8,
+    ),
+    "panel_of_a_stranger": Bad(
+        CHOICE.replace("[small, large]", "[{panel: [small, smal]}, large]"),
+        "unknown model 'smal'; did you mean 'small'?",
+        "tasks.t.ladder.0.panel.1",
+        7,
+    ),
+    "panel_with_another_rung": Bad(
+        CHOICE.replace("[small, large]", "[{panel: [small, large]}, large]"),
+        "model 'large' stands twice in the ladder; name each rung once",
+        "tasks.t.ladder.1",
+        7,
+    ),
+    "panel_of_one_answer": Bad(
+        CHOICE.replace("[small, large]", "[{panel: [small, small]}, large]\n    params: {temperature: 0}"),
+        "asks 'small' 2 times, and it gives the same answer each time; give it a `temperature` above 0, or ask another "
+        "model",
         "tasks.t.ladder.0",
         7,
+    ),
+    "agree_on_without_json": Bad(
+        CHOICE + "    agree_on: [answer]\n",
+        "names fields of a JSON answer, and the answer kind is another one; remove it",
+        "tasks.t.agree_on",
+        9,
     ),
     "panel_mistyped": Bad(ladder("[{panl: [small, large]}]"), NO_RUNG, "tasks.t.ladder.0", 7),
     # Limits that calls share

@@ -18,7 +18,7 @@ from router.errors import TuningError
 from router.tuning.certify import Test as LossTest
 from router.tuning.certify import Tried, saves, walk
 from router.tuning.compare import compare
-from router.tuning.plans import Heads, apply_rungs
+from router.tuning.plans import Fitted, Heads, apply_rungs
 from router.tuning.runs import EvalRun
 from router.tuning.search import MAX_SETTINGS, between, chain_of, choose, needed_rows
 from router.tuning.table import folds_of, prepare, split
@@ -471,7 +471,7 @@ def test_a_plan_does_on_columns_what_it_does_call_by_call(rungs: tuple[TunedRung
         for model in run.models
     }
     run = replace(run, signals=signals, prompt_signals={"input_chars": random.integers(0, 100, 40).astype(float)})
-    found = apply_rungs(prepare(run), rungs, HEADS)
+    found = apply_rungs(prepare(run), rungs, Fitted(HEADS, {}))
     expected = [by_hand(run, rungs, row) for row in range(40)]
     assert found.answered.tolist() == [model for model, _ in expected]
     assert found.cost.tolist() == pytest.approx([cost for _, cost in expected])

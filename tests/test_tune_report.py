@@ -330,7 +330,7 @@ MISSING: dict[str, tuple[dict[str, Any], str]] = {
         "are too few to say",
     ),
     "crossfit": ({"method": "crossfit"}, "each is scored by the fit that left it out"),
-    "clusters": ({"cluster": "customer"}, "In the figures below each row counts once"),
+    "clusters": ({"cluster": "customer"}, "In the figures below a loss is that of the mean cluster"),
 }
 
 

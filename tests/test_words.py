@@ -149,7 +149,7 @@ def test_words_that_tell_are_found_and_followed_on_the_path(tmp_path: Path) -> N
     folder, rows = _policy(tmp_path / "policies"), telling(1200, told=True)
     tuned = tune_task("colours", write_rows(tmp_path / "run.jsonl", rows), policies=folder)
     assert tuned.tuning.certified, tuned.tuning.refusal
-    assert "draft_words" in tuned.tuning.heads["small"].words
+    assert "draft_words" in tuned.tuning.fitted.models["small"].words
     tuned.write()
     unseen = telling(300, told=True)
     run = load_run(write_rows(tmp_path / "unseen.jsonl", unseen), "colours", policies=folder)

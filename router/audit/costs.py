@@ -21,6 +21,8 @@ _Z95 = 1.959964
 
 ABOUT: dict[str, str] = {
     "first": "first answers: the first rung that a call asked",
+    "panel": "panels: answers of every further member",
+    "sample": "samples: answers of a model that was asked again",
     "escalation": "escalations: answers of every rung above",
     "retry": "retries: answers that came at the second try or later",
     "invalid": "invalid drafts: replies that did not fit the answer kind",

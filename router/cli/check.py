@@ -152,7 +152,8 @@ def _rung(rung: Rung) -> dict[str, Any]:
     from router.core.policy import Price
 
     return {
-        "model": rung.name,
+        "model": rung.key,
+        "member": rung.member,
         "litellm": rung.model.litellm,
         "accept": _accept(rung),
         "threshold": rung.threshold,
@@ -224,7 +225,12 @@ def _dearer_first(plan: Plan) -> list[str]:
     for rung, above in pairwise(plan.rungs):
         here, there = ((one.price.input_usd_per_mtok, one.price.output_usd_per_mtok) for one in (rung, above))
         pairs = [(a, b) for a, b in zip(here, there, strict=True) if a is not None and b is not None]
-        if len(pairs) == 2 and all(a >= b for a, b in pairs) and any(a > b for a, b in pairs):
+        if (
+            rung.level != above.level
+            and len(pairs) == 2
+            and all(a >= b for a, b in pairs)
+            and any(a > b for a, b in pairs)
+        ):
             problem = f"task {plan.task_name!r}: rung {rung.name!r} costs more than {above.name!r} above it"
             found.append(f"{problem}; a ladder goes from the cheapest model to the dearest")
     return found
@@ -264,7 +270,9 @@ def _unused(loaded: Loaded) -> list[str]:
 
 
 def _users(loaded: Loaded, model: str) -> list[str]:
-    return [name for name, task in loaded.policy.tasks.items() if model in task.ladder]
+    from router.core.ladder import uses
+
+    return [name for name, task in loaded.policy.tasks.items() if uses(task.ladder, model)]
 
 
 def _print(tasks: list[dict[str, Any]], policy_hash: str, files: int) -> None:
@@ -287,4 +295,5 @@ def _print(tasks: list[dict[str, Any]], policy_hash: str, files: int) -> None:
 
 def _row(title: str, rung: dict[str, Any]) -> list[str]:
     source = "uncalibrated" if rung["confidence_source"] == "prior" else rung["confidence_source"]
-    return [title, rung["model"], rung["litellm"], rung["accept"], source]
+    name = f"+ {rung['model']}" if rung["member"] else rung["model"]
+    return [title, name, rung["litellm"], rung["accept"], source]

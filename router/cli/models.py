@@ -21,6 +21,7 @@ def models(policies: Policies = None, environment: Environment = None, as_json: 
     from time import time
 
     from router.core.dated import next_change, own_price, price_source
+    from router.core.ladder import uses
     from router.core.policy import Price
     from router.core.pricing import merged
     from router.models.real import RealModels
@@ -49,7 +50,7 @@ def models(policies: Policies = None, environment: Environment = None, as_json: 
                 "context_tokens": model.context_tokens or facts.context_tokens,
                 "capabilities": list(about.capabilities),
                 "key": about.key,
-                "used_by": [task for task, one in loaded.policy.tasks.items() if name in one.ladder],
+                "used_by": [task for task, one in loaded.policy.tasks.items() if uses(one.ladder, name)],
             }
         )
     if as_json:

@@ -10,7 +10,7 @@ from router.core.call import FinishReason, ToolCall, Usage
 from router.core.faults import Fault
 from router.core.pricing import Amount, total, usd
 
-Action = Literal["accept", "escalate", "keep", "skip", "fail", "repeat"]
+Action = Literal["accept", "next", "escalate", "keep", "skip", "fail", "repeat"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,8 @@ class Step:
     rung: int
     model: str
     action: Action
-    """`accept` this draft, `escalate` past it, `keep` it because nothing better came, `skip` or `fail` the rung.
+    """`accept` this draft, ask the `next` of the panel, `escalate` past it, `keep` it because nothing better came,
+    `skip` or `fail` the rung.
 
     `repeat` gives the answer of an earlier call again."""
     reason: str

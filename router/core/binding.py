@@ -11,17 +11,20 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from router.core.policy import Policy
+from router.core.ladder import model_of, places
+from router.core.policy import PanelRung, Policy
 from router.core.signals import SIGNALS_VERSION
 
 # How each part is called when it no longer matches.
 PARTS: dict[str, str] = {
     "ladder": "the ladder",
+    "panels": "the panels of the ladder",
     "models": "a model's name or parameters",
     "params": "the task's parameters",
     "system": "the system text",
     "template_version": "template_version",
     "answer": "the answer kind",
+    "agree_on": "agree_on",
     "max_output_tokens": "max_output_tokens",
     "group": "`group:`",
     "own_check": "whether an own check is registered",
@@ -29,20 +32,22 @@ PARTS: dict[str, str] = {
 }
 
 # What answers do not depend on, only which of them is given.
-_OF_THE_PLAN = ("ladder", "models", "group")
+_OF_THE_PLAN = ("ladder", "panels", "models", "group", "agree_on")
 
 
 def binding(policy: Policy, task: str, *, own_check: bool = False) -> dict[str, Any]:
     """The binding of a task as plain JSON. Long or private parts are digests."""
     one = policy.tasks[task]
-    names = [rung for rung in one.ladder if isinstance(rung, str)]
+    asked = places(one.ladder)
     return {
-        "ladder": names,
-        "models": {name: _model(policy, name) for name in names},
+        "ladder": [place.key for place in asked],
+        "panels": [list(rung.panel) for rung in one.ladder if isinstance(rung, PanelRung)],
+        "models": {place.model: _model(policy, place.model) for place in asked},
         "params": _plain(one.params),
         "system": None if one.system is None else digest(one.system),
         "template_version": one.template_version,
         "answer": digest(asdict(one.answer)),
+        "agree_on": list(one.agree_on),
         "max_output_tokens": one.max_output_tokens,
         "group": one.group,
         "own_check": own_check,
@@ -61,14 +66,14 @@ def changed(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
                 for name in after
                 if name in before and before[name] != after[name]
             ]
-        elif before != after and (part in then or after not in (None, False)):
+        elif before != after and (part in then or after not in (None, False, [])):
             found.append(words if part in ("system", "answer") else f"{words} was {before!r}, is now {after!r}")
     return found
 
 
 def row_binding(bound: Mapping[str, Any], model: str) -> dict[str, str]:
     """The binding of one model's answers, short enough to stand in every row of an eval run."""
-    parts = {**bound["models"][model], **{name: bound[name] for name in bound if name not in _OF_THE_PLAN}}
+    parts = {**bound["models"][model_of(model)], **{name: bound[name] for name in bound if name not in _OF_THE_PLAN}}
     return {name: digest(value)[:8] for name, value in parts.items()}
 
 

@@ -209,6 +209,8 @@ def confidence(calibrators: tuple[Calibrator, ...], signals: Mapping[str, float]
 _PRIOR_LOGIT = math.log(0.85 / 0.15)
 _PRIOR_MARKS = (("invalid", -4.0), ("empty", -5.0), ("refusal", -4.0), ("truncated", -3.0))
 _PRIOR_LP_MEAN = 2.35
+# A panel that is of one mind raises the odds by a factor of about 7, one that is divided does not.
+_PRIOR_VOTES = 2.0
 # Some repetition is style (lists, sums); a draft that repeats most of its phrases is a loop.
 _PRIOR_LOOP, _LOOP_FROM = -3.0, 0.5
 
@@ -218,6 +220,8 @@ def prior(signals: Mapping[str, float]) -> float:
     logit = _PRIOR_LOGIT + _PRIOR_LP_MEAN * signals.get("lp_mean", 0.0)
     for name, weight in _PRIOR_MARKS:
         logit += weight * signals.get(name, 0.0)
+    if "panel_votes" in signals:
+        logit += _PRIOR_VOTES * (2.0 * signals["panel_votes"] - 1.0)
     if signals.get("repetition", 0.0) > _LOOP_FROM:
         logit += _PRIOR_LOOP
     return sigmoid(logit)

@@ -6,7 +6,7 @@ writes: `router.drive` performs what it yields, once for each kind of caller.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, NoReturn
 
@@ -15,38 +15,37 @@ from router.core.answer import Action, Answer, Attempt, Step, climbed, costs
 from router.core.call import Call, Failure, Reply, Usage, input_tokens_bound
 from router.core.checks import REFUSED, Verdict
 from router.core.counters import Line, Refusal, Unbounded
-from router.core.decision import judge, skip_reason
+from router.core.decision import Judged, first_probability, judge, judge_panel, skip_reason
 from router.core.effects import Ask, Asked, CountTokens, Do, Effect, Finish, Flow, ReadClock, Request, Reserve, Wait
-from router.core.faults import FAULTS, Fault
+from router.core.endings import Endings
+from router.core.faults import FAULTS
+from router.core.panel import Vote, leading, panel_signals
 from router.core.plan import NOT_IN_PLAN, Plan, Rung
-from router.core.pricing import total, usd
+from router.core.pricing import total
 from router.core.reading import draft_signals, prompt_signals
+from router.core.signals import compared
 from router.core.tools import marked, rung_of
-from router.errors import (
-    BudgetExceeded,
-    ContentFiltered,
-    CostLimitExceeded,
-    DeadlineExceeded,
-    InvalidCall,
-    LadderExhausted,
-    RequestRefused,
-    RouterError,
-    StreamInterrupted,
-)
+from router.errors import RouterError
 
 # Pauses of a call that waits for room in a budget.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
 
 
+def _raise(error: RouterError) -> NoReturn:
+    raise error
+
+
 class _Draft(NamedTuple):
     """A reply that was judged."""
 
-    rung: int
+    place: int
     reply: Reply
     verdict: Verdict
-    step: Step
     usage: Usage | None
     """As recorded: estimated where the provider reported none."""
+    signals: Mapping[str, float]
+    step: Step | None = None
+    """What was decided of it."""
 
 
 def cascade(plan: Plan, request: Request, budgets: Sequence[Line] = ()) -> Flow:
@@ -81,18 +80,21 @@ class _Climb:
         self.attempts: list[Attempt] = []
         self.elapsed_s = 0.0
         self.held: _Draft | None = None
+        self.panel: list[tuple[_Draft, Vote]] = []  # Of the rung that is being asked, where that is a panel.
+        self.given_up: int | None = None  # The rung of a panel whose other members are not asked.
+        self.goes_on: int | None = None
         self.shown = False
         self.down = False  # Whether the rung that was asked last could not be reached.
         self.before: Verdict | None = None
         self.usage_below: Usage | None = None  # As reported for the last draft below the top rung.
         self.input_bound = input_tokens_bound(request.messages)
+        self.endings = Endings(plan, request, self.steps, self.attempts)
 
     def run(self) -> Flow:
         yield from self._check_input(self.plan.task.max_input_tokens)
-        goes_on = rung_of(self.request.messages)
+        self.goes_on = rung_of(self.request.messages)
         for index, rung in enumerate(self.plan.rungs):
-            if unfit := self._unfit(index, goes_on):
-                self._step(index, "skip", unfit)
+            if self._passed_over(index):
                 continue
             call = compose.call(self.plan, index, self.request)
             if not self._surely_fits(rung.context_tokens) and (yield from self._too_long(call, rung.context_tokens)):
@@ -100,22 +102,30 @@ class _Climb:
                 continue
             yield from self._read_clock()
             if self._out_of_time():
-                return self._kept(index, "the deadline passed") or self._raise_deadline()
+                return self._kept(index, "the deadline passed") or _raise(self.endings.deadline())
             upper = compose.upper_nusd(rung, call, self.request, self.input_bound)
             if (attempts := self._affordable(upper)) == 0:
                 kept = self._kept(index, "the cost limit leaves no room for it")
-                return kept or self._raise_cost_limit(rung, call, upper)
+                spent = self._spent_upper()
+                return kept or _raise(self.endings.cost_limit(rung, call, upper, spent, self.input_bound))
             if self.budgets and (kept := (yield from self._reserve(index, call, upper))):
                 return kept
             live = self.request.stream and rung.threshold is None
-            draft = self._read(index, (yield Ask(index, call, attempts, rung.rates, upper, live)))
+            ask = Ask(rung.level, call, attempts, rung.rates, upper, live, index, rung.purpose)
+            draft = self._read(index, (yield ask))
             if draft is None:
                 continue
-            if draft.step.action == "accept":
+            if draft.step and draft.step.action == "accept":
                 return self._answer(draft)
             if draft.verdict.valid:
                 self.held = draft
-        return self._kept(None, "") or self._raise_exhausted()
+        return self._ended()
+
+    def _ended(self) -> Answer:
+        """What is left when every rung has been asked: the best usable draft, if there is one."""
+        if kept := self._kept(None, ""):
+            return kept
+        raise self.endings.deadline() if self._out_of_time() else self.endings.exhausted()
 
     def _reserve(self, index: int, call: Call, upper: int | None) -> Generator[Effect, Any, Answer | None]:
         """Take room in every budget for the first request to a rung; where there is none, the draft that is kept."""
@@ -124,7 +134,8 @@ class _Climb:
             why = compose.unbounded(self.plan.rungs[index], call, self.request, self.input_bound)
             return self._at_limit(index, Unbounded(in_dollars[0], why))
         pause_s, began_s = _FIRST_PAUSE_S, self.elapsed_s
-        reserve = Do(Reserve(upper, index > self.first and not climbed(self.attempts, self.first)))
+        level = self.plan.rungs[index].level
+        reserve = Do(Reserve(upper, level > self.first and not climbed(self.attempts, self.first)))
         while (found := (yield reserve)) is not None:
             if isinstance(found, RouterError):
                 raise found
@@ -138,13 +149,11 @@ class _Climb:
 
     def _at_limit(self, index: int, found: Refusal | Unbounded) -> Answer:
         """What becomes of a call that a budget has no room for."""
-        why, before = found.why(), self._history()
+        why, before = found.why(), self.endings.history()
         if found.line.counter.at_limit != "refuse" and (kept := self._kept(index, why)):
             return kept
         self._step(index, "skip", why)  # On record, too: a refused call may have no other step.
-        name = self.plan.rungs[index].name
-        problem = f"task {self.plan.task_name!r}: a request to {name!r} is not sent: {why}{before}"
-        raise BudgetExceeded(problem, **found.fields(), **self._error_fields())
+        raise self.endings.budget(self.plan.rungs[index].name, found, before)
 
     def _read(self, index: int, asked: Asked) -> _Draft | None:
         """The draft of a rung that was asked; `None` where it gave none."""
@@ -160,14 +169,23 @@ class _Climb:
         if self._surely_fits(limit):
             return
         if (yield from self._too_long(compose.call(self.plan, 0, self.request), limit)):
-            raise InvalidCall(
-                f"prompt: is longer than the {limit} tokens that task {self.plan.task_name!r} takes; "
-                "shorten it, or raise max_input_tokens",
-                argument="prompt",
-            )
+            raise self.endings.too_long(limit)
 
-    def _unfit(self, index: int, goes_on: int | None) -> str:
+    def _passed_over(self, index: int) -> bool:
+        """Whether a rung is not asked; its step says why, but for the rest of a panel that was given up."""
+        rung = self.plan.rungs[index]
+        if rung.member and rung.level == self.given_up:
+            return True
+        unfit = self._unfit(index)
+        if unfit:
+            self._step(index, "skip", unfit)
+            if rung.gate is not None:  # It is the first of a panel, if of any: what it skips is all of it.
+                self.given_up = rung.level
+        return bool(unfit)
+
+    def _unfit(self, index: int) -> str:
         """Why a rung is not asked at all, or ""."""
+        goes_on = self.goes_on
         if goes_on is not None and index < goes_on < len(self.plan.rungs):
             return f"rung {self.plan.rungs[goes_on].name!r} made the tool calls that are answered here, so it goes on"
         rung = self.plan.rungs[index]
@@ -212,8 +230,9 @@ class _Climb:
     def _step(
         self, rung: int, action: Literal["skip", "fail"], reason: str, attempts: tuple[Attempt, ...] = ()
     ) -> None:
-        name, cost = self.plan.rungs[rung].name, total([attempt.amount.nusd for attempt in attempts])
-        self.steps.append(Step(rung, name, action, reason, cost_nusd=cost, attempts=len(attempts)))
+        cost = total([attempt.amount.nusd for attempt in attempts])
+        place = self.plan.rungs[rung]
+        self.steps.append(Step(place.level, place.name, action, reason, cost_nusd=cost, attempts=len(attempts)))
 
     def _failed(self, index: int, failure: Failure, attempts: tuple[Attempt, ...]) -> None:
         tries = f" after {len(attempts)} attempts" if len(attempts) > 1 else ""
@@ -224,22 +243,32 @@ class _Climb:
         if then == "on_filter":
             then = self.plan.task.on_filter
         if self.shown:
-            self._raise_interrupted(failure)
+            raise self.endings.interrupted(failure)
         if then == "raise":
-            self._raise_failure(failure)
+            raise self.endings.refused(failure)
 
     def _judge(self, index: int, reply: Reply, attempts: tuple[Attempt, ...]) -> _Draft:
         rung = self.plan.rungs[index]
         verdict = self._verdict(reply)
-        signals = draft_signals(rung, self.request, reply, verdict, self.before)
+        # Members of a panel are compared with all others, not with the one before.
+        before = None if rung.members > 1 else self.before
+        agree_on = self.plan.task.agree_on
+        signals: Mapping[str, float] = draft_signals(rung, self.request, reply, verdict, before, agree_on)
         self.before = verdict
-        judged = judge(rung, signals, verdict.problem)
+        draft = _Draft(index, reply, verdict, attempts[-1].usage, signals)
+        # Who goes on after tool calls does so alone.
+        if rung.members > 1 and self.goes_on is None:
+            draft, judged, signals = self._judge_panel(rung, draft)
+        else:
+            judged = judge(rung, signals, verdict.problem)
         action: Action = "accept" if judged.keep else "escalate"
         reason = judged.reason
-        if judged.keep and not verdict.valid and self.held is not None and not self.shown:
+        if not judged.keep and rung.member < rung.members - 1 and self.given_up != rung.level:
+            action = "next"
+        if judged.keep and not draft.verdict.valid and self.held is not None and not self.shown:
             action, reason = "fail", f"the last rung's answer {verdict.problem}"
         step = Step(
-            index,
+            rung.level,
             rung.name,
             action,
             reason,
@@ -253,7 +282,23 @@ class _Climb:
         self.steps.append(step)
         if index < len(self.plan.rungs) - 1:
             self.usage_below = reply.usage
-        return _Draft(index, reply, verdict, step, attempts[-1].usage)
+        return draft._replace(step=step)
+
+    def _judge_panel(self, rung: Rung, draft: _Draft) -> tuple[_Draft, Judged, Mapping[str, float]]:
+        """What a panel says with one more draft: whose draft leads, what follows, and the signals of the new one."""
+        if rung.member == 0:
+            self.panel = []
+        value = compared(draft.verdict.value, self.plan.task.agree_on) if draft.verdict.valid else None
+        self.panel.append((draft, Vote(value, first_probability(rung.alone, draft.signals))))
+        votes = [vote for _, vote in self.panel]
+        led = self.panel[leading(votes) or 0][0]
+        # With a member missing nothing is known of what the others say without it.
+        whole = len(votes) == rung.member + 1
+        together = panel_signals(votes) if len(votes) > 1 and (whole or not rung.tuned) else {}
+        judged = judge_panel(rung, {**led.signals, **together}, votes, led.verdict.problem)
+        if judged.give_up:
+            self.given_up = rung.level
+        return led, judged, {**draft.signals, **together}
 
     def _verdict(self, reply: Reply) -> Verdict:
         request = self.request
@@ -271,19 +316,22 @@ class _Climb:
         reason = ": ".join(filter(None, ("no rung above gave a usable answer", why.partition(": ")[0])))
         if blocked is not None:
             self._step(blocked, "skip", why)
-        step = replace(self.held.step, action="keep", reason=reason, cost_nusd=0, attempts=0, signals={})
+        assert self.held.step is not None
+        name = self.plan.rungs[self.held.place].name
+        step = replace(self.held.step, model=name, action="keep", reason=reason, cost_nusd=0, attempts=0, signals={})
         self.steps.append(step)
         return self._answer(self.held)
 
     def _answer(self, draft: _Draft) -> Answer:
-        spent = costs(self.attempts)
+        assert draft.step is not None
+        spent, rung = costs(self.attempts), self.plan.rungs[draft.place]
         baseline, source = self._baseline(draft)
         estimate = self._top_price_of(self.usage_below) if source == "known" else None
         return Answer(
             text=draft.reply.text,
             parsed=draft.verdict.value if draft.verdict.valid else None,
-            model=self.plan.rungs[draft.rung].name,
-            rung=draft.rung,
+            model=rung.name,
+            rung=rung.level,
             confidence=draft.step.confidence or 0.0,
             confidence_source=draft.step.confidence_source or "prior",
             escalated=climbed(self.attempts, self.first),
@@ -300,14 +348,14 @@ class _Climb:
             baseline_source=source,
             baseline_estimate_nusd=estimate,
             latency_ms=self.elapsed_s * 1000,
-            tool_calls=marked(draft.reply.tool_calls, draft.rung, self.request.route_id),
+            tool_calls=marked(draft.reply.tool_calls, draft.place, self.request.route_id),
             extras=draft.reply.extras,
             response=draft.reply.response,
         )
 
     def _baseline(self, draft: _Draft) -> tuple[int | None, Literal["known", "estimated", "unknown"]]:
         """What the top rung alone costs: known where it answered, else its price for the draft's tokens."""
-        top = len(self.plan.rungs) - 1
+        top = self.plan.rungs[-1].level
         asked = [attempt for attempt in self.attempts if attempt.rung == top]
         if asked and asked[-1].fault is None:
             cost = total([attempt.amount.nusd for attempt in asked])
@@ -322,77 +370,3 @@ class _Climb:
             return None
         # The top rung's prompt cache is not the draft's, so all input counts as plain input.
         return rates.plain_nusd(usage.all_input_tokens, usage.all_output_tokens)
-
-    def _raise_failure(self, failure: Failure) -> NoReturn:
-        fields = self._error_fields()
-        task, reason = self.plan.task_name, self.steps[-1].reason
-        if failure.fault is Fault.CONTENT_FILTER:
-            raise ContentFiltered(
-                f"task {task!r}: {reason}; set `on_filter: climb` to ask the next rung instead", **fields
-            )
-        raise RequestRefused(
-            f"task {task!r}: model {self.steps[-1].model!r} refused the request: {reason}; "
-            "the error's provider_message has the provider's own words",
-            status=failure.status,
-            provider_message=failure.provider_message,
-            **fields,
-        )
-
-    def _raise_interrupted(self, failure: Failure) -> NoReturn:
-        raise StreamInterrupted(
-            f"task {self.plan.task_name!r}: the answer of {self.steps[-1].model!r} broke off after "
-            f"{len(failure.partial)} characters ({self.steps[-1].reason}); what was shown cannot be taken back, so "
-            "nothing was asked again",
-            partial_text=failure.partial,
-            **self._error_fields(),
-        )
-
-    def _raise_deadline(self) -> NoReturn:
-        raise DeadlineExceeded(
-            f"task {self.plan.task_name!r}: no usable answer within {self.request.deadline_s} s"
-            f"{self._history()}; raise deadline_s, or put a faster model first",
-            deadline_s=self.request.deadline_s,
-            **self._error_fields(),
-        )
-
-    def _raise_cost_limit(self, rung: Rung, call: Call, upper: int | None) -> NoReturn:
-        limit, spent, needed = usd(self.request.max_cost_nusd) or 0.0, usd(self._spent_upper()), usd(upper)
-        already = "an unknown part" if spent is None else f"{spent:.6f}"
-        if needed is None:
-            remedy = compose.unbounded(rung, call, self.request, self.input_bound)
-        elif spent is None:
-            remedy = "an earlier request has no bound; give every model a `price:` and the task a `max_output_tokens:`"
-        else:
-            remedy = f"a request to {rung.name!r} can cost {needed:.6f} USD; raise the limit or lower max_output_tokens"
-        raise CostLimitExceeded(
-            f"task {self.plan.task_name!r}: {already} of {limit:.6f} USD may be spent already, and {remedy}"
-            f"{self._history()}",
-            limit_usd=limit,
-            spent_usd=spent,
-            needed_usd=needed,
-            **self._error_fields(),
-        )
-
-    def _raise_exhausted(self) -> NoReturn:
-        if self._out_of_time():
-            self._raise_deadline()
-        if not self.attempts:
-            raise InvalidCall(
-                f"prompt: no model of task {self.plan.task_name!r} takes it{self._history()}; shorten it, or put a "
-                "model that takes it on the ladder",
-                argument="prompt",
-            )
-        raise LadderExhausted(
-            f"task {self.plan.task_name!r}: no rung gave a usable answer{self._history()}", **self._error_fields()
-        )
-
-    def _history(self) -> str:
-        tried = "; ".join(f"{step.model}: {step.reason}" for step in self.steps)
-        return f" ({tried})" if tried else ""
-
-    def _error_fields(self) -> dict[str, Any]:
-        return {
-            "route_id": self.request.route_id,
-            "task": self.plan.task_name,
-            "attempts": tuple(self.attempts),
-        }

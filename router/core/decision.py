@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from router.core.calibration import Calibrator, confidence
+from router.core.panel import Vote, agreeing, hopeless, leading, settled
 from router.core.plan import NOT_IN_PLAN, Rung
 
 
@@ -18,6 +19,10 @@ class Judged(NamedTuple):
     """What stands behind the confidence."""
     keep: bool
     reason: str
+    score: float | None = None
+    """What the threshold was compared with; `None` where nothing was."""
+    give_up: bool = False
+    """Whether the rest of a panel is not worth asking."""
 
 
 def judge(rung: Rung, signals: Mapping[str, float], problem: str) -> Judged:
@@ -35,16 +40,38 @@ def judge(rung: Rung, signals: Mapping[str, float], problem: str) -> Judged:
     if rung.tuned and fitted is None:
         return Judged(p, source, False, "the draft lacks signals that the tuned plan needs")
     keep = p >= rung.threshold
-    return Judged(p, source, keep, f"confidence {p:.3f} is {_where(keep)} {rung.threshold:.3f}")
+    return Judged(p, source, keep, f"confidence {p:.3f} is {_where(keep)} {rung.threshold:.3f}", p)
 
 
 def _by_gain(rung: Rung, signals: Mapping[str, float], p: float, source: str) -> Judged:
-    gain = _first(rung.gain, signals)
+    gain = first_probability(rung.gain, signals)
     if gain is None or rung.threshold is None:
         return Judged(p, source, False, "the draft lacks signals that the tuned plan needs")
     keep = 1.0 - gain >= rung.threshold
     shown = f"1 less the gain of climbing, {1.0 - gain:.3f}, is {_where(keep)} {rung.threshold:.3f}"
-    return Judged(p, source, keep, shown)
+    return Judged(p, source, keep, shown, 1.0 - gain)
+
+
+def judge_panel(rung: Rung, signals: Mapping[str, float], votes: Sequence[Vote], problem: str) -> Judged:
+    """Keep what a panel has said so far, ask its next member, or give it up.
+
+    A fitted confidence decides alone. Without one more than half of all members must agree, and nobody is asked who
+    cannot change that.
+    """
+    judged = judge(rung, signals, problem)
+    if rung.threshold is None or problem:
+        return judged._replace(give_up=hopeless(votes, rung.members) and not rung.tuned)
+    if rung.tuned or judged.source != "prior":
+        low = rung.low is not None and judged.score is not None and judged.score < rung.low
+        told = f"{judged.reason}; below {rung.low:.3f} the rest of the panel is not asked" if low else judged.reason
+        return judged._replace(reason=told, give_up=low)
+    lead = leading(votes)
+    count = 0 if lead is None else agreeing(votes, lead)
+    told = f"{count} of {rung.members} members give this answer"
+    if not settled(votes, rung.members):
+        told = f"the members do not agree yet: {told}" if len(votes) < rung.members else f"the members differ: {told}"
+        return judged._replace(keep=False, reason=told, give_up=hopeless(votes, rung.members))
+    return judged._replace(reason=f"{told}; {judged.reason}")
 
 
 def skip_reason(rung: Rung, prompt_signals: Mapping[str, float], down: bool) -> str:
@@ -58,13 +85,13 @@ def gate_reason(rung: Rung, prompt_signals: Mapping[str, float]) -> str:
     """Why a draft of this rung is not worth its price for this prompt, or nothing."""
     if rung.gate is None:
         return ""
-    p = _first(rung.prompt, prompt_signals)
+    p = first_probability(rung.prompt, prompt_signals)
     if p is None or p >= rung.gate:
         return ""
     return f"from the prompt alone its confidence is {p:.3f}, below {rung.gate:.3f}"
 
 
-def _first(calibrators: tuple[Calibrator, ...], signals: Mapping[str, float]) -> float | None:
+def first_probability(calibrators: tuple[Calibrator, ...], signals: Mapping[str, float]) -> float | None:
     """The probability from the first calibrator that has all its signals."""
     found = (calibrator.probability(signals) for calibrator in calibrators)
     return next((p for p in found if p is not None), None)

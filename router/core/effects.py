@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from router.core.answer import Answer, Attempt, Step
 from router.core.call import Call, Message, Outcome
@@ -46,15 +46,23 @@ class Request:
     """The value of the metadata key that the task's `group:` names."""
 
 
+Purpose = Literal["panel", "sample"]
+
+
 class Ask(NamedTuple):
-    """Ask one rung: at most `attempts` requests, each of which costs at most `upper_nusd`."""
+    """Ask one model: at most `attempts` requests, each of which costs at most `upper_nusd`."""
 
     rung: int
+    """Position in the ladder."""
     call: Call
     attempts: int
     rates: Rates
     upper_nusd: int | None
     live: bool = False
+    place: int = 0
+    """Position among all models of the plan, panels taken apart."""
+    purpose: Purpose | None = None
+    """What the request is for where it is no rung's first draft."""
 
 
 class Asked(NamedTuple):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from router.core.calibration import Calibrator
 from router.core.checks import Check
+from router.core.effects import Purpose
 from router.core.evidence import BLOCKS
 from router.core.policy import Model, Price, Task
 from router.core.pricing import Rates
@@ -60,16 +61,37 @@ class Rung:
     """Whether a call of usual length may see it begin."""
     words: Mapping[WordSignal, Words] = field(default_factory=dict)
     """What the words of a prompt and of a draft say."""
+    level: int = 0
+    """Position of its rung in the ladder, which all members of a panel share."""
+    member: int = 0
+    """Position in its panel; 0 for a rung that is one model."""
+    members: int = 1
+    """How many models its panel has; 1 for a rung that is one model."""
+    key: str = ""
+    """What tells it from all others: its name, or `small#2` where a panel asks a model again."""
+    alone: tuple[Calibrator, ...] = ()
+    """Of a panel's member: the confidence in its draft alone. `calibrators` then say what all drafts so far do."""
+    low: float | None = None
+    """Do not ask the rest of the panel when the score is below this."""
     rates: Rates = field(init=False, compare=False)
     blocks: frozenset[str] = field(init=False, compare=False)
     """What closer reading some calibrator of it needs; nothing else is read."""
     needs_words: frozenset[WordSignal] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "key", self.key or self.name)
         object.__setattr__(self, "rates", Rates(self.price, self.price_source, self.change, near=self.change_is_near))
-        named = {name for one in (*self.calibrators, *self.gain, *self.prompt) for name in one.signals}
+        own = (*self.calibrators, *self.gain, *self.prompt, *self.alone)
+        named = {name for one in own for name in one.signals}
         object.__setattr__(self, "blocks", frozenset(BLOCKS[name] for name in named if name in BLOCKS))
         object.__setattr__(self, "needs_words", frozenset(name for name in self.words if name in named))
+
+    @property
+    def purpose(self) -> Purpose | None:
+        """What a request to it is for where it is no first draft of a rung."""
+        if not self.member:
+            return None
+        return "panel" if self.key == self.name else "sample"
 
     def can(self, capability: str) -> bool | None:
         """Whether the model can do this; `None` where nobody knows."""
@@ -117,8 +139,8 @@ class Plan:
 
     @property
     def first(self) -> int:
-        """Position of the first rung that calls ask."""
-        return next((index for index, rung in enumerate(self.rungs) if not rung.skip and not rung.spare), 0)
+        """Position in the ladder of the first rung that calls ask."""
+        return next((rung.level for rung in self.rungs if not rung.skip and not rung.spare), 0)
 
     def chosen(self, metadata: Mapping[str, Any] | None) -> Plan:
         """The plan for a call with this metadata: that of its group, where groups have plans of their own."""
@@ -136,20 +158,45 @@ class Plan:
         return replace(self, rungs=(*(replace(rung, skip=why) for rung in below), top))
 
 
-def follow(ladder: tuple[Rung, ...], tuned: tuple[TunedRung, ...]) -> tuple[Rung, ...]:
+class Panel(NamedTuple):
+    """The calibrators of what a panel's first members say together."""
+
+    calibrators: tuple[Calibrator, ...] = ()
+    gain: tuple[Calibrator, ...] = ()
+
+
+Panels = Mapping[tuple[str, ...], Panel]
+"""By the keys of the members asked so far."""
+
+
+def follow(ladder: tuple[Rung, ...], tuned: tuple[TunedRung, ...], panels: Panels | None = None) -> tuple[Rung, ...]:
     """The ladder as a tuned plan uses it: its rungs with their thresholds, the others skipped or kept as a spare."""
-    wanted = {one.model: one for one in tuned}
-    last = max(index for index, rung in enumerate(ladder) if rung.name in wanted)
-    found = []
+    wanted = {key: one for one in tuned for key in one.keys}
+    last = max(index for index, rung in enumerate(ladder) if rung.key in wanted)
+    found: list[Rung] = []
     for index, rung in enumerate(ladder):
-        one = wanted.get(rung.name)
+        one = wanted.get(rung.key)
         if one is not None:
             compare_only = index < last and one.threshold is None
             threshold = 1.0 if compare_only else one.threshold
-            rung = replace(rung, threshold=threshold, compare_only=compare_only, tuned=True)
-            found.append(replace(rung, by=one.by, gate=one.gate))
+            rung = replace(rung, threshold=threshold, compare_only=compare_only, tuned=True, by=one.by)
+            rung = replace(rung, calibrators=rung.alone or rung.calibrators, gate=one.gate, member=0, members=1)
+            if one.panel:
+                level = next((before.level for before in found if before.key == one.model), rung.level)
+                rung = as_member(replace(rung, low=one.low, level=level), one.keys, panels or {})
+            found.append(rung)
         elif index > last:
             found.append(replace(rung, threshold=None, spare=True))
         else:
             found.append(replace(rung, skip=NOT_IN_PLAN))
     return tuple(found)
+
+
+def as_member(rung: Rung, keys: tuple[str, ...], panels: Panels) -> Rung:
+    """A rung as a member of the panel with these keys."""
+    member = keys.index(rung.key)
+    rung = replace(rung, member=member, members=len(keys), alone=rung.calibrators)
+    if member == 0:
+        return rung
+    together = panels.get(keys[: member + 1], Panel())
+    return replace(rung, calibrators=together.calibrators, gain=together.gain, gate=None)

@@ -126,12 +126,18 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class PanelRung:
-    """A rung of several cheap models, asked one after the other until enough of them agree."""
+    """A rung of several cheap models, asked one after the other until enough of them agree.
+
+    Its answer is the one that most of them give, the earliest of several; all that were asked are paid for. Before any
+    tuning it is kept when more than half of the members give it; a tuned panel ends as soon as it is sure enough, or
+    when it is hopeless.
+    """
 
     __pydantic_config__ = STRICT
 
-    panel: Annotated[tuple[Name, ...], Limit(min_length=2)]
-    """Models of the panel, in the order in which they are asked."""
+    panel: Annotated[tuple[Name, ...], Limit(min_length=2, max_length=8)]
+    """Models of the panel, in the order in which they are asked. One that stands twice is asked again: a second
+    sample, for which it needs a `temperature` above 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +257,8 @@ class Task:
     """Accept a draft whose confidence is at or above this; one number, or one for each rung but the last."""
     answer: AnswerKind = field(default_factory=lambda: AnswerKind(text=TextAnswer()))
     """What a usable answer looks like."""
+    agree_on: tuple[Text, ...] = ()
+    """Fields of a JSON answer that must be equal for two answers to agree; all of it when empty."""
     system: str | None = None
     """System text put before the prompt, unless the caller's messages bring their own."""
     template_version: str | None = None

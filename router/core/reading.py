@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from router.core.call import Message, Reply, texts
 from router.core.checks import Verdict
 from router.core.effects import Request
@@ -26,12 +28,12 @@ def prompt_signals(rung: Rung, request: Request) -> dict[str, float]:
 
 
 def draft_signals(
-    rung: Rung, request: Request, reply: Reply, verdict: Verdict, before: Verdict | None
+    rung: Rung, request: Request, reply: Reply, verdict: Verdict, before: Verdict | None, agree_on: Sequence[str] = ()
 ) -> dict[str, float]:
     """Every signal of a draft that is wanted; `before` is the verdict on the draft before it."""
     found = read_signals(request.input_chars, reply, verdict)
     if before is not None:
-        found["agreement"] = agreement(before, verdict)
+        found["agreement"] = agreement(before, verdict, agree_on)
     if rung.blocks:
         prompt = text_of(request.messages)
         found |= read_evidence(prompt, draft_text(reply), reply.logprobs, rung.blocks)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from router.core.grammar import STRICT, Count, Limit, Name, Share, Text
+from router.core.grammar import STRICT, Count, Key, Limit, Share, Text
 
 By = Literal["confidence", "gain"]
 
@@ -21,7 +21,7 @@ class TunedRung:
 
     __pydantic_config__ = STRICT
 
-    model: Name
+    model: Key
     """The model's name in the policy."""
     threshold: float | None = None
     """Keep the draft when its score is at or above this. `null` on the last rung, which is always kept, and on a rung
@@ -30,12 +30,26 @@ class TunedRung:
     """What the score is: the confidence, or 1 less the gain of climbing."""
     gate: float | None = None
     """Skip this rung when the confidence known from the prompt alone is below this; `null` never skips."""
+    panel: Annotated[tuple[Key, ...], Limit(max_length=7)] = ()
+    """Further members of a panel that begins with this model, in the order they are asked while no score reaches the
+    threshold; `small#2` asks `small` a second time."""
+    low: float | None = None
+    """Do not ask the rest of the panel when the score is below this; `null` asks all of it."""
 
     def __post_init__(self) -> None:
-        for name in ("threshold", "gate"):
+        for name in ("threshold", "gate", "low"):
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
                 raise ValueError(f"{name} is not finite")
+        if self.panel and self.threshold is None:
+            raise ValueError("a panel has no threshold, so that nothing says when it has been asked enough")
+        if self.low is not None and not self.panel:
+            raise ValueError("low needs a panel, the rest of which is not asked below it")
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """All models that it may ask, in order."""
+        return (self.model, *self.panel)
 
 
 _Rungs = Annotated[tuple[TunedRung, ...], Limit(min_length=1, max_length=8)]
@@ -56,7 +70,7 @@ class TunedPlan:
 
     def __post_init__(self) -> None:
         for rungs in (self.rungs, *self.groups.values()):
-            names = [rung.model for rung in rungs]
+            names = [key for rung in rungs for key in rung.keys]
             if len(set(names)) != len(names):
                 raise ValueError("rungs names one model twice")
             if rungs[-1].threshold is not None or rungs[-1].gate is not None:
@@ -72,7 +86,7 @@ class TunedPlan:
     @property
     def models(self) -> frozenset[str]:
         """Every model that some call may ask."""
-        return frozenset(rung.model for rungs in (self.rungs, *self.groups.values()) for rung in rungs)
+        return frozenset(key for rungs in (self.rungs, *self.groups.values()) for rung in rungs for key in rung.keys)
 
     def rungs_for(self, group: object) -> tuple[TunedRung, ...]:
         """The rungs for a call whose metadata has this value under the plan's key."""

@@ -111,7 +111,12 @@ def _why(row: Row, steps: Sequence[Row]) -> str:
 
 
 # How the flow begins the reason of a draft that is climbed past.
-_DRAFT_REASONS = {"confidence ": "unsure", "1 less the gain": "unsure", "asked so that": "compare"}
+_DRAFT_REASONS = {
+    "confidence ": "unsure",
+    "1 less the gain": "unsure",
+    "asked so that": "compare",
+    "the members": "unsure",
+}
 
 
 def add_missing_days(database: sqlite3.Connection) -> None:

@@ -303,7 +303,8 @@ class Batch:
         if before:
             roll(database, families.ATTEMPTS, before, back=True)
         database.executemany(
-            "UPDATE attempts SET line = 'invalid' WHERE attempt_id = ? AND line IN ('first', 'escalation')",
+            "UPDATE attempts SET line = 'invalid' WHERE attempt_id = ? "
+            "AND line IN ('first', 'escalation', 'panel', 'sample')",
             ([storable(one)] for one in invalid),
         )
         roll(database, families.ATTEMPTS, self.settled | before)

@@ -6,10 +6,24 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args
 
 from router.core.answer import never_left
+from router.core.effects import Purpose
 from router.ledger.families import EVAL_FEATURE
 
-Line = Literal["first", "escalation", "retry", "invalid", "failed", "maybe_billed", "unpriced", "unknown", "not_sent"]
+Line = Literal[
+    "first",
+    "panel",
+    "sample",
+    "escalation",
+    "retry",
+    "invalid",
+    "failed",
+    "maybe_billed",
+    "unpriced",
+    "unknown",
+    "not_sent",
+]
 LINES: tuple[str, ...] = get_args(Line)
+PURPOSES: tuple[str, ...] = get_args(Purpose)
 
 PRODUCTION, EVAL, REPLAY = "production", "eval", "replay"
 
@@ -26,6 +40,9 @@ def line_of(attempt: Mapping[str, Any], first_rung: int | None) -> Line:
         return "failed"
     if (attempt.get("number") or 1) > 1:
         return "retry"
+    purpose = attempt.get("purpose")
+    if purpose in PURPOSES:
+        return purpose  # type: ignore[no-any-return]
     return "first" if attempt.get("rung") == first_rung else "escalation"
 
 
@@ -35,7 +52,11 @@ def invalid_drafts(row: Mapping[str, Any]) -> Iterator[str]:
     for step in row.get("steps", []):
         attempts = step.get("attempts") or 0
         asked += attempts
-        if attempts and step.get("action") in ("escalate", "fail") and (step.get("signals") or {}).get("invalid"):
+        if (
+            attempts
+            and step.get("action") in ("next", "escalate", "fail")
+            and (step.get("signals") or {}).get("invalid")
+        ):
             yield f"{row['route_id']}-{asked}"
 
 

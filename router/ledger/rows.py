@@ -69,6 +69,7 @@ def intent_row(trace: Trace, ask: Ask, attempt_id: str, number: int, time_s: flo
         "model": ask.call.name,
         "model_asked": ask.call.model.litellm,
         "upper_nusd": _text(ask.upper_nusd),
+        **({"purpose": ask.purpose} if ask.purpose else {}),
     }
 
 

@@ -112,6 +112,7 @@ ATTEMPTS = Table(
         "first_token_ms": "REAL",
         "price_source": "TEXT",
         "service_tier": "TEXT",
+        "purpose": "TEXT",
     },
 )
 ROUTES = Table(

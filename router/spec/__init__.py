@@ -1,6 +1,15 @@
 """From files to policies: the only door to pydantic, ruamel.yaml and jsonschema."""
 
-from router.spec.artefact import Artefact, ModelCalibrators, Tuned, exclusive, load_tuned, write_artefact, write_tuned
+from router.spec.artefact import (
+    Artefact,
+    ModelCalibrators,
+    PanelCalibrators,
+    Tuned,
+    exclusive,
+    load_tuned,
+    write_artefact,
+    write_tuned,
+)
 from router.spec.callers import shape_of, tools_of
 from router.spec.kept import keep, kept, restore
 from router.spec.load import Loaded, adopt, load, load_policy
@@ -12,6 +21,7 @@ __all__ = [
     "Artefact",
     "Loaded",
     "ModelCalibrators",
+    "PanelCalibrators",
     "Tuned",
     "adopt",
     "exclusive",

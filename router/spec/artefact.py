@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -19,8 +19,11 @@ from pydantic import TypeAdapter, ValidationError
 from router.core.binding import digest
 from router.core.calibration import Calibrator
 from router.core.evidence import BLOCKS
-from router.core.grammar import STRICT, Limit, Name, Text
+from router.core.grammar import STRICT, Key, Limit, Name, Text
+from router.core.ladder import model_of
+from router.core.panel import PANEL_SIGNALS
 from router.core.params import suggestion
+from router.core.plan import Panel, Panels
 from router.core.policy import Policy
 from router.core.signals import FREE_SIGNALS
 from router.core.tuned import Certificate, TunedPlan
@@ -38,7 +41,7 @@ class ModelCalibrators:
 
     __pydantic_config__ = STRICT
 
-    model: Name
+    model: Key
     """The model's name in the policy."""
     litellm: Text
     """What the name stood for when it was fitted; another model needs another calibrator."""
@@ -50,6 +53,20 @@ class ModelCalibrators:
     """The confidence that is known before the model is asked, from the prompt alone; what a gate compares."""
     words: Mapping[WordSignal, Words] = field(default_factory=dict)
     """What the words of a prompt and of a draft say; calibrators name them as signals."""
+
+
+@dataclass(frozen=True, slots=True)
+class PanelCalibrators:
+    """The calibrators of what the first members of a panel say together."""
+
+    __pydantic_config__ = STRICT
+
+    members: Annotated[tuple[Key, ...], Limit(min_length=2, max_length=8)]
+    """Those that have been asked, in order; `small#2` is the second time that `small` is."""
+    calibrators: Annotated[tuple[Calibrator, ...], Limit(min_length=1, max_length=16)]
+    """Confidence in the panel's answer."""
+    gain: Annotated[tuple[Calibrator, ...], Limit(max_length=16)] = ()
+    """The gain of climbing past it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +87,8 @@ class Artefact:
     """The statement behind the plan."""
     served: Mapping[Name, tuple[Text, ...]] = field(default_factory=dict)
     """By model, the ids that providers served in the eval run; another one makes the certificate stale."""
+    panels: tuple[PanelCalibrators, ...] = ()
+    """Calibrators of panels, one entry for each number of members that were asked."""
     provenance: Mapping[str, Any] | None = None
     """Where the numbers come from, by model: data, rows, versions. Not used, only kept."""
     digest: Text | None = None
@@ -97,6 +116,8 @@ class Tuned:
     """Calibrators of what a gate compares, by model name."""
     words: Mapping[str, Mapping[WordSignal, Words]] = field(default_factory=dict)
     """What words say, by model name."""
+    panels: Panels = field(default_factory=dict)
+    """What panels say, by the members asked so far."""
     served: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """By model name, the ids that the run was served by."""
     path: str = ""
@@ -143,6 +164,7 @@ def load_tuned(folder: Path, task: str, policy: Policy) -> Tuned | None:
         plan=artefact.plan,
         certificate=artefact.certificate,
         served=artefact.served,
+        panels={one.members: Panel(one.calibrators, one.gain) for one in artefact.panels},
         path=str(path),
         run=str((artefact.provenance or {}).get("run", "")),
         digest=artefact.digest or "",
@@ -193,7 +215,7 @@ def write_tuned(folder: Path, task: str, entry: ModelCalibrators, provenance: Ma
                 path=str(path),
             )
     if before.plan and entry.model in before.plan.models:
-        before = replace(before, plan=None, certificate=None, served={})
+        before = replace(before, plan=None, certificate=None, served={}, panels=())
     others = tuple(one for one in before.models if one.model != entry.model)
     known = {**(before.provenance or {}), entry.model: dict(provenance)}
     return write_artefact(folder, replace(before, models=(*others, entry), provenance=known))
@@ -260,9 +282,9 @@ def _check(artefact: Artefact, path: Path, task: str, policy: Policy) -> None:
             raise refuse("is no date; write it like 2026-11-20", "certificate.expires") from None
     if problem := _unproven(artefact):
         raise refuse(f"{problem}; restore the file, or run `router tune {task} --write`", "plan")
+    if found := next(_signal_problems(artefact), None):
+        raise refuse(*found)
     for index, entry in enumerate(artefact.models):
-        if problem := _signal_problem(entry):
-            raise refuse(problem, f"models.{index}")
         # Whether the models of a certificate are still those of the policy is a question of staleness.
         certificate = artefact.certificate
         if problem := _other_model(entry, certificate) if certificate else _model_problem(entry, policy):
@@ -289,7 +311,7 @@ def _unproven(artefact: Artefact) -> str:
 
 def _other_model(entry: ModelCalibrators, certificate: Certificate) -> str:
     models = certificate.binds_to.get("models")
-    told = models.get(entry.model) if isinstance(models, Mapping) else None
+    told = models.get(model_of(entry.model)) if isinstance(models, Mapping) else None
     if not isinstance(told, Mapping) or told.get("litellm") == entry.litellm:
         return ""
     return (
@@ -299,7 +321,7 @@ def _other_model(entry: ModelCalibrators, certificate: Certificate) -> str:
 
 
 def _model_problem(entry: ModelCalibrators, policy: Policy) -> str:
-    model = policy.models.get(entry.model)
+    model = policy.models.get(model_of(entry.model))
     if model is None and entry.litellm.startswith(_LOCAL):
         return ""
     if model is None:
@@ -309,10 +331,25 @@ def _model_problem(entry: ModelCalibrators, policy: Policy) -> str:
     return ""
 
 
+def _signal_problems(artefact: Artefact) -> Iterator[tuple[str, str]]:
+    """What calibrators name that nobody reads, each with its place."""
+    for index, panel in enumerate(artefact.panels):
+        if problem := _unknown_signal((*panel.calibrators, *panel.gain), {*FREE_SIGNALS, *PANEL_SIGNALS}):
+            yield problem, f"panels.{index}"
+    for index, entry in enumerate(artefact.models):
+        if problem := _signal_problem(entry):
+            yield problem, f"models.{index}"
+
+
 def _signal_problem(entry: ModelCalibrators) -> str:
     fitted = (*entry.calibrators, *entry.gain, *entry.prompt)
     known = {*FREE_SIGNALS, *BLOCKS, *entry.words}
-    name = min({name for one in fitted for name in one.signals} - known, default="")
-    if name in WORD_SIGNALS:
-        return f"a calibrator names {name!r}, which `words` does not have; restore the file, or tune the task again"
+    lacking = sorted({name for one in fitted for name in one.signals} & WORD_SIGNALS.keys() - known)
+    if lacking:
+        return f"a calibrator names {lacking[0]!r}, which `words` has not; restore the file, or tune the task again"
+    return _unknown_signal(fitted, known)
+
+
+def _unknown_signal(fitted: Sequence[Calibrator], known: Collection[str]) -> str:
+    name = min({name for one in fitted for name in one.signals} - set(known), default="")
     return f"unknown signal {name!r}; {suggestion(name, sorted(known))}" if name else ""

@@ -22,6 +22,7 @@ from router.core.policy import AnswerKind, Policy, Price
 from router.errors import PolicyError, shown
 from router.spec.allowances import allowance_problems
 from router.spec.document import Document, Path_, dotted, merge, read_document
+from router.spec.ladders import NO_RUNG, ladder_problems
 from router.spec.schema import allowed_keys, schema_problem, unbuilt_fields
 
 ENVIRONMENT_VARIABLE = "ROUTER_ENV"
@@ -231,8 +232,7 @@ def _explain(data: Any, error: ValidationError) -> Iterator[_Problem]:
     for entry in error.errors(include_url=False):
         where, value = _data_path(data, entry["loc"])
         if where[:1] == ("tasks",) and where[2:3] == ("ladder",) and len(where) > 3 and not isinstance(value, str):
-            text = "a rung is the name of a model; panels and fallbacks are part of the grammar but not built yet"
-            found[where[:4]] = [("rung", text)]
+            found[where[:4]] = [("rung", NO_RUNG)]
             continue
         found.setdefault(where, []).append((entry["type"], _text(entry, where, value)))
     for where, entries in found.items():
@@ -297,7 +297,7 @@ def _cross_check(policy: Policy) -> Iterator[_Problem]:
         here: Path_ = ("tasks", name)
         yield from _reserved((*here, "params"), task.params)
         yield from _answer_problems((*here, "answer"), task.answer)
-        yield from _ladder_problems((*here, "ladder"), task.ladder, policy)
+        yield from (_Problem((*here, *where), text) for where, text in ladder_problems(task, policy))
     yield from starmap(_Problem, allowance_problems(policy))
 
 
@@ -334,18 +334,6 @@ def _change_problems(here: Path_, changes: Mapping[str, Price]) -> Iterator[_Pro
             yield _Problem((*here, date), "changes nothing; name the parts of the price that change, or remove it")
         if price.gpu_second_usd is not None and price.gpu_hour_usd is not None:
             yield _Problem((*here, date), "has gpu_hour_usd and gpu_second_usd, and they say the same; keep one")
-
-
-def _ladder_problems(here: Path_, ladder: tuple[Any, ...], policy: Policy) -> Iterator[_Problem]:
-    for index, rung in enumerate(ladder):
-        if not isinstance(rung, str):
-            yield _Problem(
-                (*here, index), "panels and fallbacks are part of the grammar but not built yet; name one model"
-            )
-        elif rung not in policy.models:
-            yield _Problem((*here, index), f"unknown model {shown(rung)}; {suggestion(rung, policy.models)}")
-        elif rung in ladder[:index]:
-            yield _Problem((*here, index), f"model {rung!r} stands twice in the ladder; name each rung once")
 
 
 def _reserved(here: Path_, params: Mapping[str, Any]) -> Iterator[_Problem]:

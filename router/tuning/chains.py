@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from router.core.tuned import Statement, TunedRung
 from router.tuning.certify import LossKind, Test, Tried, saves, statement, walk
-from router.tuning.plans import Scores, follow
-from router.tuning.search import Chain, Family, direct_to, outcome_of
+from router.tuning.plans import Family, Scores, follow
+from router.tuning.search import Chain, direct_to, outcome_of
 from router.tuning.table import Table
 
 # Of the error budget, the part for "one cheaper rung alone", where the training rows call that hopeful. A rung alone
@@ -88,7 +88,7 @@ class Chains:
         return passed, len(side.p_values) + len(main.p_values)
 
     def _alone(self, at: int) -> Tried:
-        outcome = follow(self.table, (self.alone[at],), Scores(()), ())
+        outcome = follow(self.table, Family((self.alone[at],)))
         return Tried(outcome.cost, outcome.loss, outcome.asked_more)
 
     def _setting(self, at: int) -> Tried:
@@ -102,6 +102,14 @@ class Chains:
         setting = self.chain.settings[at].threshold
         if setting is None:
             return (TunedRung(names[direct_to(family)]),)
-        parts = zip(family.rungs[:-1], family.thresholds(setting), family.by, family.gates, strict=True)
-        climbing = [TunedRung(names[model], threshold, by, gate) for model, threshold, by, gate in parts]
+        start, stop = family.panel
+        climbing = []
+        for at, (model, threshold, by) in enumerate(
+            zip(family.rungs[:-1], family.thresholds(setting), family.by, strict=True)
+        ):
+            if start < at < stop:
+                continue
+            panel = tuple(names[one] for one in family.rungs[start + 1 : stop]) if at == start else ()
+            gate, low = family.gate if at == 0 else None, family.low if panel else None
+            climbing.append(TunedRung(names[model], threshold, by, gate, panel, low))
         return (*climbing, TunedRung(names[family.rungs[-1]]))

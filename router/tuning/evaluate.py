@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from router.api import Router
 from router.core.binding import row_binding
 from router.core.call import Outcome, input_tokens_bound, input_tokens_estimate, output_tokens_estimate, to_messages
+from router.core.ladder import model_of
 from router.core.params import positive
 from router.core.plan import Rung
 from router.core.policy import Policy
@@ -175,7 +176,7 @@ class Eval:
 
     @property
     def models(self) -> list[str]:
-        """The models that are asked, cheapest first."""
+        """The models that are asked, cheapest first; `small#2` is the second sample that a panel takes of `small`."""
         return list(self._bound["ladder"])
 
     def missing_keys(self) -> dict[str, list[str]]:
@@ -185,7 +186,7 @@ class Eval:
         if self._real is None:
             return found
         for name in open_models:
-            told = self._real.about(self._policy.models[name]).key
+            told = self._real.about(self._policy.models[model_of(name)]).key
             if told.startswith("missing: "):
                 found.setdefault(told.removeprefix("missing: "), []).append(name)
         return found
@@ -254,7 +255,7 @@ class Eval:
 
     def _router(self, model: str) -> Router:
         """A router whose task has this one rung, and no memory of earlier answers."""
-        alone = replace(self._settings, ladder=(model,), threshold=0.8, cache=None, shadow_rate=None)
+        alone = replace(self._settings, ladder=(model_of(model),), threshold=0.8, cache=None, shadow_rate=None)
         policy = replace(self._policy, tasks={self.task: alone})
         return Router(policy, home=self._home, backend=self._tap, checks=self._checks, world=self._world)
 
@@ -304,7 +305,7 @@ class Eval:
 
     def _head(self, job: Job) -> dict[str, Any]:
         head: dict[str, Any] = {
-            "model": self._policy.models[job.model].litellm,
+            "model": self._policy.models[model_of(job.model)].litellm,
             "name": job.model,
             "task": self.task,
             "prompt_id": job.row_id,

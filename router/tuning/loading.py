@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ from router.core.binding import changed_rows, row_binding
 from router.core.call import Reply, texts, to_messages
 from router.core.checks import Check, Verdict, build_check
 from router.core.evidence import read_evidence
+from router.core.ladder import model_of, places
 from router.core.params import suggestion
-from router.core.policy import AnswerKind, Policy, TextAnswer
+from router.core.policy import AnswerKind, Policy, Task, TextAnswer
 from router.core.pricing import NUSD_PER_USD
 from router.core.reading import text_of
-from router.core.signals import FREE_SIGNALS, draft_text, read_signals
+from router.core.signals import FREE_SIGNALS, compared, draft_text, read_signals
 from router.errors import RecordingError, TuningError, UnknownTask
 from router.models.replay import outcome_of
 from router.resolve import bound, task_check
@@ -79,7 +80,7 @@ def load_run(
     reader = _Reader(
         Path(path),
         names=tuple(binds_to["ladder"]),
-        litellm={loaded.policy.models[name].litellm: name for name in binds_to["ladder"]},
+        litellm={loaded.policy.models[model_of(key)].litellm: key for key in reversed(binds_to["ladder"])},
         check=check,
         grader=build_grader(grader, settings.answer, check, tolerance=tolerance, fields=fields),
         regrade=grader is not None,
@@ -87,8 +88,16 @@ def load_run(
         cluster=settings.cluster,
         group=settings.group,
         bound=binds_to,
+        agree_on=settings.agree_on,
     )
-    return reader.read(task, min_rows)
+    return replace(reader.read(task, min_rows), panels=_panels(settings))
+
+
+def _panels(task: Task) -> tuple[tuple[str, ...], ...]:
+    """The keys of every panel of a task's ladder."""
+    asked = places(task.ladder)
+    rungs = {place.rung for place in asked if place.members > 1}
+    return tuple(tuple(place.key for place in asked if place.rung == rung) for rung in sorted(rungs))
 
 
 def load_columns(
@@ -138,6 +147,7 @@ class _Reader:
     only: str | None = None
     cluster: str | None = None
     group: str | None = None
+    agree_on: Sequence[str] = ()
     bound: Mapping[str, Any] | None = None
     """What the policy binds to; `None` for plain columns, whose signals are whatever they have."""
     served: dict[str, set[str]] = field(default_factory=dict)
@@ -208,7 +218,7 @@ class _Reader:
         self.asked.add(name)
         columns.add(at, model, self._cell(line, row, label))
         if row.get("error") is None:
-            self.served.setdefault(name, set()).add(str(row.get("model_served") or row["model"]))
+            self.served.setdefault(model_of(name), set()).add(str(row.get("model_served") or row["model"]))
         if row.get("grader"):
             self.graders.add(str(row["grader"]))
         if self._without_label(row) and row.get("error") is None:
@@ -242,7 +252,7 @@ class _Reader:
             cost_nusd,
             latency_ms,
             math.nan if check_usd is None else check_usd * NUSD_PER_USD,
-            comparable(found),
+            comparable(compared(found, self.agree_on)),
             signals,
             draft_text(reply) if (reply := _reply(row)) else None,
         )

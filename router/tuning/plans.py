@@ -13,7 +13,7 @@ from router.core.calibration import Calibrator
 from router.core.tuned import By, TunedRung
 from router.core.word_scores import Words, WordSignal
 from router.tuning.features import Floats, first_score
-from router.tuning.table import Table
+from router.tuning.table import Rows, Table
 from router.tuning.texts import word_columns
 
 
@@ -33,6 +33,41 @@ def with_used(heads: Heads, words: Mapping[WordSignal, Words]) -> Heads:
     return replace(heads, words={name: fitted for name, fitted in words.items() if name in named})
 
 
+@dataclass(frozen=True)
+class Family:
+    """Plans that differ in one threshold: which models are asked, in which order, and what their drafts are judged by.
+
+    A family of one model asks it in every call.
+    """
+
+    rungs: tuple[int, ...]
+    """Columns of the models, in the order they are asked."""
+    by: tuple[By, ...] = ()
+    """One for each model but the last."""
+    judged: tuple[bool, ...] = ()
+    """Whether a model's draft may be kept, or is only compared with the next one."""
+    gate: float | None = None
+    """Below this chance the first rung is skipped."""
+    panel: tuple[int, int] = (0, 1)
+    """Places of the first model of the panel and of the first after it; a panel of one is none."""
+    low: float | None = None
+    """Below this score the rest of the panel is not asked."""
+
+    def thresholds(self, threshold: float) -> tuple[float | None, ...]:
+        """The threshold of each model but the last."""
+        return tuple(threshold if judged else None for judged in self.judged)
+
+    @property
+    def gates(self) -> tuple[float | None, ...]:
+        """The gate of each model but the last."""
+        return tuple(self.gate if at == 0 else None for at in range(len(self.judged)))
+
+    def members(self, at: int) -> tuple[int, ...]:
+        """The columns of a panel's members up to this place; one for a model that is in no panel."""
+        start, stop = self.panel
+        return self.rungs[start : at + 1] if start <= at < stop else self.rungs[at : at + 1]
+
+
 class Outcome(NamedTuple):
     """What a plan did, row by row."""
 
@@ -46,20 +81,26 @@ class Outcome(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Scores of the drafts and prompts of one family of plans, NaN where there is none."""
+    """What the drafts and prompts of one family of plans are judged by, NaN where there is no score."""
 
     draft: tuple[Floats, ...]
-    """One for each rung but the last."""
+    """One for each model but the last."""
     prompt: tuple[Floats, ...] = ()
     """The same for gates; empty for no gate."""
+    leading: tuple[Rows | None, ...] = ()
+    """For each member of a panel whose draft the panel's answer is taken from, -1 for none; `None` outside a panel."""
+
+    def take(self, rows: Rows) -> Scores:
+        """The same for these rows only."""
+        leading = tuple(None if one is None else one[rows] for one in self.leading)
+        return Scores(tuple(one[rows] for one in self.draft), tuple(one[rows] for one in self.prompt), leading)
+
+
+_NO_SCORES = Scores(())
 
 
 def follow(
-    table: Table,
-    rungs: Sequence[int],
-    scores: Scores,
-    thresholds: Sequence[float | None],
-    gates: Sequence[float | None] = (),
+    table: Table, family: Family, scores: Scores = _NO_SCORES, thresholds: Sequence[float | None] = ()
 ) -> Outcome:
     """Follow a plan over all rows, as the flow does call by call.
 
@@ -67,56 +108,102 @@ def follow(
     ----------
     table
         The rows.
-    rungs
-        Columns of the models in the order they are asked.
+    family
+        The models in the order they are asked.
     scores
         What thresholds and gates are compared with.
-    thresholds, gates
-        One for each rung but the last.
+    thresholds
+        One for each model but the last.
     """
-    n, last = table.rows, len(rungs) - 1
-    answered = np.full(n, rungs[-1], dtype=np.intp)
+    n, last = table.rows, len(family.rungs) - 1
+    start, stop = family.panel
+    answered = np.full(n, family.rungs[-1], dtype=np.intp)
     held = np.full(n, -1, dtype=np.intp)
-    cost = np.zeros(n)
-    going_on = np.ones(n, bool)
-    for at, model in enumerate(rungs):
-        asked, gate = going_on, gates[at] if at < len(gates) else None
-        if gate is not None:
-            asked = asked & ~(scores.prompt[at] < gate)  # Without a score the rung is asked.
+    cost, asked_more = np.zeros(n), np.zeros(n, bool)
+    going_on, given_up = np.ones(n, bool), np.zeros(n, bool)
+    for at, model in enumerate(family.rungs):
+        asked = going_on & ~given_up if start < at < stop else going_on
+        if at == 0 and family.gate is not None:
+            skipped = scores.prompt[0] < family.gate  # Without a score the rung is asked.
+            asked, given_up = asked & ~skipped, skipped & (start == 0)
         cost[asked] += table.cost[asked, model]
-        usable = asked & ~table.refused(model)
+        led = scores.leading[at] if at < len(scores.leading) else None
+        draft = np.where(table.refused(model), -1, model) if led is None else led
+        usable = asked & (draft >= 0)
         if at == last:
             break
-        held[usable] = model
+        held[usable] = draft[usable]
         threshold = thresholds[at]
         if threshold is not None:
             cost[asked] += table.check_cost[asked, model]
             kept = usable & (scores.draft[at] >= threshold)
-            answered[kept] = model
+            answered[kept] = draft[kept]
             going_on = going_on & ~kept
-        if at == 0:
+            if family.low is not None and start <= at < stop:
+                given_up |= usable & (scores.draft[at] < family.low)
+        if at == 0 or (start == 0 and at < stop):
             asked_more = going_on
     # A last rung whose answer is no use gives way to the best draft that is.
     answered = np.where(going_on & ~usable & (held >= 0), held, answered)
     loss = table.quality[:, table.top] - table.quality[np.arange(n), answered]
-    return Outcome(answered, asked_more if last else np.zeros(n, bool), cost, loss)
+    return Outcome(answered, asked_more, cost, loss)
 
 
-def scores_of(table: Table, rungs: Sequence[int], by: Sequence[By], heads: Sequence[Heads]) -> Scores:
+class Fitted(NamedTuple):
+    """All calibrators of a tuning."""
+
+    models: Mapping[str, Heads]
+    """Of each model's drafts alone."""
+    panels: Mapping[tuple[str, ...], Heads]
+    """By the members asked so far, of what they say together."""
+
+
+def scores_of(table: Table, family: Family, fitted: Fitted) -> Scores:
     """The scores that the flow would give, from calibrators."""
-    draft, prompt = [], []
-    for at, model in enumerate(rungs[:-1]):
-        columns = {**table.columns(model, rungs[at - 1] if at else None)}
-        columns |= word_columns(table.run, model, heads[at].words)
-        fitted = heads[at].gain if by[at] == "gain" else heads[at].confidence
-        p = first_score(fitted, columns, table.rows)
-        draft.append(1.0 - p if by[at] == "gain" else p)
-        prompt.append(first_score(heads[at].prompt, columns, table.rows))
-    return Scores(tuple(draft), tuple(prompt))
+    names = table.run.models
+    draft, prompt, leading = [], [], []
+    for at, model in enumerate(family.rungs[:-1]):
+        own, members = fitted.models.get(names[model], Heads()), family.members(at)
+        columns = {**table.columns(model, family.rungs[at - 1] if at and len(members) == 1 else None)}
+        columns |= word_columns(table.run, model, own.words)
+        prompt.append(first_score(own.prompt, columns, table.rows))
+        led = None
+        if len(members) > 1:
+            alone = [alone_score(table, one, fitted) for one in members]
+            own = fitted.panels.get(tuple(names[one] for one in members), Heads())
+            columns, led = table.panel(members, alone)
+        leading.append(led)
+        heads = own.gain if family.by[at] == "gain" else own.confidence
+        p = first_score(heads, columns, table.rows)
+        draft.append(1.0 - p if family.by[at] == "gain" else p)
+    return Scores(tuple(draft), tuple(prompt), tuple(leading))
 
 
-def apply_rungs(table: Table, rungs: Sequence[TunedRung], heads: Mapping[str, Heads]) -> Outcome:
+def alone_score(table: Table, model: int, fitted: Fitted) -> Floats:
+    """Confidence in a model's drafts, read off each alone."""
+    own = fitted.models.get(table.run.models[model], Heads())
+    columns = {**table.columns(model), **word_columns(table.run, model, own.words)}
+    return first_score(own.confidence, columns, table.rows)
+
+
+def family_of(rungs: Sequence[TunedRung], models: Sequence[str]) -> tuple[Family, tuple[float | None, ...]]:
+    """The rungs of an artefact as a family, with their thresholds."""
+    places = [(rung, name) for rung in rungs for name in (rung.model, *rung.panel)]
+    below = [rung for rung, _ in places[:-1]]
+    starts = {id(rung): at for at, (rung, name) in reversed(list(enumerate(places)))}
+    panel = next(((starts[id(rung)], starts[id(rung)] + 1 + len(rung.panel)) for rung in rungs if rung.panel), (0, 1))
+    family = Family(
+        rungs=tuple(models.index(name) for _, name in places),
+        by=tuple(rung.by for rung in below),
+        judged=tuple(rung.threshold is not None for rung in below),
+        gate=rungs[0].gate,
+        panel=panel,
+        low=next((rung.low for rung in rungs if rung.panel), None),
+    )
+    return family, tuple(rung.threshold for rung in below)
+
+
+def apply_rungs(table: Table, rungs: Sequence[TunedRung], fitted: Fitted) -> Outcome:
     """Follow the rungs of an artefact."""
-    at = [table.run.models.index(rung.model) for rung in rungs]
-    scores = scores_of(table, at, [rung.by for rung in rungs], [heads.get(rung.model, Heads()) for rung in rungs])
-    return follow(table, at, scores, [rung.threshold for rung in rungs[:-1]], [rung.gate for rung in rungs[:-1]])
+    family, thresholds = family_of(rungs, table.run.models)
+    return follow(table, family, scores_of(table, family, fitted), thresholds)

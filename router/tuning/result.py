@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from router.core.tuned import Certificate, TunedPlan
 from router.errors import TuningError
-from router.spec.artefact import Artefact, ModelCalibrators
+from router.spec.artefact import Artefact, ModelCalibrators, PanelCalibrators
 from router.tuning.features import Floats, first_score
-from router.tuning.plans import Heads, Outcome, apply_rungs
+from router.tuning.plans import Fitted, Outcome, apply_rungs
 from router.tuning.quality import Quality, quality_of
 from router.tuning.runs import EvalRun
 from router.tuning.table import Table
@@ -49,8 +49,8 @@ class Tuning:
     """The ladder that was tuned, cheapest first."""
     plan: TunedPlan
     """Always the top rung where there is no certificate."""
-    heads: Mapping[str, Heads]
-    """Calibrators by model."""
+    fitted: Fitted
+    """The calibrators."""
     certificate: Certificate | None
     refusal: str = ""
     """Why the plan is always the top rung; empty where there is a certificate."""
@@ -80,11 +80,11 @@ class Tuning:
             )
         check = np.zeros_like(run.quality) if run.check_cost_nusd is None else np.nan_to_num(run.check_cost_nusd)
         table = Table(run, run.quality, run.cost_nusd, check, np.arange(run.rows), 0)
-        found = apply_rungs(table, self.plan.rungs, self.heads)
+        found = apply_rungs(table, self.plan.rungs, self.fitted)
         if run.group is not None:
             names = np.array([str(value) for value in run.group.tolist()], dtype=object)
             for name, rungs in self.plan.groups.items():
-                theirs = apply_rungs(table, rungs, self.heads)
+                theirs = apply_rungs(table, rungs, self.fitted)
                 found = Outcome(*(np.where(names == name, own, all_) for own, all_ in zip(theirs, found, strict=True)))
         return Applied(
             run.models, found.answered, found.asked_more, found.cost, found.loss, top_cost_nusd=run.cost_nusd[:, -1]
@@ -95,8 +95,8 @@ class Tuning:
         found = {}
         for at, model in enumerate(self.models):
             own = {**run.prompt_signals, **run.signals.get(model, {})}
-            own |= word_columns(run, at, self.heads[model].words)
-            p, outcome = first_score(self.heads[model].confidence, own, run.rows), run.quality[:, at]
+            own |= word_columns(run, at, self.fitted.models[model].words)
+            p, outcome = first_score(self.fitted.models[model].confidence, own, run.rows), run.quality[:, at]
             known = ~np.isnan(p) & ~np.isnan(outcome)
             if known.any():
                 found[model] = quality_of(p[known], outcome[known])
@@ -134,8 +134,16 @@ class Tuning:
         certificate = replace(self.certificate, binds_to=dict(binds_to or {}), issued=issued, expires=expires)
         models = tuple(
             ModelCalibrators(name, litellm[name], own.confidence, own.gain, own.prompt, own.words)
-            for name, own in self.heads.items()
+            for name, own in self.fitted.models.items()
         )
+        panels = tuple(PanelCalibrators(keys, own.confidence, own.gain) for keys, own in self.fitted.panels.items())
         return Artefact(
-            1, self.task, models, self.plan, certificate, served=dict(served or {}), provenance=self.provenance
+            1,
+            self.task,
+            models,
+            self.plan,
+            certificate,
+            served=dict(served or {}),
+            panels=panels,
+            provenance=self.provenance,
         )

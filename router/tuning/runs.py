@@ -57,6 +57,8 @@ class EvalRun:
     """Rows of one cluster (a document, a customer) never straddle a split."""
     group: Strings | None = None
     """Which group a row belongs to where groups are certified one by one."""
+    panels: tuple[tuple[str, ...], ...] = ()
+    """Models that the ladder asks as one panel, in order; a plan asks as many of them as pay, from the first on."""
     label_source: LabelSource = "labels"
     """`disagreement`: quality says whether an answer equals the top model's, which is not whether it is right."""
     data_hash: str = ""
@@ -110,7 +112,8 @@ class EvalRun:
             name: None if getattr(self, name) is None else getattr(self, name)[:, at] for name in tables
         }
         signals = {model: own for model, own in self.signals.items() if model in models}
-        return replace(self, models=tuple(models), signals=signals, **picked)
+        panels = tuple(panel for panel in self.panels if all(key in models for key in panel))
+        return replace(self, models=tuple(models), signals=signals, panels=panels, **picked)
 
 
 def _check_shapes(run: EvalRun) -> None:

@@ -8,26 +8,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from itertools import combinations
+from dataclasses import replace
+from itertools import combinations, product
 from typing import NamedTuple
 
 import numpy as np
 
 from router.core.tuned import By
-from router.core.word_scores import Words, WordSignal
-from router.tuning.features import Columns, Floats, matrix, terms_of
-from router.tuning.fit import FOLDS, Fit, fit
-from router.tuning.plans import Heads, Outcome, Scores, follow, with_used
-from router.tuning.table import Table, folds_of
-from router.tuning.texts import MIN_ROWS, WordFit, fit_prompts, fit_words, hashed, word_columns
+from router.tuning.features import Floats
+from router.tuning.plans import Family, Outcome, Scores, follow
+from router.tuning.table import Table
+from router.tuning.trained import Trained
 
 # A chain of tests has at most this many settings; more would only be finer than the certify split can tell apart.
 MAX_SETTINGS = 25
+_BY: tuple[By, ...] = ("confidence", "gain")
 # Thresholds that a family is first looked at with, at equal shares of the drafts.
 _LOOKS = 60
 # A gate skips the drafts of this share of the prompts, those with the least chance.
 _GATE_SHARES = (0.1, 0.25, 0.5)
+# The rest of a panel is not asked for this share of the first drafts, those with the least score.
+_LOW_SHARES = (0.1, 0.25)
 # Settings whose loss is predicted further above the target than this many standard errors are not worth a test.
 _HOPELESS = 2.0
 # A setting predicted below it by this many can hardly fail, and whatever is stricter need not be tested.
@@ -36,29 +37,6 @@ _SURE = 5.0
 _BELOW = 1e-3
 # A third rung, a gate or the gain must save more than the plain pair with this one-sided confidence (90 % interval).
 _PAYS = 1.645
-
-
-@dataclass(frozen=True)
-class Family:
-    """Plans that differ in one threshold."""
-
-    rungs: tuple[int, ...]
-    """Columns of the models, in the order they are asked."""
-    by: tuple[By, ...]
-    """One for each rung but the last."""
-    judged: tuple[bool, ...]
-    """Whether a rung's draft may be kept, or is only compared with the next one."""
-    gate: float | None = None
-    """Below this chance the first rung is skipped."""
-
-    def thresholds(self, threshold: float) -> tuple[float | None, ...]:
-        """The threshold of each rung but the last."""
-        return tuple(threshold if judged else None for judged in self.judged)
-
-    @property
-    def gates(self) -> tuple[float | None, ...]:
-        """The gate of each rung but the last."""
-        return tuple(self.gate if at == 0 else None for at in range(len(self.judged)))
 
 
 class Setting(NamedTuple):
@@ -103,117 +81,49 @@ class Forecast(NamedTuple):
         return float(self.cost[self.best]) if self.best is not None else 1.0
 
 
-class Trained:
-    """The calibrators of all models, fitted on the training rows, with out-of-fold scores for those rows."""
-
-    def __init__(self, train: Table, seed: int) -> None:
-        self._folds = folds_of(train.unit, FOLDS, seed)
-        self._fits: dict[tuple[str, int, int | None], Fit] = {}
-        _, self._codes, sizes = np.unique(train.unit, return_inverse=True, return_counts=True)
-        self._sizes = sizes if len(sizes) < train.rows else None
-        self.words: list[dict[WordSignal, Words]] = [{} for _ in train.run.models]
-        self.prompts: list[WordFit] = []
-        """What prompts say of each model; empty where there are none, or too few."""
-        self.train = self._with_words(train)
-
-    @property
-    def units(self) -> int:
-        """How many training rows there are, or clusters of them."""
-        return self.train.rows if self._sizes is None else len(self._sizes)
-
-    def by_unit(self, loss: Floats) -> Floats:
-        """One loss for each unit, the mean of its rows, as certificates count it."""
-        return loss if self._sizes is None else np.bincount(self._codes, weights=loss) / self._sizes
-
-    def _with_words(self, train: Table) -> Table:
-        """The rows with what words say of each, by a fit that left it out; the fits go to `words`."""
-        run = train.run
-        if train.rows < MIN_ROWS:
-            return train
-        signals = {model: dict(run.signals.get(model, {})) for model in run.models}
-        if run.prompts is not None:
-            self.prompts = fit_prompts(run.prompts, train.quality, self._folds, run.group)
-        for model, name in enumerate(run.models[:-1]):
-            if self.prompts:
-                self.words[model]["prompt_words"], signals[name]["prompt_words"] = self.prompts[model]
-            if run.drafts is not None:
-                columns = train.columns(model)
-                beside = matrix(columns, terms_of(columns))
-                fitted = fit_words(hashed(run.drafts[:, model]), train.quality[:, model], self._folds, beside)
-                self.words[model]["draft_words"], signals[name]["draft_words"] = fitted
-        return replace(train, run=replace(run, signals=signals))
-
-    def columns(self, table: Table, model: int, earlier: int | None = None) -> Columns:
-        """The signals of other rows, with what words say of them."""
-        return {**table.columns(model, earlier), **word_columns(table.run, model, self.words[model])}
-
-    def confidence(self, model: int, earlier: int | None = None) -> Fit:
-        """Confidence in a model's draft, with or without an earlier draft to compare it with."""
-        key = ("confidence", model, earlier)
-        if key not in self._fits:
-            columns = self.train.columns(model, earlier)
-            self._fits[key] = fit(columns, self.train.quality[:, model], self._folds)
-        return self._fits[key]
-
-    def gain(self, model: int, last: int) -> Fit:
-        """Gain of climbing from a model's draft to the plan's last rung."""
-        key = ("gain", model, last)
-        if key not in self._fits:
-            gained = np.maximum(self.train.quality[:, last] - self.train.quality[:, model], 0.0)
-            known = {"last_words": self.prompts[last].out_of_fold} if self.prompts else {}
-            self._fits[key] = fit({**self.train.columns(model), **known}, gained, self._folds)
-        return self._fits[key]
-
-    def prompt(self, model: int) -> Fit:
-        """Confidence in a model before it is asked."""
-        key = ("prompt", model, None)
-        if key not in self._fits:
-            own = self.train.run.signals.get(self.train.run.models[model], {})
-            known = {name: own[name] for name in ("prompt_words",) if name in own}
-            columns = {**self.train.run.prompt_signals, **known}
-            self._fits[key] = fit(columns, self.train.quality[:, model], self._folds)
-        return self._fits[key]
-
-    def scores(self, family: Family) -> Scores:
-        """Out-of-fold scores of the training rows."""
-        draft = []
-        for at, model in enumerate(family.rungs[:-1]):
-            if family.by[at] == "gain":
-                draft.append(1.0 - self.gain(model, family.rungs[-1]).out_of_fold)
-            else:
-                draft.append(self.confidence(model, family.rungs[at - 1] if at else None).out_of_fold)
-        if family.gate is None:
-            return Scores(tuple(draft))
-        return Scores(tuple(draft), (self.prompt(family.rungs[0]).out_of_fold,))
-
-    def heads(self, family: Family) -> list[Heads]:
-        """The calibrators that a family's plans need, for each rung but the last."""
-        found = []
-        for at, model in enumerate(family.rungs[:-1]):
-            alone = self.confidence(model).calibrator
-            compared = (self.confidence(model, family.rungs[at - 1]).calibrator,) if at else ()
-            gain = (self.gain(model, family.rungs[-1]).calibrator,) if family.by[at] == "gain" else ()
-            prompt = (self.prompt(model).calibrator,) if at == 0 and family.gate is not None else ()
-            words = self.words[model]
-            if self.prompts:
-                words = {**words, "last_words": self.prompts[family.rungs[-1]].words}
-            found.append(with_used(Heads((*compared, alone), gain, prompt), words))
-        return found
-
-
 def families(table: Table, trained: Trained) -> Iterator[Family]:
     """Every pair by confidence and by gain, gated where prompts say anything, and every three with a comparison."""
-    count = len(table.run.models)
-    for low, high in combinations(range(count), 2):
-        for by in ("confidence", "gain"):
+    alone = _alone(table)
+    for low, high in combinations(alone, 2):
+        for by in _BY:
             yield Family((low, high), (by,), (True,))
         if table.run.prompt_signals:
             chance = trained.prompt(low).out_of_fold
             for gate in np.unique(np.quantile(chance, _GATE_SHARES)):
                 yield Family((low, high), ("confidence",), (True,), float(gate))
-    for rungs in combinations(range(count), 3):
+    for rungs in combinations(alone, 3):
         for first_judged in (True, False):
             yield Family(rungs, ("confidence", "confidence"), (first_judged, True))
+    if table.run.answers is not None:
+        yield from _panels(table, trained)
+
+
+def _panels(table: Table, trained: Trained) -> Iterator[Family]:
+    """Panels of two and three models below a last rung, by confidence and by gain, asked in full or given up early."""
+    above = [model for model in _alone(table) if model not in _members(table)]
+    panels = {rungs[:-1] for size in (2, 3) for rungs in combinations(above, size + 1)}
+    names = table.run.models
+    for panel in table.run.panels:
+        panels |= {tuple(names.index(key) for key in panel[:size]) for size in range(2, len(panel) + 1)}
+    for members in sorted(panels):
+        lasts = [model for model in above if model > members[-1]]
+        for last, by in product(lasts, _BY):
+            size = len(members)
+            plain = Family((*members, last), (by,) * size, (True,) * size, panel=(0, size))
+            yield plain
+            first = trained.scores(plain).draft[0]
+            for low in np.unique(np.quantile(first[~np.isnan(first)], _LOW_SHARES)):
+                yield replace(plain, low=float(low))
+
+
+def _members(table: Table) -> set[int]:
+    return {table.run.models.index(key) for panel in table.run.panels for key in panel}
+
+
+def _alone(table: Table) -> list[int]:
+    """Models that may be asked without others: of a declared panel the first one."""
+    firsts = {table.run.models.index(panel[0]) for panel in table.run.panels}
+    return [model for model in range(len(table.run.models)) if model in firsts or model not in _members(table)]
 
 
 def forecast(trained: Trained, family: Family, target: float, share: float, certify_units: int) -> Forecast:
@@ -225,7 +135,7 @@ def forecast(trained: Trained, family: Family, target: float, share: float, cert
     top = table.cost[:, table.top].mean()
     z, cost = np.empty(len(thresholds)), np.empty(len(thresholds))
     for at, threshold in enumerate(thresholds):
-        outcome = follow(table, family.rungs, scores, family.thresholds(threshold), family.gates)
+        outcome = follow(table, family, scores, family.thresholds(threshold))
         z[at] = _standard_errors(trained.by_unit(outcome.loss), target, certify_units)
         cost[at] = outcome.cost.mean() / top
     passing = np.logical_and.accumulate(z <= -_normal(share))
@@ -275,7 +185,7 @@ def choose(trained: Trained, target: float, share: float, certify_units: int) ->
     more: list[Forecast] = []
     for family in families(trained.train, trained):
         found = forecast(trained, family, target, share, certify_units)
-        simple = family.by == ("confidence",) and family.gate is None
+        simple = family.by == ("confidence",) and family.gate is None and len(family.rungs) == 2
         (plain if simple else more).append(found)
     best = min(plain, key=_rank)
     for one in sorted(more, key=_rank):
@@ -299,7 +209,7 @@ def _costs(table: Table, one: Forecast) -> Floats:
         return table.cost[:, table.top]
     family = one.family
     threshold = float(one.thresholds[one.best])
-    return follow(table, family.rungs, one.scores, family.thresholds(threshold), family.gates).cost
+    return follow(table, family, one.scores, family.thresholds(threshold)).cost
 
 
 def chain_of(found: Forecast, scores: Scores, certify_units: int) -> Chain:
@@ -340,8 +250,8 @@ def direct_to(family: Family) -> int:
 def outcome_of(table: Table, family: Family, scores: Scores, setting: Setting) -> Outcome:
     """What one setting does."""
     if setting.threshold is None:
-        return follow(table, (direct_to(family),), Scores(()), ())
-    return follow(table, family.rungs, scores, family.thresholds(setting.threshold), family.gates)
+        return follow(table, Family((direct_to(family),)))
+    return follow(table, family, scores, family.thresholds(setting.threshold))
 
 
 def side_rungs(trained: Trained, chain: Chain, target: float, certify_units: int) -> tuple[int, ...]:
@@ -350,7 +260,7 @@ def side_rungs(trained: Trained, chain: Chain, target: float, certify_units: int
     costs = table.cost.mean(axis=0)
     ends = direct_to(chain.family) if chain.settings and chain.settings[-1].threshold is None else None
     found = []
-    for model in range(table.top):
+    for model in _alone(table)[:-1]:
         loss = table.quality[:, table.top] - table.quality[:, model]
         hopeful = _standard_errors(trained.by_unit(loss), target, certify_units) < -1.0
         if hopeful and model != ends and costs[model] < costs[table.top]:
@@ -365,7 +275,7 @@ def needed_rows(trained: Trained, found: Forecast, target: float, share: float) 
     spread = _normal(share) + _normal(0.2)
     counts = []
     for threshold in found.thresholds[found.cost < 1.0]:
-        outcome = follow(table, family.rungs, found.scores, family.thresholds(threshold), family.gates)
+        outcome = follow(table, family, found.scores, family.thresholds(threshold))
         loss = trained.by_unit(outcome.loss)
         room = target - float(loss.mean())
         if room > 0:

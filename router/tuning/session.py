@@ -39,7 +39,7 @@ class Past:
         labels: dict[str, tuple[Any, Any]] = {}
         for line, row in read_run(path):
             name = str(row.get("name", ""))
-            if name not in bound["models"] or not isinstance(row.get("bound"), dict):
+            if name not in bound["ladder"] or not isinstance(row.get("bound"), dict):
                 raise RecordingError(
                     f"{path}:{line}: is an answer of {name or row['model']!r}, which is not in the task's ladder "
                     f"({', '.join(bound['ladder'])}); name another run file",

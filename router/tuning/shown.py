@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from router.core.plan import Plan, follow
+from router.core.plan import Panel, Plan, follow
 from router.core.policy import Target
 from router.errors import TuningError
 from router.tuning.compare import Change, Choice, change, compare
@@ -88,10 +88,11 @@ def planned(plan: Plan, found: Tuning) -> Plan:
     ladder = tuple(
         replace(
             rung,
-            calibrators=found.heads[rung.name].confidence,
-            gain=found.heads[rung.name].gain,
-            prompt=found.heads[rung.name].prompt,
-            words=found.heads[rung.name].words,
+            calibrators=found.fitted.models[rung.key].confidence,
+            gain=found.fitted.models[rung.key].gain,
+            prompt=found.fitted.models[rung.key].prompt,
+            words=found.fitted.models[rung.key].words,
+            alone=(),
             confidence_source="tuned",
             threshold=None,
             skip="",
@@ -99,5 +100,6 @@ def planned(plan: Plan, found: Tuning) -> Plan:
         )
         for rung in plan.rungs
     )
-    groups = {name: follow(ladder, rungs) for name, rungs in found.plan.groups.items()}
-    return replace(plan, rungs=follow(ladder, found.plan.rungs), group=found.plan.group, groups=groups)
+    panels = {keys: Panel(own.confidence, own.gain) for keys, own in found.fitted.panels.items()}
+    groups = {name: follow(ladder, rungs, panels) for name, rungs in found.plan.groups.items()}
+    return replace(plan, rungs=follow(ladder, found.plan.rungs, panels), group=found.plan.group, groups=groups)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from router.core.decision import gate_reason, judge
+from router.core.decision import Judged, first_probability, gate_reason, judge, judge_panel
+from router.core.panel import Vote, leading, panel_signals
 from router.core.plan import Plan, Rung
 from router.core.word_scores import PROMPT_WORDS
 from router.tuning.runs import EvalRun
@@ -133,25 +134,32 @@ class _Path:
     asked: list[tuple[Rung, int]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.asked = [(rung, self.names[rung.name]) for rung in self.rungs if not rung.skip and not rung.spare]
+        self.asked = [(rung, self.names[rung.key]) for rung in self.rungs if not rung.skip and not rung.spare]
 
     def take(self, row: int) -> tuple[int, float, bool]:
         """Whose answer this row gets, what the call costs, and whether it climbed."""
         run, cost, held, earlier = self.run, 0.0, None, None
-        for position, (rung, model) in enumerate(self.asked):
+        panel = _PanelRow(self, row)
+        for rung, model in self.asked:
+            if rung.member and panel.given_up == rung.level:
+                continue
             words = self._words(rung, model, row)
             if gate_reason(rung, _known(run.prompt_signals, row) | words):
+                panel.given_up = rung.level
                 continue
             cost += float(run.cost_nusd[row, model])
-            signals = _known(run.signals.get(rung.name, {}), row) | words
-            if earlier is not None and run.answers is not None:
+            signals = _known(run.signals.get(rung.key, {}), row) | words
+            if earlier is not None and run.answers is not None and rung.members == 1:
                 one, other = run.answers[row, model], run.answers[row, earlier]
                 signals["agreement"] = float(one is not None and one == other)
             earlier = model
             usable = not signals.get("invalid")
-            judged = judge(rung, signals, "" if usable else "is not usable")
+            if rung.members > 1:
+                judged, model, usable = panel.judge(rung, model, signals)
+            else:
+                judged = judge(rung, signals, "" if usable else "is not usable")
             if judged.keep and (usable or held is None):
-                return model, cost, position > 0
+                return model, cost, rung.level != self.asked[0][0].level
             if usable:
                 held = model
         return (model if held is None else held), cost, True
@@ -165,6 +173,32 @@ class _Path:
                 groups = self.run.group if name in PROMPT_WORDS else None
                 found[name] = rung.words[name].chance(texts[row], None if groups is None else str(groups[row]))
         return found
+
+
+class _PanelRow:
+    """What the members of a panel said in one row, as far as they were asked."""
+
+    def __init__(self, path: _Path, row: int) -> None:
+        self.given_up: int | None = None
+        self._answers = path.run.answers
+        self._row = row
+        self._said: list[tuple[int, dict[str, float], Vote]] = []
+
+    def judge(self, rung: Rung, model: int, signals: dict[str, float]) -> tuple[Judged, int, bool]:
+        """What follows, whose draft leads, and whether that is usable."""
+        if rung.member == 0:
+            self._said = []
+        usable = not signals.get("invalid") and self._answers is not None
+        value = self._answers[self._row, model] if usable and self._answers is not None else None
+        self._said.append((model, signals, Vote(value, first_probability(rung.alone, signals))))
+        votes = [vote for *_, vote in self._said]
+        led = leading(votes)
+        model, own, _ = self._said[led or 0]
+        together = panel_signals(votes) if len(votes) > 1 else {}
+        judged = judge_panel(rung, own | together, votes, "is not usable" if led is None else "")
+        if judged.give_up:
+            self.given_up = rung.level
+        return judged, model, led is not None
 
 
 def _known(columns: Mapping[str, Floats], row: int) -> dict[str, float]:

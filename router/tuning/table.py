@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +52,21 @@ class Table:
             own["agreement"] = agreement(self.run.answers[:, model], self.run.answers[:, earlier])
         return own
 
+    def panel(self, members: Sequence[int], alone: Sequence[Floats]) -> tuple[dict[str, Floats], Rows]:
+        """What members of a panel say together: its signals, and whose draft its answer is taken from, -1 for none.
+
+        `alone` has the confidence in each member's draft, read off that draft alone.
+        """
+        columns, lead = panel_columns([self._answers(model) for model in members], alone)
+        return {**self.run.prompt_signals, **columns}, np.where(lead < 0, -1, np.asarray(members)[lead])
+
+    def _answers(self, model: int) -> NDArray[np.object_]:
+        """The usable answers of a model, `None` for a draft without one."""
+        assert self.run.answers is not None
+        found = self.run.answers[:, model].copy()
+        found[self.refused(model)] = None
+        return found
+
     def refused(self, model: int) -> NDArray[np.bool_]:
         """Drafts that the task's check refuses; no threshold keeps them."""
         invalid = self.run.signals.get(self.run.models[model], {}).get("invalid")
@@ -72,6 +88,32 @@ def agreement(one: NDArray[np.object_], other: NDArray[np.object_]) -> Floats:
     """1 where both drafts hold the same answer, else 0; drafts without an answer agree with nothing."""
     pairs = zip(one.tolist(), other.tolist(), strict=True)
     return np.array([a is not None and a == b for a, b in pairs], dtype=float)
+
+
+def panel_columns(answers: Sequence[NDArray[np.object_]], alone: Sequence[Floats]) -> tuple[dict[str, Floats], Rows]:
+    """`router.core.panel` for whole columns: the signals of a panel, and the position of the leading member or -1."""
+    count, n = len(answers), len(answers[0])
+    same = np.zeros((count, count, n), bool)
+    for one in range(count):
+        for other in range(one, count):
+            same[one, other] = same[other, one] = agreement(answers[one], answers[other]) > 0.0
+    votes = same.sum(axis=0)
+    lead = np.where(votes.max(axis=0) > 0, votes.argmax(axis=0), -1)
+    rows, known = np.arange(n), lead >= 0
+    with_it = same[lead, :, rows].T & known  # Whose answer is the panel's.
+    against = np.array([same[at, at] for at in range(count)]) & ~with_it
+    p = np.array(alone)
+    usable = np.array([same[at, at] for at in range(count)])
+    unknown = (np.isnan(p) & usable).any(axis=0) | ~known
+    others = with_it & (np.arange(count)[:, None] != lead)
+    found = {
+        "panel_votes": np.where(known, votes.max(axis=0) / count, 0.0),
+        "panel_first": np.where(known, lead == 0, np.nan),
+        "panel_own": np.where(unknown, np.nan, p[lead, rows]),
+        "panel_support": np.where(unknown, np.nan, np.where(others, p, 0.0).max(axis=0)),
+        "panel_against": np.where(unknown, np.nan, np.where(against, p, 0.0).max(axis=0)),
+    }
+    return found, lead
 
 
 def prepare(run: EvalRun, *, filled: bool = True) -> Table:

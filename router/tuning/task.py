@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from router.core.ladder import model_of
 from router.core.params import suggestion
 from router.core.plan import Plan
 from router.core.policy import Policy, Target
@@ -304,7 +305,7 @@ def _artefact(
 ) -> Artefact:
     today = datetime.fromtimestamp(now_s, tz=UTC).date()
     artefact = found.artefact(
-        {name: loaded.policy.models[name].litellm for name in found.models},
+        {key: loaded.policy.models[model_of(key)].litellm for key in found.models},
         binds_to=binds_to,
         issued=today.isoformat(),
         expires=(today + timedelta(days=valid_days)).isoformat(),

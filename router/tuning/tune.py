@@ -14,11 +14,12 @@ from router.tuning.certify import test_for
 from router.tuning.chains import Chains, Goal, Kept
 from router.tuning.crossfit import LeftOut
 from router.tuning.fit import MAX_ROWS
-from router.tuning.plans import Heads, Scores, scores_of, with_used
+from router.tuning.plans import scores_of
 from router.tuning.result import Tuning
 from router.tuning.runs import EvalRun
-from router.tuning.search import Family, Forecast, Trained, chain_of, choose, needed_rows, side_rungs
+from router.tuning.search import Forecast, chain_of, choose, needed_rows, side_rungs
 from router.tuning.table import Rows, prepare, split
+from router.tuning.trained import Trained
 
 Method = Literal["split", "crossfit"]
 
@@ -154,7 +155,7 @@ class Tuner:
         )
         best = choose(self.trained, target, goal.budget, self.certify_units // len(parts))
         kept = {name: one for name, rows in parts.items() if (one := self._certified(rows, best, goal)) is not None}
-        heads = self._heads([one.family for one in kept.values() if one.family])
+        heads = self.trained.fitted([one.family for one in kept.values() if one.family])
         if not kept:
             why, needed = self._refusal(best, goal)
             plan = TunedPlan((TunedRung(self.run.models[-1]),))
@@ -225,13 +226,12 @@ class Tuner:
     def _certified(self, rows: Rows, best: Forecast, goal: Goal) -> Kept | None:
         """The cheapest plan that these certify rows certify, or `None`."""
         table, family = self.table.take(rows), best.family
-        if self.method == "crossfit":
+        if self.method == "crossfit":  # Each row is scored by fits that saw nothing of its fold.
             fitted = self.left_out.scores(family)
-            scores = Scores(*(tuple(one[rows] for one in part) for part in fitted))
+            scores = fitted.take(rows)
         else:
-            heads = self.trained.heads(family)
-            fitted = scores_of(self.trained.train, family.rungs, family.by, heads)
-            scores = scores_of(table, family.rungs, family.by, heads)
+            heads = self.trained.fitted([family])
+            fitted, scores = scores_of(self.trained.train, family, heads), scores_of(table, family, heads)
         units = len(np.unique(table.unit))
         chain = chain_of(best, fitted, units)
         alone = side_rungs(self.trained, chain, goal.target, units)
@@ -243,17 +243,6 @@ class Tuner:
             return TunedPlan(kept["all"].rungs)
         top = (TunedRung(self.run.models[-1]),)
         return TunedPlan(top, group, {name: one.rungs for name, one in kept.items()})
-
-    def _heads(self, used: list[Family]) -> dict[str, Heads]:
-        """Calibrators of every model, so that any answer has a confidence; those of the plan have all they need."""
-        names = self.run.models
-        heads = {
-            name: with_used(Heads((self.trained.confidence(at).calibrator,)), self.trained.words[at])
-            for at, name in enumerate(names)
-        }
-        for family in used:
-            heads |= {names[at]: own for at, own in zip(family.rungs, self.trained.heads(family), strict=False)}
-        return heads
 
     def _refusal(self, best: Forecast, goal: Goal) -> tuple[str, int | None]:
         """Why nothing passed, and how many rows of this kind would do."""

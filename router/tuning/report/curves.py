@@ -133,7 +133,7 @@ def _frontier(held: HeldOut) -> tuple[Setting, ...]:
     scores, top = held.scores(family), float(table.cost[:, table.top].mean())
     found = []
     for threshold in held.settings(_SETTINGS).tolist():
-        one = follow(table, family.rungs, scores, family.thresholds(threshold), family.gates)
+        one = follow(table, family, scores, family.thresholds(threshold))
         found.append(Setting(threshold, float(one.cost.mean()) / top, float(unit_losses(one.loss, table.unit).mean())))
     return tuple(found)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.core.tuned import TunedRung
-from router.tuning.features import Floats, first_score
-from router.tuning.plans import Outcome, Scores, follow, scores_of
+from router.tuning.features import Floats
+from router.tuning.plans import Family, Outcome, Scores, family_of, follow, scores_of
 from router.tuning.result import Tuning
-from router.tuning.search import Family, between, choose, drafts_of
+from router.tuning.search import between, choose, drafts_of
 from router.tuning.table import Rows, Table
+from router.tuning.trained import Trained
 from router.tuning.tune import Tuner
 
 
@@ -53,17 +54,25 @@ class HeldOut:
         """What the thresholds and gates of a family are compared with."""
         trained = self.tuner.trained
         if self.crossfit:
-            draft, *prompt = self.tuner.left_out.scores(family)
-            return Scores(tuple(one[self.rows] for one in draft), *(tuple(p[self.rows] for p in one) for one in prompt))
-        return scores_of(self.table, family.rungs, family.by, trained.heads(family))
+            return self.tuner.left_out.scores(family).take(self.rows)
+        return scores_of(self.table, family, trained.fitted([family]))
 
     def confidence(self, model: int, earlier: int | None = None) -> Floats:
         """Confidence in a model's drafts; NaN where there is none."""
-        trained = self.tuner.trained
+        return self._read(lambda trained, table: trained.confidence_of(table, model, earlier))
+
+    def panel(self, members: tuple[int, ...]) -> tuple[Floats, Floats]:
+        """Confidence in what a panel's first members say together, NaN where there is none, and how good that is."""
+        p = self._read(lambda trained, table: trained.panel_of(table, members)[0])
+        lead = self._read(lambda trained, table: trained.panel_of(table, members)[1].astype(float)).astype(np.intp)
+        quality = self.table.quality[np.arange(self.table.rows), lead]
+        return p, np.where(lead < 0, 0.0, quality)
+
+    def _read(self, read: Callable[[Trained, Table], Floats]) -> Floats:
+        """What fits say of the rows that had no part in them."""
         if self.crossfit:
-            return self.tuner.left_out.confidence(model, earlier)[self.rows]
-        fitted = trained.confidence(model, earlier).calibrator
-        return first_score((fitted,), trained.columns(self.table, model, earlier), self.table.rows)
+            return self.tuner.left_out.read(read)[self.rows]
+        return read(self.tuner.trained, self.table)
 
     def settings(self, most: int) -> Floats:
         """Thresholds of the family at equal shares of the training drafts, strict to loose."""
@@ -71,7 +80,7 @@ class HeldOut:
         scores = (
             self.tuner.left_out.scores(family)
             if self.crossfit
-            else scores_of(trained.train, family.rungs, family.by, trained.heads(family))
+            else scores_of(trained.train, family, trained.fitted([family]))
         )
         drafts = drafts_of(family, scores)
         return between(drafts, np.quantile(drafts, np.linspace(0.0, 1.0, most))) if len(drafts) else drafts
@@ -81,7 +90,7 @@ class HeldOut:
         table = table or self.table
         found: Outcome | None = None
         for part in self.parts:
-            own = follow(table, part.family.rungs, self.scores(part.family), part.thresholds, part.family.gates)
+            own = follow(table, part.family, self.scores(part.family), part.thresholds)
             found = own if found is None else _where(part.inside, own, found)
         assert found is not None
         return found
@@ -120,14 +129,7 @@ def held_out(tuner: Tuner, tuning: Tuning, rows: Rows, target: float) -> HeldOut
 
 
 def _part(inside: NDArray[np.bool_], rungs: Sequence[TunedRung], models: Sequence[str]) -> Part:
-    below = rungs[:-1]
-    family = Family(
-        rungs=tuple(models.index(rung.model) for rung in rungs),
-        by=tuple(rung.by for rung in below),
-        judged=tuple(rung.threshold is not None for rung in below),
-        gate=below[0].gate if below else None,
-    )
-    return Part(inside, family, tuple(rung.threshold for rung in below))
+    return Part(inside, *family_of(rungs, models))
 
 
 def _where(inside: NDArray[np.bool_], own: Outcome, other: Outcome) -> Outcome:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from router.core.call import texts, to_messages
 from router.errors import RecordingError
 from router.tuning.features import Floats
-from router.tuning.report.held_out import HeldOut
+from router.tuning.plans import Scores
+from router.tuning.report.held_out import HeldOut, Part
 from router.tuning.rows import prompt_id
 from router.tuning.runfile import read_run
 
@@ -70,8 +71,10 @@ def mistakes_of(held: HeldOut, most: int = EXAMPLES) -> Mistakes:
             last = position == len(rungs) - 1
             score = np.full(held.table.rows, np.nan) if last else scores.draft[position]
             threshold = None if last else part.thresholds[position]
-            kept += _named(held, wrong, model, score, threshold)
-            right = (quality[:, model] >= np.maximum(quality[np.arange(len(inside)), outcome.answered], 0.5)) & ~last
+            kept += _named(held, wrong, model, score if last else _kept_at(part, scores, position), threshold)
+            led = scores.leading[position] if not last and scores.leading else None
+            own = quality[:, model] if led is None else quality[np.arange(len(inside)), led] * (led >= 0)
+            right = (own >= np.maximum(quality[np.arange(len(inside)), outcome.answered], 0.5)) & ~last
             needless = inside & (outcome.answered == rungs[-1]) & right & (position == len(rungs) - 2)
             gate = part.family.gates[position] if not last else None
             skipped = np.zeros(len(inside), bool) if gate is None else scores.prompt[position] < gate
@@ -81,6 +84,19 @@ def mistakes_of(held: HeldOut, most: int = EXAMPLES) -> Mistakes:
     return Mistakes(
         len(kept), tuple(one for _, one in kept[:most]), len(climbed), tuple(one for _, one in climbed[:most])
     )
+
+
+def _kept_at(part: Part, scores: Scores, position: int) -> Floats:
+    """The score that a draft was kept at: its own, or that of its panel when it had been asked enough."""
+    start, stop = part.family.panel
+    if not start <= position < stop:
+        return scores.draft[position]
+    found = np.full_like(scores.draft[position], np.nan)
+    for at in range(start, stop):
+        threshold = part.thresholds[at]
+        if threshold is not None:
+            found = np.where(np.isnan(found) & (scores.draft[at] >= threshold), scores.draft[at], found)
+    return found
 
 
 def _named(

@@ -24,9 +24,10 @@ _FEWEST = 40
 
 @dataclass(frozen=True)
 class Drafts:
-    """How good the confidence in one model's drafts is on the held-out rows."""
+    """How good the confidence in one model's drafts, or in what a panel says, is on the held-out rows."""
 
     model: str
+    """Its name, or the names of the panel's members that were asked."""
     quality: Quality | None
     """`None` where there are too few rows."""
     bins: tuple[Bin, ...]
@@ -101,19 +102,22 @@ def _as_point(name: str, one: Realised) -> Point:
 
 def _drafts(held: HeldOut, position: int) -> Drafts:
     """The drafts of one rung of the plan's cascade."""
-    rungs = held.family.rungs
+    rungs, members, names = held.family.rungs, held.family.members(position), held.table.run.models
     model, earlier = rungs[position], rungs[position - 1] if position else None
-    p, outcome = held.confidence(model, earlier), held.table.quality[:, model]
+    if len(members) > 1:
+        p, outcome = held.panel(members)
+    else:
+        p, outcome = held.confidence(model, earlier), held.table.quality[:, model]
     known = ~np.isnan(p)
     enough = int(known.sum()) >= _FEWEST
     return Drafts(
-        model=held.table.run.models[model],
+        model=" + ".join(names[one] for one in members),
         quality=quality_of(p[known], outcome[known]) if enough else None,
         bins=bins_of(p[known], outcome[known]) if enough else (),
         risk_coverage=risk_coverage(p[known], outcome[known]) if enough else (),
         wrong=float(1.0 - outcome.mean()),
         kept=_kept(held, position),
-        signals=worth_of(held, model, earlier) if enough else (),
+        signals=worth_of(held, model, earlier) if enough and len(members) == 1 else (),
     )
 
 
@@ -123,7 +127,11 @@ def _kept(held: HeldOut, position: int) -> Kept | None:
     threshold = used[0].thresholds[position] if len(used) == 1 else None
     if threshold is None or used[0].family.by[position] != "confidence":
         return None
-    model = used[0].family.rungs[position]
-    kept = held.scores(used[0].family).draft[position] >= threshold
-    risk = float(1.0 - held.table.quality[kept, model].mean()) if kept.any() else math.nan
+    family = used[0].family
+    scores = held.scores(family)
+    led = scores.leading[position] if position < len(scores.leading) else None
+    kept = scores.draft[position] >= threshold
+    whose = np.full(held.table.rows, family.rungs[position]) if led is None else led
+    kept &= whose >= 0
+    risk = float(1.0 - held.table.quality[kept, whose[kept]].mean()) if kept.any() else math.nan
     return Kept(float(kept.mean()), risk)
