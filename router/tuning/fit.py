@@ -23,7 +23,7 @@ MAX_ROWS = 20_000
 _CLIP = 1e-9
 # Strengths of the fit that are tried, the inverse of the ridge penalty on standardised signals: with many rows any of
 # them does, and few rows bear only a weak pull by each signal.
-STRENGTHS = (1.0, 0.3, 0.1, 0.03, 0.01)
+STRENGTHS = (1.0, 0.1, 0.01)
 # With more signals than every call reads the pull is no stronger than this while they are chosen.
 _CAREFUL = 0.03
 # By how many standard errors a block must lower the held-out loss to be read at all: the one-standard-error rule.
@@ -81,16 +81,17 @@ def _selected(columns: Columns, outcome: Floats, folds: NDArray[np.intp]) -> tup
     strength, best = _strongest(kept, outcome, folds)
     careful = min(strength, _CAREFUL)
 
-    def tried(block: str) -> tuple[dict[str, Floats], Floats, float]:
+    def tried(block: str) -> tuple[float, dict[str, Floats], Floats]:
         more = kept | {name: columns[name] for name in blocks[block]}
         held_out = _out_of_fold(more, outcome, folds, careful)
         gain = row_losses(best, outcome) - row_losses(held_out, outcome)
         error = float(gain.std()) / math.sqrt(len(gain))
-        return more, held_out, float(gain.mean()) - _PAYS * error
+        return float(gain.mean()) - _PAYS * error, more, held_out
 
     free = len(kept)
-    for block in sorted(blocks, key=lambda block: -tried(block)[2]):
-        more, held_out, gain = tried(block)
+    first = {block: tried(block) for block in blocks}
+    for block in sorted(first, key=lambda block: -first[block][0]):
+        gain, more, held_out = first[block] if len(kept) == free else tried(block)
         if gain > 0.0:
             kept, best = more, held_out
     if len(kept) > free:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from router.tuning.certify import test_for
 from router.tuning.chains import Chains, Goal, Kept
 from router.tuning.crossfit import LeftOut
 from router.tuning.fit import MAX_ROWS
-from router.tuning.plans import scores_of
+from router.tuning.plans import Family, scores_of
 from router.tuning.result import Tuning
 from router.tuning.runs import EvalRun
 from router.tuning.search import Forecast, chain_of, choose, needed_rows, side_rungs
@@ -89,17 +90,26 @@ def tune(
 
 
 class Tuner:
-    """A run that is split and fitted once, for several targets. Every target tuned opens the certify split again."""
+    """A run that is split and fitted once, for several targets. Every target tuned opens the certify split again.
+
+    `allow` leaves kinds of plans out of the comparison; plain pairs are always in it.
+    """
 
     def __init__(
-        self, run: EvalRun, *, method: Method = "split", seed: int = 0, train_share: float = TRAIN_SHARE
+        self,
+        run: EvalRun,
+        *,
+        method: Method = "split",
+        seed: int = 0,
+        train_share: float = TRAIN_SHARE,
+        allow: Callable[[Family], bool] | None = None,
     ) -> None:
         _require_share("train_share", train_share)
         if method not in ("split", "crossfit"):
             raise TuningError(f"method: {method!r} is neither split nor crossfit", needed=0)
         if seed < 0:
             raise TuningError(f"seed: {seed} is below 0", needed=0)
-        self.run, self.method, self.seed = run, method, seed
+        self.run, self.method, self.seed, self.allow = run, method, seed, allow
         self.table = prepare(run)
         self.train, self.certify = self._split(train_share)
         self.trained = Trained(self.table.take(self.train), seed)
@@ -153,7 +163,7 @@ class Tuner:
             group=group,
             each_alone=each_alone,
         )
-        best = choose(self.trained, target, goal.budget, self.certify_units // len(parts))
+        best = choose(self.trained, target, goal.budget, self.certify_units // len(parts), self.allow)
         kept = {name: one for name, rows in parts.items() if (one := self._certified(rows, best, goal)) is not None}
         heads = self.trained.fitted([one.family for one in kept.values() if one.family])
         if not kept:
