@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,16 +60,18 @@ def hashed(texts: Sequence[Any] | NDArray[np.object_]) -> Any:
     """Texts by hashed words, each row of length 1; a sparse matrix."""
     from scipy.sparse import csr_matrix
 
-    indices: list[int] = []
-    values: list[float] = []
-    ends = [0]
-    for text in texts:
-        counts = word_counts(text or "")
-        row = np.fromiter(counts.values(), float, len(counts))
-        indices += counts.keys()
-        values += (row / max(float(np.sqrt(row @ row)), 1e-12)).tolist()
-        ends.append(len(indices))
-    return csr_matrix((values, indices, ends), shape=(len(ends) - 1, WORD_FEATURES.buckets))
+    rows = [_row(text or "") for text in texts]
+    indices, values = (np.concatenate([row[at] for row in rows] or [np.empty(0)]) for at in (0, 1))
+    ends = np.cumsum([0, *(len(row[0]) for row in rows)])
+    return csr_matrix((values, indices, ends), shape=(len(rows), WORD_FEATURES.buckets))
+
+
+# Tuning reads the same texts once for every fold, target and plan.
+@lru_cache(maxsize=20_000)
+def _row(text: str) -> tuple[NDArray[np.int32], Floats]:
+    counts = word_counts(text)
+    values = np.fromiter(counts.values(), float, len(counts))
+    return np.fromiter(counts, np.int32, len(counts)), values / max(float(np.sqrt(values @ values)), 1e-12)
 
 
 def forms(texts: Sequence[Any] | NDArray[np.object_]) -> Floats:
