@@ -726,6 +726,7 @@ def validity() -> str:
     rows = [
         (
             one["world"],
+            one["guarantee"],
             str(one["pipelines"]),
             f"{one['false']:.1%}",
             f"{one['allowed']:.1%}",
@@ -734,7 +735,8 @@ def validity() -> str:
         )
         for one in kept["rows"]
     ]
-    return _table(("world", "pipelines", "false", "allowed (budget + 3σ)", "certified", "mean cost change"), rows)
+    head = ("world", "called", "pipelines", "false", "allowed (budget + 3σ)", "certified", "mean cost change")
+    return _table(head, rows)
 
 
 def tune_speed() -> str:
