@@ -59,8 +59,9 @@ _BEGIN = re.compile(r"<!-- begin ([\w-]+) -->")
 # What every field of a ledger row means, by the kind of row; the fields themselves are read from real rows.
 MEANINGS: dict[str, dict[str, str]] = {
     "every row": {
+        "row": "number of the row in its segment, from 1",
         "v": "version of the row format",
-        "kind": "`intent`, `settle`, `route` or `gap`",
+        "kind": "`intent`, `settle`, `route`, `gap` or `end`",
         "time_s": "when the row was written, seconds since 1970, UTC",
     },
     "call": {
@@ -143,6 +144,7 @@ MEANINGS: dict[str, dict[str, str]] = {
     "gap": {
         "lost": "rows before it that this process could not write, or that were in a segment taken away from it",
     },
+    "end": {},
 }
 
 
@@ -379,6 +381,24 @@ def closer_table() -> str:
     return _table(("signal", "block", "meaning"), rows)
 
 
+def signal_worth() -> str:
+    """What each signal costs and adds, as `python -m evals.signals` measured it."""
+    kept = _result("signals")
+    rows = [
+        (
+            f"`{one['signal']}`",
+            one["block"],
+            f"{one['microseconds']:.0f} µs",
+            "not recorded" if one["alone"] is None else f"{one['alone']:.3f}",
+            "" if one["added"] is None else f"{one['added']:+.3f}",
+            str(one["sets"]),
+        )
+        for one in kept["signals"]
+    ]
+    table = _table(("signal", "block", "time", "alone", "adds", "sets"), rows)
+    return f"{table}\n\nEverything, read in one go: {kept['microseconds']:.0f} µs. No plan needs all of it."
+
+
 def panel_table() -> str:
     """What the members of a panel say together."""
     return _table(("signal", "meaning"), [(f"`{name}`", meaning) for name, meaning in PANEL_SIGNALS.items()])
@@ -423,7 +443,7 @@ def ledger_rows() -> str:
     found["step"] = found["route"]["steps"][0]
     sections = []
     unused = {(group, name) for group, meanings in MEANINGS.items() for name in meanings}
-    for kind in ("intent", "settle", "route", "step", "gap"):
+    for kind in ("intent", "settle", "route", "step", "gap", "end"):
         rows = []
         for name in found[kind]:
             group = next((group for group in (kind, "call", "every row") if name in MEANINGS[group]), None)
@@ -585,6 +605,14 @@ def tune_example() -> str:
     return re.sub(r"Issued \S+, runs out \S+\.", "Issued 2026-11-20, runs out 2027-05-19.", shown)
 
 
+_BACKTEST_EXAMPLES = ("router backtest classify-ticket --recording calls.jsonl --threshold 0.7 --show 3",)
+
+
+def backtest_example() -> str:
+    """The commands of backtest.md on the recording that its first block makes."""
+    return _transcript("backtest.md", _BACKTEST_EXAMPLES, before=("init",))
+
+
 _AUDIT_EXAMPLES = (
     "router audit --by feature",
     "router audit --lines",
@@ -739,6 +767,50 @@ def validity() -> str:
     return _table(head, rows)
 
 
+_WHOSE = ("ours", "cascadeflow", "cascadeflow, refitted")
+# A set with more models than this is shown as their mean.
+_MOST_MODELS = 5
+
+
+def peer_confidence() -> str:
+    """Set by set and model by model, both confidences on the same drafts."""
+    by_set: dict[str, dict[str, dict[str, Any]]] = {}
+    for line in _result("peer_confidence"):
+        by_set.setdefault(line["set"], {}).setdefault(line["model"], {})[line["whose"]] = line
+    rows = []
+    for name, models in by_set.items():
+        if len(models) > _MOST_MODELS:
+            rows.append(_compared(name, f"mean of {len(models)} models", list(models.values())))
+        else:
+            rows += [_compared(name, model, [whose]) for model, whose in models.items()]
+    figures = ("AUROC ours / theirs", *(f"{one} ours / theirs / refitted" for one in ("Brier", "calibration error")))
+    return _table(("set", "model", "drafts", *figures, "ours ahead", "µs ours / theirs"), rows)
+
+
+def _compared(name: str, model: str, lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One row: the means over these models, and of how many all three figures are better than the peer's as shipped."""
+
+    def means(figure: str, whose: Sequence[str], form: str) -> str:
+        return " / ".join(format(sum(one[who][figure] for one in lines) / len(lines), form) for who in whose)
+
+    ahead = sum(_ahead(one["ours"], one["cascadeflow"]) for one in lines)
+    return [
+        name,
+        model,
+        str(sum(one["ours"]["rows"] for one in lines)),
+        means("auroc", _WHOSE[:2], ".3f"),
+        means("brier", _WHOSE, ".3f"),
+        means("calibration_error", _WHOSE, ".3f"),
+        f"{ahead} of {len(lines)}" if len(lines) > 1 else "yes" if ahead else "no",
+        means("microseconds", _WHOSE[:2], ".0f"),
+    ]
+
+
+def _ahead(ours: Mapping[str, float], theirs: Mapping[str, float]) -> bool:
+    less = ("brier", "calibration_error", "microseconds")
+    return ours["auroc"] > theirs["auroc"] and all(ours[figure] < theirs[figure] for figure in less)
+
+
 def tune_speed() -> str:
     """Rows by time and memory of one tuning."""
     rows = [
@@ -755,6 +827,7 @@ def _result(name: str) -> Any:
 
 PARTS: dict[str, Callable[[], str]] = {
     "audit-example": audit_example,
+    "backtest-example": backtest_example,
     "certified-savings": certified_savings,
     "savings-levers": savings_levers,
     "validity": validity,
@@ -766,6 +839,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "call-params": call_params,
     "refused-arguments": refused_arguments,
     "signal-table": signal_table,
+    "signal-worth": signal_worth,
+    "peer-confidence": peer_confidence,
     "closer-table": closer_table,
     "panel-table": panel_table,
     "prior-values": prior_values,

@@ -4,7 +4,7 @@
 
 PYTHON is the interpreter of an environment of its own that has `cascadeflow`; it is never a dependency of this
 project. Without it the figures are ours alone. FILE names the drafts, in the columns of `evals.certified_savings`;
-drafts without a text are left out, as there is nothing that either could read.
+further ones stand in `evals.drafts`. Drafts without a text are left out: there is nothing that either could read.
 
 Ours is fitted on four fifths of the rows and read off the rest, five times in turn, with no other model's answer and no
 recorded confidence. Theirs takes no labels, as it is shipped; what it would be with an isotonic curve fitted on top
@@ -21,12 +21,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evals.drafts import drafts_of
+from evals.drafts import Drafts, drafts_of, wanted
 from router.core.call import Reply, to_messages
 from router.core.checks import Verdict
 from router.core.effects import Request
@@ -89,8 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if why := _lacking(options.peer):
         print(f"cascadeflow is left out: {why}", file=sys.stderr)
     lines: list[Line] = []
-    for pair in {(one["set"], one["task"], one["cheap"]) for one in _pairs(options.pairs)}:
-        lines += compare(options.data, *pair, options.peer if not why else None, options.rows)
+    for drafts in wanted(options.data, options.pairs):
+        lines += compare(options.data, drafts, options.peer if not why else None, options.rows)
     lines.sort(key=lambda line: (line.set, line.model, line.whose))
     if options.json:
         print(json.dumps([asdict(line) for line in lines]))
@@ -103,10 +103,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _pairs(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-
-
 def _lacking(peer: Path | None) -> str:
     if peer is None:
         return "no --peer was given"
@@ -114,20 +110,18 @@ def _lacking(peer: Path | None) -> str:
     return "" if done.returncode == 0 else f"{peer} cannot import it"
 
 
-def compare(data: Path, name: str, task: str | None, model: str, peer: Path | None, most: int) -> list[Line]:
+def compare(data: Path, drafts: Drafts, peer: Path | None, most: int) -> list[Line]:
     """Both confidences on the drafts of one model."""
-    label, path = f"{name} {task}" if task else name, data / name / "records.jsonl.gz"
-    if not path.exists():
-        print(f"skipped: {path} is not there", file=sys.stderr)
-        return []
-    table = drafts_of(path, model, task, most)
+    name, task, model = drafts
+    label, path = f"{name} {task}".strip(), data / name / "records.jsonl.gz"
+    table = drafts_of(path, model, task or None, most)
     if table.run.drafts is None or table.run.prompts is None:
         print(f"skipped: {label} has no texts of {model}", file=sys.stderr)
         return []
-    outcome, drafts = table.quality[:, 0], recorded(path, model, task, table)
-    found = [_line(label, model, "ours", *ours(table, drafts), outcome)]
+    outcome, read = table.quality[:, 0], recorded(path, model, task or None, table)
+    found = [_line(label, model, "ours", *ours(table, read), outcome)]
     if peer is not None:
-        p, spent = theirs(drafts, peer)
+        p, spent = theirs(read, peer)
         found.append(_line(label, model, "cascadeflow", p, spent, outcome))
         found.append(_line(label, model, "cascadeflow, refitted", refitted(p, outcome), spent, outcome))
     return found

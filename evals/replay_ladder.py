@@ -1,4 +1,4 @@
-"""Put every prompt of a recorded data set through `aroute`: each model of a ladder alone, then the cascade.
+"""Put every prompt of a recorded data set through `route`: each model of a ladder alone, then the cascade.
 
     python -m evals.replay_ladder --data DIR --set NAME --ladder SMALL,LARGE [--task T] [--answer KIND] [--json]
 
@@ -9,24 +9,20 @@ production path: policy, flow, signals, the uncalibrated prior, ledger; only the
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import re
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter
 
-from router import Answer, Policy, Router, RouterError
+from router import Answer, Policy, RouterError
 from router.core.policy import AnswerKind, Model, Retry, Task
-from router.models.recording import read_recording
-from router.models.replay import Replay
-
-Row = dict[str, Any]
+from router.spec import adopt
+from router.tuning.calls import Calls, read_calls
+from router.tuning.play import Played, prepared
 
 
 @dataclass(frozen=True)
@@ -54,11 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     ladder = options.ladder.split(",")
     try:
-        rows, left_out = _rows(path, ladder, options.task)
-        results, answers = asyncio.run(evaluate(rows, ladder, options.answer, options.threshold))
+        recorded = read_calls(path, options.task, models=ladder)
+        results, answers = evaluate(recorded, ladder, options.answer, options.threshold)
     except RouterError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    left_out = len(recorded.calls) - results[0].prompts
     if options.json:
         report = {"set": options.set, "task": options.task, "threshold": options.threshold, "left_out": left_out}
         print(json.dumps({**report, "results": [asdict(result) for result in results]}, indent=2))
@@ -68,20 +65,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-async def evaluate(
-    rows: list[Row], ladder: list[str], answer: AnswerKind, threshold: float
+def evaluate(
+    recorded: Calls, ladder: list[str], answer: AnswerKind, threshold: float
 ) -> tuple[list[Result], list[Answer]]:
-    """Each model alone, then the ladder as a cascade; with the answers of the last."""
+    """Each model alone, then the ladder as a cascade, on the prompts that all of them answered; with its answers."""
     ladders = [[model] for model in ladder] + ([ladder] if len(ladder) > 1 else [])
-    results: list[Result] = []
-    answers: list[Answer] = []
-    for one in ladders:
-        result, answers = await _run(rows, one, answer, threshold)
-        results.append(result)
-    return results, answers
+    columns = [_run(recorded, one, answer, threshold) for one in ladders]
+    whole = [row for row in zip(*columns, strict=True) if not any(played.missing for played in row)]
+    if not whole:
+        names = ", ".join(ladder)
+        raise RouterError(f"{recorded.path}: no prompt was answered by all of {names}; check --ladder and --task")
+    if errors := [played.error for row in whole for played in row if played.error]:
+        raise errors[0]
+    answers = [[played.answer for played in column if played.answer] for column in zip(*whole, strict=True)]
+    return [_result(*each) for each in zip(ladders, answers, strict=True)], answers[-1]
 
 
-async def _run(rows: list[Row], ladder: list[str], answer: AnswerKind, threshold: float) -> tuple[Result, list[Answer]]:
+def _run(recorded: Calls, ladder: list[str], answer: AnswerKind, threshold: float) -> list[Played]:
     # A recorded model's own name where the grammar allows it: names there have no slash and no space.
     names = [re.sub(r"[^A-Za-z0-9._@+-]", "-", model) for model in ladder]
     policy = Policy(
@@ -89,40 +89,23 @@ async def _run(rows: list[Row], ladder: list[str], answer: AnswerKind, threshold
         models={name: Model(litellm=model) for name, model in zip(names, ladder, strict=True)},
         tasks={"eval": Task(ladder=tuple(names), threshold=threshold, answer=answer, retry=Retry(attempts=1))},
     )
-    prompts = [row for row in rows if row["model"] == ladder[0]]
-    with tempfile.TemporaryDirectory() as home:
-        async with Router(policy, home=home, backend=Replay(rows)) as router:
-            answers = [await router.aroute("eval", _messages(row)) for row in prompts]
+    with prepared("eval", recorded.rows, loaded=adopt(policy)) as player:
+        return [player.play(call, None) for call in recorded.calls]
+
+
+def _result(ladder: list[str], answers: list[Answer]) -> Result:
     correct = sum(int(given.response["correct"]) for given in answers)
     cost_nusd = sum(given.cost_nusd or 0 for given in answers)
-    result = Result(
+    return Result(
         ladder,
-        len(prompts),
+        len(answers),
         correct,
-        correct / len(prompts),
+        correct / len(answers),
         cost_nusd / 1e9,
-        sum(given.escalated for given in answers) / len(prompts),
+        sum(given.escalated for given in answers) / len(answers),
         sum(given.marginal_cost_nusd or 0 for given in answers) / 1e9,
         cost_nusd / 1e9 / correct if correct else None,
     )
-    return result, answers
-
-
-def _messages(row: Row) -> list[dict[str, str]]:
-    system = [{"role": "system", "content": row["system"]}] if row.get("system") else []
-    return [*system, {"role": "user", "content": row["prompt"]}]
-
-
-def _rows(path: Path, ladder: list[str], task: str | None) -> tuple[list[Row], int]:
-    """The ladder's rows of the prompts that every model of it answered, and how many prompts that leaves out."""
-    rows = list(read_recording(path, models=ladder, task=task))
-    answered: dict[tuple[str, str], set[str]] = {}
-    for row in rows:
-        answered.setdefault((row["task"], row["prompt_id"]), set()).add(row["model"])
-    whole = {prompt for prompt, models in answered.items() if len(models) == len(set(ladder))}
-    if not whole:
-        raise RouterError(f"{path}: no prompt was answered by all of {', '.join(ladder)}; check --ladder and --task")
-    return [row for row in rows if (row["task"], row["prompt_id"]) in whole], len(answered) - len(whole)
 
 
 def _print_calls(answers: list[Answer]) -> None:

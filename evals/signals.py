@@ -1,9 +1,10 @@
 """What each signal costs and what it is worth: `python -m evals.signals --data DIR --pairs FILE [--json]`.
 
 Microseconds of reading it for a 2 KB reply, together with all that is read in the same go; and on the recorded drafts
-of each set the AUROC of the signal alone, and what its block adds to the AUROC of the free signals, out of fold. Each
-figure is the mean over the drafts that have the signal; the last column says of how many models those are. The AUROC of
-a signal alone counts either direction: 0.5 is worth nothing.
+of each set the AUROC of the signal alone, and what it adds out of fold: a free signal to the other free ones, any other
+with its block to all of those. Each figure is the mean over the sets and tasks whose drafts have the signal, each the
+mean over its models; the last column says how many they are. The AUROC of a signal alone counts either direction: 0.5
+is worth nothing. Drafts are those of FILE, in the columns of `evals.certified_savings`, and those of `evals.drafts`.
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evals.drafts import drafts_of
+from evals.drafts import drafts_of, wanted
 from router.core.call import Reply, Usage
 from router.core.checks import Verdict
 from router.core.evidence import BLOCKS, EVIDENCE, read_evidence
@@ -35,7 +36,8 @@ from router.tuning.trained import Trained
 Floats = NDArray[np.float64]
 
 _SENTENCE = "Then 12 * 3 = 36 eggs are sold, perhaps for $2.50 each, and none of the {} are left over in the end. "
-_ROUNDS, _CALLS = 7, 50
+# Short rounds, so that some fall between what else the machine does.
+_ROUNDS, _CALLS = 200, 5
 MOST_ROWS = 3000
 
 
@@ -48,10 +50,11 @@ class Line:
     microseconds: float
     """Of its block."""
     sets: int
-    alone: float
-    """Mean AUROC of the signal by itself."""
-    added: float
-    """Mean gain in AUROC of the free signals with its block, over the free signals; NaN for a free signal."""
+    """Sets and tasks whose drafts have it."""
+    alone: float | None
+    """Mean AUROC of the signal by itself; `None` where no recorded draft has it."""
+    added: float | None
+    """Mean gain in AUROC: of a free signal over the other free ones, of a block over all free ones."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,62 +64,72 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--pairs", type=Path, required=True, help="JSON lines that name the drafts")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
-    lines = table(options.data, [json.loads(line) for line in options.pairs.read_text().splitlines() if line.strip()])
+    spent = microseconds()
+    lines = table(options.data, options.pairs, spent)
     if options.json:
-        print(json.dumps([asdict(line) for line in lines]))
+        print(json.dumps({"microseconds": spent["all"], "signals": [asdict(line) for line in lines]}, indent=1))
         return 0
+    print(f"everything together: {spent['all']:.0f} us")
     for line in lines:
-        added = "" if np.isnan(line.added) else f"{line.added:+.3f}"
-        print(
-            f"{line.signal:22} {line.block:18} {line.microseconds:6.1f} us  {line.alone:.3f}  {added:7} {line.sets:3}"
+        alone, added = (
+            "" if one is None else format(one, way) for one, way in ((line.alone, ".3f"), (line.added, "+.3f"))
         )
+        print(f"{line.signal:22} {line.block:18} {line.microseconds:6.1f} us  {alone:5}  {added:7} {line.sets:3}")
     return 0
 
 
-def table(data: Path, pairs: Sequence[dict[str, Any]]) -> list[Line]:
+def table(data: Path, pairs: Path, spent: Mapping[str, float]) -> list[Line]:
     """A line for each signal, block by block."""
-    alone: dict[str, list[float]] = {}
-    added: dict[str, list[float]] = {}
-    for name, task, model in sorted({(one["set"], one["task"] or "", one["cheap"]) for one in pairs}):
-        worth(data / name / "records.jsonl.gz", task or None, model, alone, added)
-    spent = microseconds()
-    blocks: dict[str, str] = {name: "free" for name in FREE_SIGNALS}
-    blocks |= BLOCKS
+    found: dict[tuple[str, str], list[Worth]] = {}
+    for name, task, model in wanted(data, pairs):
+        found.setdefault((name, task), []).append(worth(data / name / "records.jsonl.gz", task or None, model))
+    blocks: dict[str, str] = dict.fromkeys(FREE_SIGNALS, "free") | BLOCKS
     blocks |= {name: name for name in WORD_SIGNALS}
-    print(f"everything together: {spent['all']:.0f} us", file=sys.stderr)
-    return [
-        Line(name, block, spent[block], len(alone[name]), float(np.mean(alone[name])), _mean(added.get(block, [])))
-        for name, block in blocks.items()
-        if name in alone
-    ]
+    lines = []
+    for name, block in blocks.items():
+        gain = name if block == "free" else block
+        alone = [_mean([one.alone[name] for one in of if name in one.alone]) for of in found.values()]
+        added = [_mean([one.added[gain] for one in of if gain in one.added]) for of in found.values()]
+        sets = sum(one is not None for one in alone)
+        lines.append(Line(name, block, spent[block], sets, _mean(alone), _mean(added) if sets else None))
+    return lines
 
 
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if values else float("nan")
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
-def worth(
-    path: Path, task: str | None, model: str, alone: dict[str, list[float]], added: dict[str, list[float]]
-) -> None:
-    """Add what the signals of one model's drafts are worth."""
-    if not path.exists():
-        print(f"skipped: {path} is not there", file=sys.stderr)
-        return
+class Worth(NamedTuple):
+    """What the signals of one model's drafts are worth."""
+
+    alone: dict[str, float]
+    """AUROC by signal."""
+    added: dict[str, float]
+    """Gain in AUROC by free signal and by block."""
+
+
+def worth(path: Path, task: str | None, model: str) -> Worth:
+    """What the signals of one model's drafts are worth."""
     drafts = drafts_of(path, model, task, MOST_ROWS)
     columns, outcome = Trained(drafts, 0).train.columns(0), drafts.quality[:, 0]
     folds = folds_of(np.arange(len(outcome)), FOLDS, 0)
+    found = Worth({}, {})
     for name, column in columns.items():
         known = ~np.isnan(column)
         if known.sum() >= 100 and np.ptp(column[known]) > 0 and np.ptp(outcome[known]) > 0:
-            found = _auroc(column[known], outcome[known])
-            alone.setdefault(name, []).append(max(found, 1.0 - found))
+            auroc = _auroc(column[known], outcome[known])
+            found.alone[name] = max(auroc, 1.0 - auroc)
     free = {name: column for name, column in columns.items() if name in FREE_SIGNALS}
-    before = _auroc(fit(free, outcome, folds).out_of_fold, outcome)
+    whole = _auroc(fit(free, outcome, folds).out_of_fold, outcome)
+    for name in free:
+        others = {other: column for other, column in free.items() if other != name}
+        found.added[name] = whole - _auroc(fit(others, outcome, folds).out_of_fold, outcome)
     for block in (*EVIDENCE, *WORD_SIGNALS):
         more = {name: column for name, column in columns.items() if block in (name, BLOCKS.get(name))}
         if more:
-            after = _auroc(fit({**free, **more}, outcome, folds).out_of_fold, outcome)
-            added.setdefault(block, []).append(after - before)
+            found.added[block] = _auroc(fit({**free, **more}, outcome, folds).out_of_fold, outcome) - whole
+    return found
 
 
 def _auroc(p: Floats, outcome: Floats) -> float:
@@ -127,15 +140,18 @@ def microseconds() -> dict[str, float]:
     """How long each block takes to read for a 2 KB reply."""
     draft = "".join(_SENTENCE.format(at) for at in range(100))[:2048]
     prompt, logprobs = draft[:600], tuple(-0.01 * (at % 40) for at in range(500))
-    reply, verdict = Reply(draft, Usage(200, 500), logprobs=logprobs), Verdict(True)
+    sizes = tuple(len(draft[at::500]) for at in range(500))
+    reply = Reply(draft, Usage(200, 500), logprobs=logprobs, token_bytes=sizes, margins=tuple(-lp for lp in logprobs))
+    verdict = Verdict(True)
     words = Words((0.01,) * WORD_FEATURES.buckets, 0.0)
     reads: dict[str, Callable[[], object]] = {
         "free": lambda: read_signals(600, reply, verdict),
         "prompt_words": lambda: words.chance(prompt),
         "draft_words": lambda: words.chance(draft),
     }
-    reads |= {block: partial(read_evidence, prompt, draft, logprobs, (block,)) for block in EVIDENCE}
-    reads["all"] = lambda: [read() for name, read in reads.items() if name != "all"]
+    reads |= {block: partial(read_evidence, prompt, reply, 2.5, (block,)) for block in EVIDENCE}
+    texts = ("free", *WORD_SIGNALS)
+    reads["all"] = lambda: [read_evidence(prompt, reply, 2.5), *(reads[name]() for name in texts)]
     return {name: _timed(read) for name, read in reads.items()}
 
 

@@ -21,11 +21,12 @@ from router.drive import adrive, adrive_live, drive, drive_live
 from router.errors import InvalidCall
 from router.inforce import Checks, InForce
 from router.ledger import Fingerprints, LedgerWriter, Trace, load_fingerprints
-from router.ledger.fold import SEGMENTS_FOLDER
+from router.ledger.segments import SEGMENTS_FOLDER
 from router.models import Backend, origin
 from router.models.record import Recorder
 from router.models.recording import REDACTED
 from router.options import Options, Prompt, allowed, attribution, request_of, top_only, trace_of
+from router.own_signals import OwnSignals, guarded_signals
 from router.reload import Reloader
 from router.repeat import Repeats, key_of
 from router.report import Reporter
@@ -33,7 +34,7 @@ from router.ride import Ride
 from router.shapes import completions, openai_client
 from router.shapes.meter import Meter, Metered
 from router.shapes.routed import Decorator
-from router.spec import adopt, keep, load
+from router.spec import Loaded, keep, load, loaded_of
 from router.state import SharedBudgets
 from router.stream import AnswerStream, AsyncAnswerStream
 from router.world import World
@@ -63,6 +64,9 @@ class Router:
         What answers the calls: real models when missing, or a recording, or scripted models.
     checks
         Own checks by task: a function of the value found in the draft that says whether it is usable.
+    signals
+        Own signals by name: a function of prompt and draft that gives a number or `None`; read where a tuned plan
+        needs it.
     record, record_append
         Write every answer to this file, for `Replay`; it must not exist, unless a part may be added to it.
     redact
@@ -78,16 +82,19 @@ class Router:
     ------
     PolicyError
         There is no policy, or it has a fault.
+    InvalidCall
+        A check or a signal cannot be used.
     """
 
     def __init__(
         self,
-        policies: str | Path | Policy | None = None,
+        policies: str | Path | Policy | Loaded | None = None,
         *,
         environment: str | None = None,
         home: str | Path | None = None,
         backend: Backend | None = None,
         checks: Checks | None = None,
+        signals: OwnSignals | None = None,
         record: str | Path | None = None,
         record_append: bool = False,
         redact: Callable[[str], str] | None = None,
@@ -95,14 +102,14 @@ class Router:
         reload: bool | None = None,
         world: World | None = None,
     ) -> None:
-        loaded = adopt(policies) if isinstance(policies, Policy) else load(policies, environment=environment)
+        loaded = loaded_of(policies, environment)
         for task, check in (checks or {}).items():
             if inspect.iscoroutinefunction(check):
                 raise InvalidCall(f"checks: the check of {task!r} is async; give a plain function", argument="checks")
         top_only()  # A switch that says something else must show now, not at the first call.
         self._home = state_home(home)
         self._world = world or World()
-        self._in_force = InForce(loaded, backend, dict(checks or {}), self._world.clock)
+        self._in_force = InForce(loaded, backend, dict(checks or {}), guarded_signals(signals), self._world.clock)
         self._report = Reporter(on_event)
         ledger = loaded.policy.ledger
         self._ledger = LedgerWriter(
@@ -332,7 +339,7 @@ class Router:
         ride = Ride(
             trace,
             world=self._world,
-            backend=self._recorder.of(in_force.backend, task) if self._recorder else in_force.backend,
+            backend=self._recorder.of(in_force.backend, trace.recorded()) if self._recorder else in_force.backend,
             ledger=self._ledger,
             budgets=self._budgets,
             lines=lines,

@@ -17,6 +17,7 @@ from router.ledger import Fingerprints, Trace
 from router.limits import Limits
 from router.models import Backend, checked_backend
 from router.models.real import RealModels
+from router.own_signals import OwnSignals
 from router.resolve import Plans
 from router.spec import Loaded
 from router.world import Clock
@@ -27,16 +28,19 @@ Checks = Mapping[str, Callable[[Any], bool]]
 class InForce:
     """Policies, what answers their calls, and their plans. A call keeps the set that it began with."""
 
-    def __init__(self, loaded: Loaded, backend: Backend | None, checks: Checks, clock: Clock) -> None:
+    def __init__(
+        self, loaded: Loaded, backend: Backend | None, checks: Checks, signals: OwnSignals, clock: Clock
+    ) -> None:
         self.loaded = loaded
         self.backend = checked_backend(backend) or RealModels(loaded.folder or Path())
         self._own_backend = backend
         self._checks = checks
+        self._signals = signals
         self._clock = clock
         self.usual: dict[str, defaultdict[str, Usual]] = defaultdict(lambda: defaultdict(Usual))
         """By task and model, what requests usually come to."""
         self._limits = Limits(loaded.policy)
-        self._plans = Plans(loaded, self.backend, checks, clock)
+        self._plans = Plans(loaded, self.backend, checks, signals, clock)
         for task in checks:
             self._require(task)
 
@@ -69,7 +73,7 @@ class InForce:
 
     def renewed(self, loaded: Loaded) -> Self:
         """The same with other policies, every plan made: whatever is wrong with one shows now."""
-        new = type(self)(loaded, self._own_backend, self._checks, self._clock)
+        new = type(self)(loaded, self._own_backend, self._checks, self._signals, self._clock)
         for task in loaded.policy.tasks:
             new.plan(task)
         return new

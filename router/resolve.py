@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from router.errors import PolicyError, warn
 from router.events import guarded
 from router.models import Backend
 from router.models.local import PREFIX, classifier_path
+from router.own_signals import OwnSignals
 from router.spec import Loaded, Tuned, json_validator, load_tuned
 from router.world import Clock
 
@@ -35,10 +36,13 @@ EXPIRY_NOTICE_S = 14 * 86400.0
 class Plans:
     """The plans of a policy, made on first use and made anew when what they stand on changes."""
 
-    def __init__(self, loaded: Loaded, backend: Backend, checks: Mapping[str, OwnCheck], clock: Clock) -> None:
+    def __init__(
+        self, loaded: Loaded, backend: Backend, checks: Mapping[str, OwnCheck], signals: OwnSignals, clock: Clock
+    ) -> None:
         self._loaded = loaded
         self._backend = backend
         self._checks = checks
+        self._signals = signals
         self._clock = clock
         # A plan that two threads build at once is the same plan.
         self._plans: dict[str, Plan] = {}
@@ -59,7 +63,15 @@ class Plans:
         now_s = self._clock.time()
         if known is None or (known.standing.check_again_s or 0.0) <= now_s:
             unseen = self._unseen.get(task, "")
-            known = resolve(self._loaded, task, self._backend, self._checks.get(task), now_s=now_s, unseen=unseen)
+            known = resolve(
+                self._loaded,
+                task,
+                self._backend,
+                self._checks.get(task),
+                signals=self._signals,
+                now_s=now_s,
+                unseen=unseen,
+            )
             self._plans[task] = known
             if self._unseen.get(task, "") != unseen:  # Another thread has learned meanwhile what is served now.
                 self._plans.pop(task, None)
@@ -85,9 +97,18 @@ class Plans:
 
 
 def resolve(
-    loaded: Loaded, name: str, backend: Backend, own_check: OwnCheck | None, *, now_s: float = 0.0, unseen: str = ""
+    loaded: Loaded,
+    name: str,
+    backend: Backend,
+    own_check: OwnCheck | None,
+    *,
+    signals: OwnSignals | None = None,
+    now_s: float = 0.0,
+    unseen: str = "",
 ) -> Plan:
     """The plan of one task as of now; `unseen` says which served model the certificate's run never saw.
+
+    Without `signals` those of the application count as registered: whoever only looks at a plan cannot know.
 
     Raises
     ------
@@ -96,11 +117,14 @@ def resolve(
     """
     policy = loaded.policy
     task = policy.tasks[name]
-    tuned = load_tuned(loaded.folder, name, policy) if loaded.folder else None
-    standing = stand(loaded, name, tuned, own_check=own_check is not None, now_s=now_s, unseen=unseen)
+    own = signals or {}
+    tuned = load_tuned(loaded.folder, name, policy, own_signals=own) if loaded.folder else None
+    standing = stand(
+        loaded, name, tuned, own_check=own_check is not None, own_signals=signals, now_s=now_s, unseen=unseen
+    )
     if standing.stale and task.on_stale == "refuse" and tuned is not None:
         raise PolicyError(f"{standing.problem}; `on_stale: refuse` stops calls until then", path=tuned.path)
-    ladder = _ladder(policy, name, backend, tuned, now_s)
+    ladder = _ladder(policy, name, backend, tuned, own, now_s)
     standing = replace(standing, check_again_s=_next_look(standing, policy, name, now_s))
     plan = Plan(
         name,
@@ -127,9 +151,9 @@ def resolve(
     return plan
 
 
-def bound(loaded: Loaded, task: str, *, own_check: bool = False) -> dict[str, Any]:
+def bound(loaded: Loaded, task: str, *, own_check: bool = False, own_signals: Collection[str] = ()) -> dict[str, Any]:
     """What a certificate of this task binds to as of now; a local model also by its file, which may be trained anew."""
-    found = binding(loaded.policy, task, own_check=own_check)
+    found = binding(loaded.policy, task, own_check=own_check, own_signals=own_signals)
     for model in found["models"].values():
         if model["litellm"].startswith(PREFIX):
             path = classifier_path(loaded.folder or Path(), model["litellm"].removeprefix(PREFIX))
@@ -138,7 +162,14 @@ def bound(loaded: Loaded, task: str, *, own_check: bool = False) -> dict[str, An
 
 
 def stand(
-    loaded: Loaded, name: str, tuned: Tuned | None, *, own_check: bool = False, now_s: float = 0.0, unseen: str = ""
+    loaded: Loaded,
+    name: str,
+    tuned: Tuned | None,
+    *,
+    own_check: bool = False,
+    own_signals: Collection[str] | None = None,
+    now_s: float = 0.0,
+    unseen: str = "",
 ) -> Standing:
     """What is in force for a task: the tuned plan while its certificate holds, else what the policy says."""
     task = loaded.policy.tasks[name]
@@ -147,7 +178,8 @@ def stand(
     if tuned is None or tuned.plan is None:
         return Standing()
     certificate = tuned.certificate
-    now = bound(loaded, name, own_check=own_check)
+    registered = tuned.own_signals if own_signals is None else own_signals
+    now = bound(loaded, name, own_check=own_check, own_signals=registered)
     differs = changed(certificate.binds_to, now) if certificate else []
     differs += [unseen] if unseen else []
     if not differs and (misfit := _misfit(now["ladder"], tuned)):
@@ -197,7 +229,9 @@ def _misfit(ladder: Sequence[str], tuned: Tuned) -> str:
     return ""
 
 
-def _ladder(policy: Policy, name: str, backend: Backend, tuned: Tuned | None, now_s: float) -> tuple[Rung, ...]:
+def _ladder(
+    policy: Policy, name: str, backend: Backend, tuned: Tuned | None, own: OwnSignals, now_s: float
+) -> tuple[Rung, ...]:
     """Every rung of the policy's ladder, with the calibrators that there are for it."""
     task = policy.tasks[name]
     rungs = []
@@ -206,12 +240,12 @@ def _ladder(policy: Policy, name: str, backend: Backend, tuned: Tuned | None, no
     for place in asked:
         model, rung = policy.models[place.model], place.model
         facts = backend.facts(model)
-        own, change = own_price(model.price, now_s), next_change(model.price, facts.price, now_s)
+        price, change = own_price(model.price, now_s), next_change(model.price, facts.price, now_s)
         one = Rung(
             name=rung,
             model=model,
-            price=merged(own, facts.price),
-            price_source=price_source(own, facts.price, facts.price_source),
+            price=merged(price, facts.price),
+            price_source=price_source(price, facts.price, facts.price_source),
             image_tokens=model.image_tokens or facts.image_tokens,
             change=change,
             change_is_near=change is not None and change.starts_s - now_s <= NOTICE_S,
@@ -224,6 +258,7 @@ def _ladder(policy: Policy, name: str, backend: Backend, tuned: Tuned | None, no
             gain=tuned.gain.get(place.key, ()) if tuned else (),
             prompt=tuned.prompt.get(place.key, ()) if tuned else (),
             words=tuned.words.get(place.key, {}) if tuned else {},
+            own_signals={signal: own[signal] for signal in tuned.named(place.key) if signal in own} if tuned else {},
             level=place.rung,
             key=place.key,
         )

@@ -38,7 +38,7 @@ from router.errors import InvalidCall, PolicyError, RouterError, shown
 from router.models import Facts, whole_chunk
 from router.models import litellm as _litellm_door
 from router.spec import adopt
-from router.world import AppendFile, Clock, SystemClock, World
+from router.world import AppendFile, Clock, SimulatedClock, SystemClock, World
 
 __all__ = [
     "Call",
@@ -224,27 +224,6 @@ def capture() -> Iterator[list[events.Event]]:
         yield captured
     finally:
         events.listeners = tuple(one for one in events.listeners if one != captured.append)
-
-
-class SimulatedClock:
-    """Time that passes only when somebody sleeps."""
-
-    def __init__(self, start_s: float = 1_700_000_000.0) -> None:
-        self._start_s = start_s
-        self._passed_s = 0.0
-
-    def time(self) -> float:
-        return self._start_s + self._passed_s
-
-    def monotonic(self) -> float:
-        return self._passed_s
-
-    def sleep(self, seconds: float) -> None:
-        self._passed_s += seconds
-
-    async def asleep(self, seconds: float) -> None:
-        self._passed_s += seconds
-        await asyncio.sleep(0)
 
 
 @dataclass(slots=True)

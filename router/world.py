@@ -83,6 +83,27 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
 
+class SimulatedClock:
+    """Time that passes only when somebody sleeps."""
+
+    def __init__(self, start_s: float = 1_700_000_000.0) -> None:
+        self._start_s = start_s
+        self._passed_s = 0.0
+
+    def time(self) -> float:
+        return self._start_s + self._passed_s
+
+    def monotonic(self) -> float:
+        return self._passed_s
+
+    def sleep(self, seconds: float) -> None:
+        self._passed_s += seconds
+
+    async def asleep(self, seconds: float) -> None:
+        self._passed_s += seconds
+        await asyncio.sleep(0)
+
+
 _write = ctypes.PyDLL(None, use_errno=True).write
 _write.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t)
 _write.restype = ctypes.c_ssize_t

@@ -127,6 +127,14 @@ def test_each_planted_difference_is_found(lines: tuple[str, ...], reason: str, l
     assert all(one.startswith(reason) for one in reasons), reasons
 
 
+def test_a_name_on_a_bill_gives_a_terminal_no_orders(ledger: Path, bill: Bill, cli: Cli) -> None:
+    """Control characters of a file are shown as what they are."""
+    path = bill(OPENAI, DAY_1, DAY_2, "2023-11-15,\x1b[31mred,1,1,1,0,0.5")
+    out = cli("audit", "reconcile", path, "--home", ledger).out
+    assert "\x1b" not in out
+    assert out.count("\ufffd[31mred") == 2
+
+
 def test_a_model_that_is_missing_on_the_bill_is_found(ledger: Path, bill: Bill) -> None:
     """A day of a model of the same provider that the bill leaves out is a difference."""
     report = reconcile(ledger, bill(OPENAI, DAY_1, "2023-11-15,other,0,0,0,0,0"))

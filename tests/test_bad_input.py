@@ -285,8 +285,9 @@ def test_an_unknown_task_with_a_huge_name_is_shortened() -> None:
     assert len(str(caught.value)) < 200
 
 
-def test_warnings_as_errors_do_not_reach_into_litellm(upstream: Upstream) -> None:
-    """What litellm's own types warn of is built when it is imported, not in a call that would then fail."""
+@pytest.mark.parametrize("form", ["whole", "stream"])
+def test_warnings_as_errors_do_not_reach_into_litellm(upstream: Upstream, form: str) -> None:
+    """What litellm warns of is built when it is imported or let pass, so that no call fails that is paid for."""
     code = """
 import sys, warnings
 import litellm
@@ -294,11 +295,14 @@ warnings.simplefilter("error")
 warnings.filterwarnings("ignore", category=ResourceWarning)
 from router import Router
 from tests.support import make_policy
-with Router(make_policy({"threshold": 0.0}, api_base=sys.argv[1])) as router:
-    print(router.route("t", "say=yes").text)
+with Router(make_policy({"ladder": ["large"]}, api_base=sys.argv[1])) as router:
+    answer = router.route("t", "say=yes", stream=sys.argv[2] == "stream")
+    print("".join(map(str, answer)) if sys.argv[2] == "stream" else answer.text)
 """
-    done = subprocess.run([sys.executable, "-c", code, upstream.url], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code, upstream.url, form]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "yes\n"
+    assert len(upstream.bill()) == 1
 
 
 @pytest.mark.parametrize("name", ["my-model", "mymodel/x"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -110,6 +112,33 @@ def test_a_budget_without_room_takes_nothing_from_the_others(tmp_path: Path) -> 
     assert (refused.spent, refused.needed, refused.hopeless) == (0, 10, True)
     assert [(one.spent, one.held) for one in budgets.in_use()] == [(0, 0), (0, 0)]
     assert isinstance(budgets.reserve([wide], 1_000), Hold)
+
+
+def test_who_is_refused_keeps_no_room_from_the_next(tmp_path: Path) -> None:
+    """The rest of a block is back with the refusal itself; to give it back later would refuse both of two who ask."""
+    one, other = (SharedBudgets(tmp_path, SimulatedWorld()) for _ in range(2))
+    lines = [line(100)]
+    for side in (one, other):
+        hold = side.reserve(lines, 45)
+        assert isinstance(hold, Hold)
+        side.settle(hold, 5)
+    visits = 0
+    meanwhile: list[Hold | Refusal] = []
+
+    def between(_: object, event: str, called: object) -> None:
+        nonlocal visits
+        visits += event == "c_call" and called is sqlite3.connect
+        if visits == 2 and not meanwhile:  # The refusal is decided; what the refused one does now, it does later.
+            meanwhile.append(other.reserve(lines, 80))
+
+    sys.setprofile(between)
+    try:
+        refused = one.reserve(lines, 80)
+    finally:
+        sys.setprofile(None)
+    assert isinstance(refused, Refusal)
+    found = meanwhile[0] if meanwhile else other.reserve(lines, 80)
+    assert isinstance(found, Hold)
 
 
 def test_others_see_at_once_what_a_request_cost_above_its_bound(tmp_path: Path) -> None:

@@ -357,6 +357,31 @@ def test_an_unpriced_model_is_a_finding(flags: tuple[str, ...], routing: Cli) ->
     assert (done.json["findings"] == [finding]) if flags else (done.out.splitlines()[-1] == f"finding: {finding}")
 
 
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        (("price: {input_usd_per_mtok: 0.1, output_usd_per_mtok: 0.4}", "price: {gpu_hour_usd: 2}"), "deadline_s"),
+        ((", max_output_tokens: 8", ""), "max_output_tokens"),
+    ],
+    ids=["by-the-second", "any-length"],
+)
+@pytest.mark.parametrize("budgets", ["task: {default: {usd_per_day: 1}}", "user: {default: {usd_per_hour: 1}}"])
+def test_a_rung_that_no_shared_budget_can_hold_is_a_finding(
+    change: tuple[str, str], remedy: str, budgets: str, routing: Cli
+) -> None:
+    """Every call would be refused or stay below, and the policy looks sound; a limit that is met is none."""
+    text = POLICY.replace(*change)
+    assert text != POLICY
+    Path("policies/p.yml").write_text(text)
+    assert routing("check", "--json").json["findings"] == []
+    Path("policies/p.yml").write_text(f"{text}budgets: {{{budgets}}}\n")
+    found = routing("check", "--json").json["findings"]
+    told = "task 'classify': budgets in dollars refuse every request to 'small', for nothing bounds what one costs"
+    assert f"{told}; give the task a `{remedy}:`" in found
+    Path("policies/p.yml").write_text(f"{POLICY}budgets: {{{budgets}}}\n")
+    assert routing("check", "--json").json["findings"] == []
+
+
 def test_a_tier_that_lacks_a_part_of_its_price_is_a_finding(routing: Cli) -> None:
     """A request that needs the part has no known cost; reasoning is billed as output, and a full tier lacks nothing."""
     tiers = "tiers: [{above_input_tokens: 1000, input_usd_per_mtok: 2, output_usd_per_mtok: 8}, {service_tier: flex}]"

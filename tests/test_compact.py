@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -153,12 +155,33 @@ def test_a_damaged_segment_is_left_for_whoever_repairs_it(home: Path) -> None:
     assert _sums(home) == before
 
 
+def test_a_read_model_that_is_brought_up_keeps_what_is_packed(home: Path) -> None:
+    """Its rollups are summed anew from rows and packs."""
+    _compact(home)
+    before = _sums(home)
+    with closing(sqlite3.connect(home / "ledger.db", isolation_level=None)) as database:
+        database.execute("ALTER TABLE hourly_routes DROP COLUMN unpriced")
+        database.execute("ALTER TABLE daily_attempts DROP COLUMN retries")
+    assert _sums(home) == before
+    assert verify(home).ok
+
+
+class _SetClock(SimulatedClock):
+    """A clock whose date somebody sets."""
+
+    date_s = 0.0
+
+    def time(self) -> float:
+        return self.date_s
+
+
 def test_rows_of_another_time_keep_their_segment(home: Path) -> None:
     """A clock that was wrong for a while makes no new row old."""
-    clock = SimulatedClock(0.0)
+    clock = _SetClock()
     with Router(make_policy(), backend=ScriptedModels({"small": "yes"}), home=home, world=World(clock=clock)) as router:
         router.route("t", "hi")
-        clock.sleep(NOW_S)
+        clock.date_s = NOW_S
+        clock.sleep(2)
         router.route("t", "hi")
     assert len(_compact(home).segments) == 2
     assert len([row for row in read_table(home, "routes") if row["time_s"] < DAY_S]) == 1
@@ -337,7 +360,7 @@ def test_a_segment_stays_as_long_as_a_copy_that_cannot_be_packed(home: Path) -> 
     oldest, old, _ = segments_in(home / "segments")
     lines = oldest.read_bytes().splitlines(keepends=True)
     oldest.with_name("0-backup.seg").write_bytes(b"".join(lines[:6]))
-    oldest.write_bytes(b"".join(lines[:-1]) + lines[-1].replace(b'"fault":null', b'"fault":NULL').replace(b"f1", b"f2"))
+    oldest.write_bytes(b"".join(lines[:-2]) + lines[-2].replace(b'"fault":null', b'"fault":NULL').replace(b"f1", b"f2"))
     before = _sums(home)
     report = _compact(home)
     assert (report.copied, report.damaged, report.segments) == (["0-backup.seg"], [oldest.name], [old.name])
@@ -363,12 +386,28 @@ def test_forgetting_reaches_the_packs_of_an_earlier_release(home: Path, monkeypa
 
 def test_the_command_shows_first_and_packs_with_yes(home: Path, cli: Cli) -> None:
     """An age that is none is a wrong call; all segments are older than the machine's day."""
-    shown = cli("ledger", "compact", "--home", str(home))
+    shown = cli("ledger", "compact", "--older-than", "90d", "--home", str(home))
     assert (shown.code, shown.out.startswith("would pack: 3 segments, 48 rows, ")) == (0, True)
     assert "next: the same with --yes" in shown.out
     done = cli("ledger", "compact", "--older-than", "48h", "--yes", "--home", str(home), "--json")
     assert (done.code, done.json["applied"], done.json["rows"]) == (0, True, 48)
-    assert cli("ledger", "compact", "--older-than", "soon").code == 2
+    assert [cli("ledger", "compact", "--older-than", age).code for age in ("soon", "999999d")] == [2, 2]
+    assert "would pack: 0 segments" in cli("ledger", "compact", "--older-than", "99999d", "--home", str(home)).out
+
+
+def test_the_policy_says_how_long_calls_are_kept(home: Path, tmp_path: Path, cli: Cli) -> None:
+    """`keep_days` stands for an age that nobody gave, in an overlay too; without both it is a wrong call."""
+    policies = tmp_path / "policies"
+    policies.mkdir()
+    base = "version: 1\nmodels: {small: {litellm: openai/small}}\ntasks: {t: {ladder: [small]}}\n"
+    years = int(time.time() - NOW_S + 150 * DAY_S) // int(DAY_S)
+    (policies / "all.yml").write_text(base)
+    (policies / "prod.yml").write_text(f"version: 1\nenvironment: prod\nledger: {{keep_days: {years}}}\n")
+    command = ("ledger", "compact", "--yes", "--json", "--home", str(home), "--policies", str(policies))
+    refused = cli(*command)
+    assert (refused.code, "add `ledger: {keep_days: 90}` to it" in " ".join(refused.err.split())) == (2, True)
+    assert len(cli(*command, "--env", "prod").json["segments"]) == 1
+    assert len(cli(*command, "--env", "prod", "--older-than", "1h").json["segments"]) == 2
 
 
 def test_what_packed_calls_no_longer_have_is_told(home: Path, tmp_path: Path, cli: Cli) -> None:

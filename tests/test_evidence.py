@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import math
+import re
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.core.arithmetic import sums
-from router.core.evidence import BLOCKS, EVIDENCE, MOST_CHARS, read_evidence
+from router.core.answer_tokens import answer_span, answer_tokens
+from router.core.arithmetic import numbers_in, sums
+from router.core.call import Reply
+from router.core.evidence import BLOCKS, EVIDENCE, MOST_CHARS
+from router.core.evidence import read_evidence as read
 from router.core.signals import FREE_SIGNALS, LP_FLOOR
+from router.core.text_features import words_of
+
+
+def read_evidence(prompt: str, draft: str, logprobs: Any = None, blocks: Any = tuple(EVIDENCE)) -> dict[str, float]:
+    """Closer reading of a draft of this text and these log-probabilities."""
+    return read(prompt, Reply(draft, None, logprobs=None if logprobs is None else tuple(logprobs)), None, blocks)
+
 
 any_text = st.text(st.characters(exclude_categories=()), max_size=200)
 sums_text = st.text("0123456789.,()+-*/x×÷−%$= \n", max_size=200)
@@ -133,3 +145,86 @@ def test_a_huge_draft_is_read_at_both_ends(unit: str) -> None:
     huge = unit * (100 * MOST_CHARS // len(unit)) + "."
     ends = huge[: MOST_CHARS // 2] + huge[-MOST_CHARS // 2 :]
     assert read_evidence(huge, huge) == read_evidence(ends, ends)
+
+
+def tokenised(*tokens: str, logprobs: tuple[float, ...] = (), margins: tuple[float, ...] | None = None) -> Reply:
+    """A draft of these tokens; the last one may be an end mark that is no part of its text."""
+    sizes = tuple(len(token.encode()) for token in tokens)
+    text = "".join(token for token in tokens if token != "<end>")
+    return Reply(text, None, logprobs=logprobs or (-0.1,) * len(tokens), token_bytes=sizes, margins=margins)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "answer", "expected"),
+    [
+        (("The", " answer", " is", " bug", "."), "bug", (3, 4)),
+        (("I", " say", " how", "-", "to"), "how-to", (2, 5)),
+        (("Bug", ", no", ": how", "-", "to", "!"), "how-to", (2, 5)),
+        (("B", "ILLING"), "billing", (0, 2)),
+        (("é", "tat ", "ja"), "ja", (2, 3)),
+        (("so ", "1", ",2", "00", " in all", "<end>"), 1200.0, (1, 4)),
+        (("7 of ", "7"), 7.0, (1, 2)),
+        (("so ", "-", "7"), -7.0, (2, 3)),
+        (("Here: ", "{", '"a"', ": 1", "}", " Fine"), {"a": 1}, (1, 5)),
+        (("[", "]"), [], (0, 2)),
+        (("The", " debugger"), "bug", None),
+        (("none",), 7.0, None),
+        (("none",), {"a": 1}, None),
+        (("none",), None, None),
+        (("none",), True, None),
+        (("",), "", None),
+    ],
+)
+def test_the_tokens_of_the_answer_are_found(tokens: tuple[str, ...], answer: Any, expected: Any) -> None:
+    """The last place of the draft that says it, whole tokens; none where the draft does not say it."""
+    assert answer_tokens(tokenised(*tokens), answer) == expected
+
+
+def test_the_answer_has_log_probabilities_of_its_own() -> None:
+    """Of its tokens alone, within the same bounds as all others; margins where they were asked for."""
+    logprobs, margins = (-0.1, -math.inf, -1.0, -3.0), (5.0, 0.1, 2.0, 20.0)
+    found = read("", tokenised("It ", "is ", "4", "2", logprobs=logprobs, margins=margins), 42.0)
+    assert (found["answer_lp_mean"], found["answer_lp_min"], found["answer_margin"]) == (-2.0, -3.0, 2.0)
+    assert found["margin_mean"] == pytest.approx(27.1 / 4)
+    assert found["margin_min"] == 0.1
+    without = read("", tokenised("It ", "is ", "4", "2", logprobs=logprobs), 42.0)
+    assert not without.keys() & {"answer_margin", *EVIDENCE["margins"]}
+    assert read("", tokenised("4", logprobs=(-math.inf,)), 4.0)["answer_lp_min"] == LP_FLOOR
+
+
+def test_tokens_that_are_not_those_of_the_text_say_nothing_of_the_answer() -> None:
+    """Absent, never 0: lengths that do not add up, a NaN, or no lengths at all."""
+    blocks = EVIDENCE["answer tokens"].keys() | EVIDENCE["margins"].keys()
+    for reply in (
+        Reply("it is 42", None, logprobs=(-0.1, -0.2), token_bytes=(1, 2)),
+        Reply("42", None, logprobs=(-0.1,)),
+        Reply("42", None, logprobs=(math.nan,), token_bytes=(2,), margins=(math.nan,)),
+        Reply("42", None, token_bytes=(2,)),
+    ):
+        assert not read("", reply, 42.0).keys() & blocks
+
+
+@given(st.lists(st.text(max_size=4), max_size=12), st.integers(0, 40), st.integers(0, 40))
+def test_an_answer_is_within_its_tokens(tokens: list[str], start: int, size: int) -> None:
+    """However a draft was cut into tokens, those of an answer hold it and no token beside it that has none of it."""
+    text = "".join(tokens)
+    answer = text[start : start + size]
+    span, held = answer_span(text, answer), answer_tokens(tokenised(*tokens), answer) if tokens else None
+    assert (span is None) == (held is None)
+    if span is None or held is None:
+        return
+    assert text[slice(*span)] in "".join(tokens[slice(*held)])
+    assert len("".join(tokens[: held[0] + 1])) > span[0]
+    assert len("".join(tokens[: held[1] - 1])) < span[1]
+
+
+@given(any_text | st.text("0123456789., ax\n"))
+def test_numbers_are_read_as_one_expression_reads_them(text: str) -> None:
+    """The quick way for ASCII text finds the same numbers in the same order."""
+    assert numbers_in(text) == re.findall(r"\d{1,15}(?:,\d{3}){0,4}(?:\.\d{1,12})?", text)
+
+
+@given(any_text | st.text(st.characters(max_codepoint=127)))
+def test_words_are_read_as_one_expression_reads_them(text: str) -> None:
+    """So are the words of a text that is all ASCII."""
+    assert words_of(text) == re.findall(r"\w+", text.lower())

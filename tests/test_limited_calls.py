@@ -312,6 +312,25 @@ def test_users_whose_keys_cannot_be_read_have_no_budget_to_spend(home: Path) -> 
         assert router.route("t", "hi", user="ann").text == "yes"
 
 
+def test_users_have_no_budget_to_spend_under_a_secret_that_nobody_shares(home: Path, cli: Cli) -> None:
+    """Each router would make up a key and begin every budget of a user anew; other calls go on, with one warning."""
+    (home / "secret").mkdir(parents=True)  # Cannot be read, by an administrator either.
+    backend = ScriptedModels({"small": YES})
+    policy = policy_with({"user": {"ann": {"usd_per_day": usd(10**9)}}})
+    with Router(policy, home=home, backend=backend) as router:
+        with pytest.warns(RouterWarning, match=r"secret: the key of the fingerprints can be neither read nor made"):
+            assert router.route("t", "hi", user="ben").text == "yes"
+        for _ in range(2):
+            with pytest.raises(StateError, match=r"secret: .* or set ROUTER_SECRET; .* nothing was sent"):
+                router.route("t", "hi", user="ann")
+    assert len(backend.history) == 1
+    done = cli("audit", "--user", "ben", "--home", str(home))
+    assert (done.code, "or set ROUTER_SECRET" in done.err) == (1, True)
+    (home / "secret").rmdir()
+    with Router(policy, home=home, backend=backend) as router:
+        assert router.route("t", "hi", user="ann").text == "yes"
+
+
 def test_streams_and_shapes_are_held_too(case: Any) -> None:
     """A stream that is left early counts with its bound."""
     one = case({"feature": {"default": {"usd_per_day": usd(10**9)}}}, ladder=["small"])

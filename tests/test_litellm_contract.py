@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 import os
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from router.core.pricing import Rates, cost_nusd
 from router.models.litellm import LiteLLM
 from router.models.litellm_faults import EXCEPTIONS, classify
 from router.models.litellm_library import library, resender
-from router.models.litellm_replies import read_usage, served_tier
+from router.models.litellm_replies import read_tokens, read_usage, served_tier
 from tests.support import make_policy
 from tests.upstream import Upstream
 
@@ -242,6 +243,32 @@ def test_log_probabilities_come_through(upstream: Upstream) -> None:
     outcome = _send(_call(upstream, "openai", "fault=logprobs say=yes", logprobs=True), True)
     assert isinstance(outcome, Reply)
     assert outcome.logprobs == (-0.25, 0.0, -1.5)
+    assert (outcome.token_bytes, outcome.margins) == ((5, 3, 4), (0.5, 0.5, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("token", "size", "margin"),
+    [
+        ({"token": "é", "bytes": [195], "top_logprobs": [{"logprob": -0.1}, {"logprob": -2.6}]}, 1, 2.5),
+        ({"token": "é", "top_logprobs": [{"logprob": -2.6}, {"logprob": -0.1}, {"logprob": -9.0}]}, 2, 2.5),
+        ({"token": "é", "bytes": None, "top_logprobs": [{"logprob": -math.inf}, {"logprob": 0.0}]}, 2, 20.0),
+        ({"token": None, "top_logprobs": [{"logprob": -0.1}]}, None, None),
+        ({"top_logprobs": [{"logprob": math.nan}, {"logprob": -0.1}, {"logprob": None}]}, None, None),
+    ],
+)
+def test_a_reply_keeps_what_is_told_of_its_tokens(
+    token: dict[str, Any], size: int | None, margin: float | None
+) -> None:
+    """Length and margin of each, of mappings and objects; none of them where one token does not tell."""
+    from types import SimpleNamespace
+
+    told = {**token, "logprob": -0.1}
+    plain = {"token": "x", "logprob": -0.2, "top_logprobs": [{"logprob": -0.2}, {"logprob": -1.2}]}
+    for tokens in ([plain, told], [SimpleNamespace(**plain), SimpleNamespace(**told)]):
+        found = read_tokens(tokens)
+        assert found["logprobs"] == (-0.2, -0.1)
+        assert found["token_bytes"] == (None if size is None else (1, size))
+        assert found["margins"] == (None if margin is None else (1.0, pytest.approx(margin)))
 
 
 @pytest.mark.parametrize("callbacks", [False, True], ids=["unheard", "heard"])

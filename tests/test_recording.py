@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,24 +169,38 @@ def test_every_prompt_is_found_again(prompt: Any, system: str | None) -> None:
     """Whatever the messages, the columns `system` and `prompt` give them back exactly, through JSON."""
     messages = to_messages(prompt, system)
     call = Call("small", Model(litellm="openai/small"), messages)
-    row = json.loads(json.dumps(row_of(call, Reply("x", None), RATES, "t")))
+    row = json.loads(json.dumps(row_of(call, Reply("x", None), RATES, {"task": "t"})))
     assert key_of(row["model"], to_messages(row["prompt"], row.get("system"))) == key_of("openai/small", messages)
     assert Replay([row]).send(call, None).usage is None
 
 
 _COUNT = st.integers(0, 10**6)
 _USAGE = st.none() | st.builds(Usage, *[_COUNT] * 6)
+_TOKEN = st.tuples(st.floats(-50, 0) | st.just(-math.inf), st.integers(0, 20), st.floats(0, 20))
+
+
+def _of_tokens(reply: Reply, tokens: list[tuple[float, int, float]], told: bool) -> Reply:
+    """The reply with tokens of these log-probabilities, and their lengths and margins where those are told."""
+    lps, sizes, margins = zip(*tokens, strict=True) if tokens else ((), (), ())
+    further: dict[str, Any] = {"token_bytes": sizes, "margins": margins} if told and tokens else {}
+    return replace(reply, logprobs=lps or None, **further)
+
+
 _REPLY = st.builds(
-    Reply,
-    text=_TEXT,
-    usage=_USAGE,
-    finish_reason=st.sampled_from(["stop", "length", "tool_calls", "unknown"]),
-    model_served=st.sampled_from(["openai/small", "small-2026"]),
-    logprobs=st.none() | st.lists(st.floats(-50, 0) | st.just(-math.inf), min_size=1, max_size=3).map(tuple),
-    reported_cost_nusd=st.none() | st.integers(0, 10**12),
-    latency_ms=st.integers(0, 10**7).map(lambda microseconds: microseconds / 1000),
-    tool_calls=st.lists(st.builds(ToolCall, _TEXT, _TEXT, _TEXT), max_size=2).map(tuple),
-    extras=st.dictionaries(st.text("ab", min_size=1), _TEXT, max_size=2),
+    _of_tokens,
+    st.builds(
+        Reply,
+        text=_TEXT,
+        usage=_USAGE,
+        finish_reason=st.sampled_from(["stop", "length", "tool_calls", "unknown"]),
+        model_served=st.sampled_from(["openai/small", "small-2026"]),
+        reported_cost_nusd=st.none() | st.integers(0, 10**12),
+        latency_ms=st.integers(0, 10**7).map(lambda microseconds: microseconds / 1000),
+        tool_calls=st.lists(st.builds(ToolCall, _TEXT, _TEXT, _TEXT), max_size=2).map(tuple),
+        extras=st.dictionaries(st.text("ab", min_size=1), _TEXT, max_size=2),
+    ),
+    st.lists(_TOKEN, max_size=3),
+    st.booleans(),
 )
 _FAILURE = st.builds(
     Failure,
@@ -203,21 +218,15 @@ _FAILURE = st.builds(
 def test_every_outcome_comes_back(outcome: Outcome) -> None:
     """All that decides or costs anything survives the row, and the replay costs what the original cost."""
     call = Call("small", Model(litellm="openai/small"), ({"role": "user", "content": "p"},))
-    row = json.loads(json.dumps(row_of(call, outcome, RATES, "t")))
+    row = json.loads(json.dumps(row_of(call, outcome, RATES, {"task": "t"})))
     again = Replay(list(_read(row))).send(call, None)
     if isinstance(outcome, Failure):
         assert again == outcome
         return
     assert isinstance(again, Reply)
     assert isinstance(outcome, Reply)
-    assert (again.text, again.usage, again.finish_reason, again.logprobs, again.tool_calls, again.extras) == (
-        outcome.text,
-        outcome.usage,
-        outcome.finish_reason,
-        outcome.logprobs,
-        outcome.tool_calls,
-        outcome.extras,
-    )
+    kept = ("text", "usage", "finish_reason", "logprobs", "token_bytes", "margins", "tool_calls", "extras")
+    assert [getattr(again, name) for name in kept] == [getattr(outcome, name) for name in kept]
     costs = [
         settle(one, RATES, upper_nusd=None, estimate=Usage(output_tokens=1), seconds=1.0) for one in (outcome, again)
     ]

@@ -294,6 +294,14 @@ def test_only_the_rows_that_are_needed_are_kept(tmp_path: Path) -> None:
         ('{"model": "m", "prompt": "p", "response": "r", "input_tokens": true}', "has a 'input_tokens' that cannot"),
         ('{"model": "m", "prompt": "p", "response": "r", "logprob": -0.1}', "has a 'logprob' that cannot be used"),
         ('{"model": "m", "prompt": "p", "response": "r", "logprob": {"tok": [null]}}', "has a 'logprob' that cannot"),
+        (
+            '{"model": "m", "prompt": "p", "response": "r", "logprob": {"tok": [-1], "bytes": [1, 2]}}',
+            "has a 'logprob' that cannot",
+        ),
+        (
+            '{"model": "m", "prompt": "p", "response": "r", "logprob": {"tok": [-1], "margin": ["x"]}}',
+            "has a 'logprob' that cannot",
+        ),
         ('{"model": "m", "prompt": "p", "error": 500}', "has a 'error' that cannot be used"),
         ('{"model": "m", "prompt": "p", "error": {"status": "500"}}', "has a 'error' that cannot be used"),
     ],

@@ -62,7 +62,7 @@ def test_closing_waits_for_the_call_under_way(home: Path) -> None:
     router.route("t", "hi")
     (segment,) = _segments(home)
     assert (alive, writer_lives(segment)) == ([True], False)
-    assert _kinds(segment) == ["intent", "settle", "route"]
+    assert _kinds(segment) == ["intent", "settle", "route", "end"]
     assert [row["state"] for row in read_table(home, "attempts")] == ["settled"]
 
 
@@ -108,7 +108,7 @@ def test_a_cancelled_call_lets_a_closed_segment_go(home: Path) -> None:
     asyncio.run(leave())
     (segment,) = _segments(home)
     assert not writer_lives(segment)
-    assert _kinds(segment) == ["intent", "settle", "route"]
+    assert _kinds(segment) == ["intent", "settle", "route", "end"]
 
 
 def test_a_call_after_close_has_a_segment_of_its_own(home: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_call_after_close_has_a_segment_of_its_own(home: Path) -> None:
     for _ in range(2):
         router.route("t", "hi")
         router.close()
-    assert [_kinds(segment) for segment in _segments(home)] == [["intent", "settle", "route"]] * 2
+    assert [_kinds(segment) for segment in _segments(home)] == [["intent", "settle", "route", "end"]] * 2
 
 
 def test_a_fork_during_a_call_leaves_the_call_to_the_parent(home: Path) -> None:
@@ -144,7 +144,7 @@ with inner:
     done = subprocess.run([sys.executable, "-c", code, home], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == [0, True]
     (segment,) = _segments(home)
-    assert _kinds(segment) == ["intent", "settle", "route"]
+    assert _kinds(segment) == ["intent", "settle", "route", "end"]
 
 
 def test_a_router_that_is_dropped_lets_go_of_its_segment(home: Path) -> None:

@@ -20,8 +20,8 @@ from tests.upstream import Billed, Fault, Upstream
 
 pytestmark = pytest.mark.filterwarnings("ignore::router.errors.RouterWarning")
 
-# Kinds that end only with our own time limit.
-_HANGING = {Fault.TIMEOUT, Fault.TIMEOUT_BILLED}
+# Kinds that end only with our own time limit, and that limit.
+_HANGING_S = {Fault.TIMEOUT: 0.7, Fault.TIMEOUT_BILLED: 0.7, Fault.STALLED: 3.0}
 
 
 def _prompts() -> list[str]:
@@ -30,7 +30,7 @@ def _prompts() -> list[str]:
 
 
 def _deadline_s(prompt: str) -> float:
-    return 0.7 if any(f"fault={kind}" in prompt for kind in _HANGING) else 20.0
+    return next((limit_s for kind, limit_s in _HANGING_S.items() if f"fault={kind}" in prompt), 20.0)
 
 
 def _route(router: Router, prompt: str) -> Answer | NoAnswer:

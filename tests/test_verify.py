@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from router import Router
 from router.core.call import Call
 from router.ledger import LedgerWriter, fold
-from router.ledger.damage import Damage, LostRow
+from router.ledger.damage import Damage, LostRow, Numbers
 from router.ledger.segments import Line, frame, read_lines, segments_in
 from router.ledger.verify import VerifyReport, verify
 from router.testing import ScriptedModels
@@ -62,7 +62,12 @@ class _Ledger:
 
     @property
     def rows(self) -> int:
-        return sum(map(len, self.lines.values()))
+        return sum(_is_row(line) for lines in self.lines.values() for line in lines)
+
+
+def _is_row(line: Line) -> bool:
+    """Whether a line is more than the end of its segment."""
+    return line.row is not None and line.row["kind"] != "end"
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +126,7 @@ def test_any_changed_byte_is_named_with_exactly_its_line(sound: _Ledger, data: s
     assert damage.start <= offset + 1
     assert touched[-1].end - 1 <= damage.end <= touched[-1].end  # A newline at either end leaves an empty line there.
     assert damage.line == content[: damage.start].count(b"\n") + 1
-    assert report.rows == sound.rows - len(touched)
+    assert report.rows == sound.rows - sum(map(_is_row, touched))
     assert len(damage.rows) == len(touched)
     assert not report.ok
 
@@ -229,9 +234,61 @@ def test_a_row_that_was_removed_is_a_finding_while_the_read_model_has_it(kind: s
 def test_a_segment_that_was_cut_within_a_line_is_a_finding(home: Path) -> None:
     """What looks like the half line of a dead writer had been read as a whole one."""
     segment = segments_in(home / "segments")[0]
-    segment.write_bytes(segment.read_bytes()[:-30])
+    whole = segment.read_bytes()
+    segment.write_bytes(whole[: whole.rindex(b"\n", 0, -1) - 30])
     report = verify(home)
     assert (len(report.torn), report.ok, len(report.cut)) == (1, False, 2)
+
+
+def test_any_line_that_is_gone_shows_without_the_read_model(home: Path, cli: Cli) -> None:
+    """Rows are numbered, and the last one of a closed segment is its end: a gap in the numbers is a finding."""
+    segment = segments_in(home / "segments")[0]
+    lines = segment.read_bytes().splitlines(keepends=True)
+    for gone in range(len(lines) - 1):
+        segment.write_bytes(b"".join(lines[:gone] + lines[gone + 1 :]))
+        (home / "ledger.db").unlink()
+        report = verify(home)
+        assert report.cut == [f"{segment.name}: 1 of its rows is gone, from row {gone + 1} on"]
+    done = cli("ledger", "verify", "--home", str(home))
+    assert (done.code, f"missing: {report.cut[0]}\n" in done.out) == (1, True)
+    segment.write_bytes(b"".join(lines[:2] + lines[4:6] + lines[7:]))
+    assert f"{segment.name}: 3 of its rows are gone, from row 3 on" in verify(home).cut
+
+
+def test_a_line_that_is_gone_shows_beside_one_that_is_damaged(home: Path) -> None:
+    """A damaged row is not there either, and counts as damaged only."""
+    segment = segments_in(home / "segments")[0]
+    lines = segment.read_bytes().splitlines(keepends=True)
+    lines[3] = lines[3].replace(b'"v":1', b'"v":7')
+    segment.write_bytes(b"".join(lines))
+    (home / "ledger.db").unlink()
+    report = verify(home)
+    assert (len(report.damaged), report.cut) == (1, [])
+    segment.write_bytes(b"".join(lines[:7] + lines[8:]))
+    assert f"{segment.name}: 1 of its rows is gone, from row 4 on" in verify(home).cut
+
+
+@given(order=st.permutations(range(1, 7)), gone=st.sets(st.integers(1, 6)))
+def test_numbers_tell_what_is_missing_in_any_order(order: list[int], gone: set[int]) -> None:
+    """What lies below the highest number and is not there; a number that stands twice does not fill a gap."""
+    numbers = Numbers()
+    left = [number for number in order if number not in gone]
+    for number in left * 2:
+        numbers.see(number)
+    missing = set(range(1, max(left, default=0) + 1)) - set(left)
+    assert numbers.missing() == len(missing)
+    if missing:
+        assert numbers.next == min(missing)
+
+
+def test_rows_of_a_release_without_numbers_are_read(home: Path) -> None:
+    """Nothing is said of what such a segment lacks; all the rest of it is checked."""
+    for segment in segments_in(home / "segments"):
+        rows = [line.row for line in read_lines(segment, complete=True) if _is_row(line)]
+        segment.write_bytes(b"".join(frame(row) for row in rows if row))
+    (home / "ledger.db").unlink()
+    report = verify(home)
+    assert (report.rows, report.ok) == (32, True)
 
 
 def test_a_call_whose_rows_are_in_two_segments_is_no_finding(home: Path) -> None:

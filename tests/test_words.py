@@ -68,6 +68,21 @@ def test_a_huge_text_is_read_at_both_ends() -> None:
     assert words.chance(begin + "green " * 10_000 + end) == words.chance(begin + "blue " * 10_000 + end)
 
 
+def test_a_group_has_a_base_rate_of_its_own() -> None:
+    """The same words are worth what their group mostly is: nearly all in a large group, less in one of four rows."""
+    shares = {"good": [1.0] * 9 + [0.0], "bad": [1.0] + [0.0] * 9, "other": [0.0, 1.0] * 5}
+    groups = np.array([name for name in shares for _ in range(400)] + ["rare"] * 4, dtype=object)
+    outcome = np.r_[np.concatenate([np.tile(share, 40) for share in shares.values()]), np.zeros(4)]
+    order = np.random.default_rng(0).permutation(len(groups))
+    texts = np.full(len(groups), "red", dtype=object)
+    fitted = fit_prompts(texts, outcome[order, None], np.arange(len(groups)) % 5, groups[order])[0].words
+    chance = {name: fitted.chance("red", name) for name in ("good", "bad", "rare", "other", "unseen", None)}
+    assert chance["good"] == pytest.approx(0.9, abs=0.03)
+    assert chance["bad"] == pytest.approx(0.1, abs=0.03)
+    assert chance["unseen"] == chance[None] == pytest.approx(0.5, abs=0.1)
+    assert 0.2 < chance["rare"] < chance["unseen"]
+
+
 @pytest.mark.parametrize(
     ("parts", "problem"),
     [

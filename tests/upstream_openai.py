@@ -216,7 +216,11 @@ def named(call: Call, arguments: str) -> dict[str, Any]:
 
 def scores() -> dict[str, Any]:
     """Tell the log-probabilities of some tokens."""
-    return {"content": [{"token": str(p), "bytes": None, "logprob": p, "top_logprobs": []} for p in LOGPROBS]}
+    content = []
+    for p in LOGPROBS:
+        top = [{"token": str(one), "bytes": None, "logprob": one} for one in (p, p - 0.5)]
+        content.append({**top[0], "bytes": list(str(p).encode()), "top_logprobs": top})
+    return {"content": content}
 
 
 def usage(used: Tokens) -> dict[str, Any]:

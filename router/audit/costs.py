@@ -24,6 +24,7 @@ ABOUT: dict[str, str] = {
     "panel": "panels: answers of every further member",
     "sample": "samples: answers of a model that was asked again",
     "escalation": "escalations: answers of every rung above",
+    "judge": "a judge's verdicts on drafts",
     "retry": "retries: answers that came at the second try or later",
     "invalid": "invalid drafts: replies that did not fit the answer kind",
     "failed": "failed requests, as far as the provider bills them",

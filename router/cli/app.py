@@ -15,7 +15,22 @@ from typing import Any
 
 import typer
 
-from router.cli import audit, budgets, check, demo, distill, evaluate, init, ledger, models, policy, route, slo, tune
+from router.cli import (
+    audit,
+    backtest,
+    budgets,
+    check,
+    demo,
+    distill,
+    evaluate,
+    init,
+    ledger,
+    models,
+    policy,
+    route,
+    slo,
+    tune,
+)
 from router.cli.common import Refused, print_json, say
 from router.errors import (
     BudgetExceeded,
@@ -48,6 +63,7 @@ app.command("budgets")(budgets.budgets)
 app.command("slo")(slo.slo)
 app.command("eval")(evaluate.evaluate)
 app.command("tune")(tune.tune)
+app.command("backtest")(backtest.backtest)
 app.command("models")(models.models)
 app.command("distill")(distill.distill)
 app.command("demo")(demo.demo)

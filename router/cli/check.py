@@ -36,15 +36,15 @@ def check(policies: Policies = None, environment: Environment = None, as_json: A
     warnings.simplefilter("ignore", RouterWarning)  # What a call would warn of is a finding here.
 
     loaded = load(policies, environment=environment)
-    router = Router(policies, environment=environment)
+    router = Router(policies, environment=environment, signals=dict.fromkeys(_own_signals(loaded), _unread))
     models = RealModels(loaded.folder or Path())
     tasks: list[dict[str, Any]] = []
     findings: list[str] = []
     notes: list[str] = []
     for name in loaded.policy.tasks:
         plan = router.plan(name)
-        findings += [found for found in _findings(plan, models) + _holed_tiers(plan) if found not in findings]
-        notes += _dearer_first(plan) + _unnamed_labels(plan)
+        findings += [found for found in _checks(loaded, plan, models) if found not in findings]
+        notes += _dearer_first(plan) + _unnamed_labels(plan) + _own_signals_read(plan)
         tasks.append(_about(plan) | {"limits": _limits(loaded.policy, name)})
     findings += _stray_tuned(loaded)
     notes += [*_missing_keys(loaded), *_unused(loaded), *_undigested(loaded)]
@@ -63,6 +63,25 @@ def check(policies: Policies = None, environment: Environment = None, as_json: A
         if not findings:
             typer.echo("no findings")
     raise typer.Exit(1 if findings else 0)
+
+
+def _own_signals(loaded: Loaded) -> set[str]:
+    """Signals of the application that tuned plans read; whether a process registers them cannot be seen from here."""
+    from router.spec import load_tuned
+
+    tuned = [load_tuned(loaded.folder, name, loaded.policy) for name in loaded.policy.tasks] if loaded.folder else []
+    return {name for one in tuned if one for name in one.own_signals}
+
+
+def _unread(prompt: str, draft: str) -> None:
+    """In place of a signal of the application: nothing is asked here, so no draft is read."""
+
+
+def _own_signals_read(plan: Plan) -> list[str]:
+    paths = (plan.rungs, *plan.groups.values())
+    names = sorted({name for rungs in paths for rung in rungs for name in rung.own_signals})
+    told = f"task {plan.task_name!r}: the tuned plan reads your own signals ({', '.join(names)})"
+    return [f"{told}; it is stale where `Router(signals=...)` does not register them"] if names else []
 
 
 def _about(plan: Plan) -> dict[str, Any]:
@@ -109,6 +128,10 @@ def _said(limits: dict[str, Any]) -> str:
             f"{amount} a{'n' * (window == 'hour')} {window}" if window else f"{amount} {key[4:].replace('_', ' ')}"
         )
     return ", ".join(told)
+
+
+def _checks(loaded: Loaded, plan: Plan, models: RealModels) -> list[str]:
+    return _findings(plan, models) + _unheld(loaded.policy, plan) + _holed_tiers(plan)
 
 
 def _findings(plan: Plan, models: RealModels) -> list[str]:
@@ -158,6 +181,7 @@ def _rung(rung: Rung) -> dict[str, Any]:
         "accept": _accept(rung),
         "threshold": rung.threshold,
         "confidence_source": rung.confidence_source if rung.calibrators else "prior",
+        "own_signals": sorted(rung.own_signals),
         "priced": rung.price != Price(),
     }
 
@@ -175,6 +199,32 @@ def _accept(rung: Rung) -> str:
     return f"gain {1 - rung.threshold:.1%}" if rung.by == "gain" else f"{rung.threshold:.1%}"
 
 
+def _least_bound_nusd(plan: Plan, rung: Rung) -> int | None:
+    """The upper bound of a request to a rung with an empty prompt."""
+    longest = min(filter(None, (plan.task.max_output_tokens, rung.max_output_tokens)), default=None)
+    return rung.rates.upper_nusd(0, longest, plan.task.deadline_s)
+
+
+def _unheld(policy: Policy, plan: Plan) -> list[str]:
+    """Rungs without an upper bound, which no shared budget in dollars can hold."""
+    from router.core.limits import DEFAULT, KINDS, WINDOWS
+    from router.core.policy import Price
+    from router.limits import allowances
+
+    held = [one for kind in KINDS if kind != "task" for one in allowances(policy, kind).values()]
+    tasks = allowances(policy, "task")
+    if own := tasks.get(plan.task_name, tasks.get(DEFAULT)):
+        held.append(own)
+    if all(getattr(one, f"usd_per_{window}") is None for one in held for window in WINDOWS):
+        return []
+    return [
+        f"task {plan.task_name!r}: budgets in dollars refuse every request to {rung.name!r}, for nothing bounds what "
+        f"one costs; give the task a `{'deadline_s' if rung.rates.by_second else 'max_output_tokens'}:`"
+        for rung in plan.rungs
+        if rung.price != Price() and _least_bound_nusd(plan, rung) is None
+    ]
+
+
 def _unaffordable(plan: Plan) -> list[str]:
     """Rungs that the task's own limit leaves no room for, however short the prompt."""
     limit = plan.task.budget.usd_per_call
@@ -182,8 +232,7 @@ def _unaffordable(plan: Plan) -> list[str]:
         return []
     found = []
     for rung in plan.rungs:
-        longest = min(filter(None, (plan.task.max_output_tokens, rung.max_output_tokens)), default=None)
-        upper = rung.rates.upper_nusd(0, longest, plan.task.deadline_s)
+        upper = _least_bound_nusd(plan, rung)
         if upper is None or upper > exact_product(limit, NUSD_PER_USD):
             found.append(
                 f"task {plan.task_name!r}: `usd_per_call: {limit}` never leaves room for a request to {rung.name!r}; "

@@ -41,6 +41,7 @@ Home = Annotated[Path | None, typer.Option("--home", help="Folder of the ledger;
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # A column of text that is narrower than this can no longer be read.
 _NARROWEST_TEXT = 8
 _ANY_WIDTH = 10_000
@@ -62,6 +63,7 @@ def console(*, stderr: bool = False) -> Console:
 
 def say(text: str, *, err: bool = False) -> None:
     """A sentence for people: on a terminal it goes on in the next line between two words, elsewhere it is one line."""
+    text = _CONTROL.sub("\ufffd", text)  # A name out of a file or a call may hold what a terminal obeys.
     place = console(stderr=err)
     if place.is_terminal:
         text = "\n".join(folded for line in text.split("\n") for folded in _lines(line, place.width))

@@ -14,10 +14,14 @@ if TYPE_CHECKING:
     from router.tuning import Estimate, Eval, Evaluated
 
 Grader = Annotated[
-    str | None, typer.Option(help="exact, choice, number, json, pattern, f1 or disagreement; else by answer kind.")
+    str | None,
+    typer.Option(help="exact, choice, number, json, pattern, f1, disagreement or judge; else by answer kind."),
 ]
 Tolerance = Annotated[float, typer.Option(help="Of the grader number: the largest distance that is right.")]
 Fields = Annotated[str, typer.Option(help="Of the grader json: the fields that count, with commas; else all.")]
+
+Judge = Annotated[str | None, typer.Option(help="Of the grader judge: the model that judges, none of the ladder.")]
+ShowLabel = Annotated[bool, typer.Option("--show-label", help="Of the grader judge: let it see labels.")]
 
 
 def evaluate(
@@ -27,6 +31,8 @@ def evaluate(
     grader: Grader = None,
     tolerance: Tolerance = 0.0,
     fields: Fields = "",
+    judge: Judge = None,
+    show_label: ShowLabel = False,
     drop_duplicates: Annotated[bool, typer.Option(help="Drop rows that repeat an earlier prompt.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Ask only the first so many rows.")] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at the same time.")] = 4,
@@ -55,6 +61,8 @@ def evaluate(
         quiet=as_json,
         grader=grader,
         tolerance=tolerance,
+        judge=judge,
+        show_label=show_label,
         drop_duplicates=drop_duplicates,
         concurrency=concurrency,
         per_minute=per_minute,
@@ -107,7 +115,8 @@ def _ask_first(work: Eval, estimate: Estimate, max_usd: float | None, *, yes: bo
     """Say what it will cost and go on only with a yes."""
     about = "unknown" if estimate.usd is None else f"about ${estimate.usd:,.4f}"
     most = "" if estimate.upper_usd is None else f", at most ${estimate.upper_usd:,.4f} without retries"
-    typer.echo(f"{counted(estimate.requests, 'request')} to {', '.join(work.models)}: {about}{most}", err=True)
+    judged = f", judged by {work.judge}" if work.judge else ""
+    typer.echo(f"{counted(estimate.requests, 'request')} to {', '.join(work.models)}{judged}: {about}{most}", err=True)
     for name in estimate.unpriced:
         typer.echo(f"the price of {name!r} is unknown; give it a `price:` to know the cost before", err=True)
     if max_usd is not None:
@@ -145,6 +154,8 @@ def _print(done: Evaluated, task: str) -> None:
         f"{counted(done.asked, 'answer')} asked, {done.kept:,} kept from before, {done.failed:,} failed; "
         f"the run cost ${done.cost_usd:,.4f}"
     )
+    if done.nonsense:
+        typer.echo(f"{counted(done.nonsense, 'answer')} without a grade: the judge's reply was no verdict")
     typer.echo(f"run: {done.path}")
     if done.stopped:
         typer.echo(f"stopped: {done.stopped}; raise --max-usd and run the same command to go on")

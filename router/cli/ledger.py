@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router.cli.common import AsJson, Home, counted, dollars, print_json, say
+from router.cli.common import AsJson, Environment, Home, Policies, counted, dollars, print_json, say
 
 if TYPE_CHECKING:
     from router.ledger.compact import CompactReport
     from router.ledger.damage import Damage
     from router.ledger.verify import VerifyReport
 
+_DAY_S = 86_400.0
 app = typer.Typer(help="Check the ledger, forget a user, and pack what is old.", no_args_is_help=True)
 
 
@@ -103,8 +105,12 @@ def forget(
 
 @app.command("compact")
 def compact(
-    older_than: Annotated[str, typer.Option(help="How old: 90d, or 48h.")] = "90d",
+    older_than: Annotated[
+        str | None, typer.Option(help="How old: 90d, or 48h; else what the policy says in `ledger: {keep_days: ...}`.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do it; else only show what would be done.")] = False,
+    policies: Policies = None,
+    environment: Environment = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -112,7 +118,8 @@ def compact(
     from router.api import state_home
     from router.ledger.compact import compact as run
 
-    report = run(state_home(home), older_than_s=_seconds(older_than), apply=yes)
+    age_s = _kept_s(policies, environment) if older_than is None else _seconds(older_than)
+    report = run(state_home(home), older_than_s=age_s, apply=yes)
     if as_json:
         print_json(report.as_json())
     else:
@@ -136,8 +143,22 @@ def _print_compacted(report: CompactReport) -> None:
         say("next: the same with --yes; every sum by the hour stays, single calls of that time cannot be shown then")
 
 
+def _kept_s(policies: Path | None, environment: str | None) -> float:
+    """How long the policy keeps single calls."""
+    from router.spec import load
+
+    days = load(policies, environment=environment).policy.ledger.keep_days
+    if days is None:
+        raise typer.BadParameter(
+            "the policy does not say how long single calls are kept; add `ledger: {keep_days: 90}` to it, or give an "
+            "age such as 90d",
+            param_hint="--older-than",
+        )
+    return days * _DAY_S
+
+
 def _seconds(text: str) -> float:
-    age = re.fullmatch(r"([0-9]{1,6})([hd])", text)
+    age = re.fullmatch(r"([0-9]{1,5})([hd])", text)
     if age is None:
         raise typer.BadParameter(f"{text!r} is no age; give 90d or 48h", param_hint="--older-than")
-    return int(age[1]) * {"h": 3600.0, "d": 86_400.0}[age[2]]
+    return int(age[1]) * {"h": 3600.0, "d": _DAY_S}[age[2]]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from router.cli.common import AsJson, Environment, Policies, Refused, percent, print_json, print_table, say
-from router.cli.evaluate import Fields, Grader, Tolerance, run_eval
+from router.cli.evaluate import Fields, Grader, Judge, ShowLabel, Tolerance, run_eval
 from router.errors import TuningError
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ def tune(
     grader: Grader = None,
     tolerance: Tolerance = 0.0,
     fields: Fields = "",
+    judge: Judge = None,
+    show_label: ShowLabel = False,
     write: Annotated[bool, typer.Option("--write", help="Write tuned/TASK.json, which calls then follow.")] = False,
     report: Annotated[Path | None, typer.Option(help="Write all figures as a web page, one file.")] = None,
     examples: Annotated[bool, typer.Option(help="With --report: show excerpts of misjudged prompts.")] = True,
@@ -67,6 +69,8 @@ def tune(
         raise typer.BadParameter(f"{method!r} is neither split nor crossfit", param_hint="--method")
     if max_loss is not None and not 0.0 < max_loss < 1.0:
         raise typer.BadParameter(f"{max_loss} is not between 0 and 1; 0.02 is two points", param_hint="--max-loss")
+    if data is None and (judge is not None or show_label):
+        raise typer.BadParameter("is asked with --data; `router eval` asks it too", param_hint="--judge")
     if data is not None:
         _require_target(task, data, policies, environment, max_loss, confidence, test_share)
         done = run_eval(
@@ -79,6 +83,8 @@ def tune(
             quiet=as_json,
             grader=grader,
             tolerance=tolerance,
+            judge=judge,
+            show_label=show_label,
             max_usd=max_usd,
             policies=policies,
             environment=environment,
@@ -166,11 +172,13 @@ def _require_target(
 
 
 def _print(tuned: TaskTuning, written: Path | None) -> None:
-    from router.tuning.words import certificate_words, in_force_words, plan_words
+    from router.tuning.words import certificate_words, idle_words, in_force_words, judge_words, plan_words
 
     top = tuned.run.models[-1]
     rows = len(tuned.new.model)
     typer.echo(f"{tuned.task}: {tuned.run.rows:,} rows; the figures are of the {rows:,} rows for certifying\n")
+    for line in judge_words(tuned.run):
+        say(line)
     _print_report(tuned, tuned.shown, in_force_words(tuned.in_force))
     if tuned.test is not None:
         typer.echo(f"test split: {tuned.test.rows:,} rows that had no part in choosing or certifying\n")
@@ -180,7 +188,7 @@ def _print(tuned: TaskTuning, written: Path | None) -> None:
         typer.echo("nothing was written. The safe plan is always the top rung: `ladder: [" + top + "]`")
         return
     typer.echo("plan")
-    for line in plan_words(tuned.plan):
+    for line in [*plan_words(tuned.plan), *idle_words(tuned.idle_signals)]:
         say(f"  {line}")
     typer.echo("certificate")
     if tuned.certificate is not None:
@@ -282,6 +290,7 @@ def _as_plain(tuned: TaskTuning, written: Path | None) -> dict[str, Any]:
         "found": tuned.new.as_json(),
         "plan": asdict(tuned.plan),
         "certificate": asdict(tuned.certificate) if tuned.certificate else None,
+        "idle_signals": list(tuned.idle_signals),
         "stricter": [one._asdict() for one in tuned.stricter],
         "quality": {name: one.as_json() for name, one in tuned.shown.quality.items()},
         "choices": [one._asdict() for one in tuned.shown.choices],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -29,13 +29,14 @@ PARTS: dict[str, str] = {
     "group": "`group:`",
     "own_check": "whether an own check is registered",
     "signals": "the meaning of the signals",
+    "own_signals": "whether your own signals that it reads are registered",
 }
 
 # What answers do not depend on, only which of them is given.
-_OF_THE_PLAN = ("ladder", "panels", "models", "group", "agree_on")
+_OF_THE_PLAN = ("ladder", "panels", "models", "group", "agree_on", "own_signals")
 
 
-def binding(policy: Policy, task: str, *, own_check: bool = False) -> dict[str, Any]:
+def binding(policy: Policy, task: str, *, own_check: bool = False, own_signals: Collection[str] = ()) -> dict[str, Any]:
     """The binding of a task as plain JSON. Long or private parts are digests."""
     one = policy.tasks[task]
     asked = places(one.ladder)
@@ -52,6 +53,7 @@ def binding(policy: Policy, task: str, *, own_check: bool = False) -> dict[str, 
         "group": one.group,
         "own_check": own_check,
         "signals": SIGNALS_VERSION,
+        **({"own_signals": sorted(own_signals)} if own_signals else {}),
     }
 
 
@@ -65,6 +67,12 @@ def changed(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
                 f"model {name!r} was {_shown(before[name])}, is now {_shown(after[name])}"
                 for name in after
                 if name in before and before[name] != after[name]
+            ]
+        elif part == "own_signals":  # More of them may be registered than the plan reads.
+            found += [
+                f"your own signal {name!r}, which it reads, is not registered with `Router(signals=...)`"
+                for name in before or ()
+                if name not in (after or ())
             ]
         elif before != after and (part in then or after not in (None, False, [])):
             found.append(words if part in ("system", "answer") else f"{words} was {before!r}, is now {after!r}")

@@ -124,6 +124,10 @@ class Usage:
 FinishReason = Literal["stop", "length", "content_filter", "tool_calls", "unknown"]
 
 
+# A margin beyond this is as certain as evidence gets: the next token has 2e-9 of the likeliest one's probability.
+MOST_MARGIN = 20.0
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """A model's answer to one request."""
@@ -135,6 +139,11 @@ class Reply:
     model_served: str | None = None
     logprobs: tuple[float, ...] | None = None
     """Natural log-probability of each output token; `None` when there are none, -inf is possible."""
+    token_bytes: tuple[int, ...] | None = None
+    """Length of each of those tokens in bytes of UTF-8; `None` where the provider does not tell."""
+    margins: tuple[float, ...] | None = None
+    """How far the likeliest token's log-probability was above the next one's, 0 to `MOST_MARGIN`; `None` where that was
+    not asked for."""
     reported_cost_nusd: int | None = None
     """What the provider itself says the request cost."""
     service_tier: str = ""

@@ -9,9 +9,12 @@ import math
 import re
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
+from typing import Any
 
-from router.core.arithmetic import sums
-from router.core.signals import LP_FLOOR
+from router.core.answer_tokens import answer_signals, margin_signals
+from router.core.arithmetic import number, numbers_in, sums
+from router.core.call import Reply
+from router.core.signals import LP_FLOOR, draft_text
 
 # By block the name of every signal of closer reading and what it means; the docs table is made from it. What one block
 # needs is read in one go, so a block is the smallest part that a call can do without.
@@ -48,13 +51,21 @@ EVIDENCE: dict[str, dict[str, str]] = {
         "lp_last": "log-probability of the draft's last token, in nats, -20 to 0",
         "lp_doubts": "tokens of the draft with a probability below one half",
     },
+    "answer tokens": {
+        "answer_lp_mean": "mean log-probability of the tokens of the answer in the draft, in nats, -20 to 0",
+        "answer_lp_min": "smallest log-probability of any token of the answer, in nats, -20 to 0",
+        "answer_margin": "smallest margin of any token of the answer, in nats, 0 to 20",
+    },
+    "margins": {
+        "margin_mean": "mean of how far the likeliest token was above the next one, in nats, 0 to 20",
+        "margin_min": "smallest such margin of any token of the draft, in nats, 0 to 20",
+    },
 }
 BLOCKS: dict[str, str] = {name: block for block, names in EVIDENCE.items() for name in names}
 
 # What is read of a text: its beginning and its end. What a very long text says in between is left out.
 MOST_CHARS = 8000
 
-_NUMBER = re.compile(r"\d{1,15}(?:,\d{3}){0,4}(?:\.\d{1,12})?")
 _NO_WORD = str.maketrans(dict.fromkeys("0123456789.,;:!?()[]{}<>\"'`*_=+-/\\|$%#&~^@", " "))
 _DOUBTS = """maybe perhaps possibly probably presumably approximately roughly apparently likely unclear uncertain
     unsure assume assuming guess seems appears might"""
@@ -83,19 +94,24 @@ _LOG_HALF = -0.6931471805599453
 
 
 def read_evidence(
-    prompt: str, draft: str, logprobs: Sequence[float] | None = None, blocks: Collection[str] = tuple(EVIDENCE)
+    prompt: str, reply: Reply, answer: Any = None, blocks: Collection[str] = tuple(EVIDENCE)
 ) -> dict[str, float]:
-    """Every signal that this draft has of these blocks, by name."""
-    prompt, draft = shortened(prompt), shortened(draft.rstrip())
+    """Every signal that this draft has of these blocks, by name; `answer` is what the task's check found in it."""
+    prompt, draft = shortened(prompt), shortened(draft_text(reply).rstrip())
     found: dict[str, float] = {}
+    asked = _words(prompt) if "numbers" in blocks or "wording" in blocks else set()
     if "numbers" in blocks:
-        found |= _of_numbers(prompt, draft)
+        found |= _of_numbers(prompt, asked, draft)
     if "wording" in blocks:
-        found |= _of_words(prompt, draft)
+        found |= _of_words(asked, draft)
     if "form" in blocks:
         found |= _of_form(draft)
-    if logprobs and "log-probabilities" in blocks:
-        found |= _of_logprobs(logprobs)
+    if reply.logprobs and "log-probabilities" in blocks:
+        found |= _of_logprobs(reply.logprobs)
+    if reply.token_bytes and "answer tokens" in blocks:
+        found |= answer_signals(reply, answer)
+    if reply.margins and "margins" in blocks:
+        found |= margin_signals(reply)
     return found
 
 
@@ -104,20 +120,16 @@ def shortened(text: str) -> str:
     return text if len(text) <= MOST_CHARS else text[: MOST_CHARS // 2] + text[-MOST_CHARS // 2 :]
 
 
-def _number(text: str) -> float:
-    return float(text.replace(",", "") if "," in text else text)
-
-
 def _words(text: str) -> set[str]:
     return set(text.lower().translate(_NO_WORD).split())
 
 
-def _of_numbers(prompt: str, draft: str) -> dict[str, float]:
-    given, said = set(map(_number, set(_NUMBER.findall(prompt)))), _NUMBER.findall(draft)
-    given.update(_NUMBER_WORDS[word] for word in _NUMBER_WORDS.keys() & _words(prompt))
+def _of_numbers(prompt: str, asked: set[str], draft: str) -> dict[str, float]:
+    given, said = set(map(number, set(numbers_in(prompt)))), numbers_in(draft)
+    given.update(_NUMBER_WORDS[word] for word in _NUMBER_WORDS.keys() & asked)
     came_out = list(sums(draft)) if "=" in draft else []
     right = {abs(value) for value, comes_out in came_out if comes_out}
-    different = set(map(_number, set(said)))
+    different = set(map(number, set(said)))
     new = len(different - given - right)
     found = {
         "sums_right": float(sum(comes_out for _, comes_out in came_out)),
@@ -130,15 +142,15 @@ def _of_numbers(prompt: str, draft: str) -> dict[str, float]:
         "has_fraction": float(not all(map(float.is_integer, different))),
     }
     if said:
-        last = _number(said[-1])
+        last = number(said[-1])
         found["last_number"], found["largest_number"] = last, max(different)
         found["last_is_fraction"] = float(last != int(last))
         found["ends_on_sum"] = float(last in right)
     return found
 
 
-def _of_words(prompt: str, draft: str) -> dict[str, float]:
-    asked, said, lower = _words(prompt), _words(draft), draft.lower()
+def _of_words(asked: set[str], draft: str) -> dict[str, float]:
+    said, lower = _words(draft), draft.lower()
     both = len(asked & said)
     found = {"hedges": float(len(said & _HEDGES) + sum(phrase in lower for phrase in _HEDGING))}
     if asked:

@@ -12,6 +12,7 @@ from router.core.effects import Purpose
 from router.core.evidence import BLOCKS
 from router.core.policy import Model, Price, Task
 from router.core.pricing import Rates
+from router.core.signals import OwnSignal
 from router.core.tuned import By, TunedRung
 from router.core.word_scores import Words, WordSignal
 
@@ -61,6 +62,8 @@ class Rung:
     """Whether a call of usual length may see it begin."""
     words: Mapping[WordSignal, Words] = field(default_factory=dict)
     """What the words of a prompt and of a draft say."""
+    own_signals: Mapping[str, OwnSignal] = field(default_factory=dict)
+    """Signals of the application that some calibrator of it names."""
     level: int = 0
     """Position of its rung in the ladder, which all members of a panel share."""
     member: int = 0

@@ -322,6 +322,8 @@ class Ledger:
     """When the ledger cannot be written: go on with one alarm, or refuse calls."""
     sync: Literal["normal", "full"] = "normal"
     """`full` also waits for the disk after every row, for power loss; `normal` survives a killed process."""
+    keep_days: Annotated[int, Limit(ge=1, le=36_500)] | None = None
+    """How long single calls are kept: `router ledger compact` packs what is older. For ever where none is given."""
     store_content: Annotated[bool | None, Unbuilt] = None
     """Keep prompts and answers, which are otherwise never stored."""
 

@@ -9,7 +9,7 @@ from router.core.checks import Verdict
 from router.core.effects import Request
 from router.core.evidence import read_evidence
 from router.core.plan import Rung
-from router.core.signals import agreement, draft_text, read_signals
+from router.core.signals import agreement, draft_text, read_own, read_signals
 from router.core.word_scores import PROMPT_WORDS
 
 
@@ -35,8 +35,10 @@ def draft_signals(
     if before is not None:
         found["agreement"] = agreement(before, verdict, agree_on)
     if rung.blocks:
-        prompt = text_of(request.messages)
-        found |= read_evidence(prompt, draft_text(reply), reply.logprobs, rung.blocks)
+        answer = verdict.value if verdict.valid else None
+        found |= read_evidence(text_of(request.messages), reply, answer, rung.blocks)
+    if rung.own_signals:
+        found |= read_own(rung.own_signals, text_of(request.messages), draft_text(reply))
     if rung.needs_words:
         found |= prompt_signals(rung, request)
         if "draft_words" in rung.needs_words:

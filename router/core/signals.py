@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from router.core.call import Reply
@@ -31,6 +31,9 @@ FREE_SIGNALS: dict[str, str] = {
     "lp_first": "log-probability of the draft's first token, in nats, -20 to 0",
     "agreement": "1 when the draft's answer equals that of the draft before it, else 0; a first draft has none",
 }
+
+# A signal of the application: a function of a prompt and its draft; `None` where it has nothing to say.
+OwnSignal = Callable[[str, str], float | None]
 
 # A token below e^-20 (2e-9) is as unlikely as evidence gets, and providers write -inf or -9999 for it.
 LP_FLOOR = -20.0
@@ -67,6 +70,12 @@ def read_signals(input_chars: int, reply: Reply, verdict: Verdict) -> dict[str, 
     if reply.logprobs:
         signals.update(_logprob_signals(reply.logprobs))
     return signals
+
+
+def read_own(signals: Mapping[str, OwnSignal], prompt: str, draft: str) -> dict[str, float]:
+    """The application's own signals that this draft has."""
+    found = ((name, read(prompt, draft)) for name, read in signals.items())
+    return {name: value for name, value in found if value is not None}
 
 
 def draft_text(reply: Reply) -> str:

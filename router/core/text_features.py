@@ -5,13 +5,22 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 from zlib import crc32
 
 _WORD = re.compile(r"\w+")
+# Of ASCII text the same words, several times as fast: whatever is in none becomes a space.
+_NO_WORD = {code: " " for code in range(128) if not (chr(code).isalnum() or chr(code) == "_")}
 
 Size = Literal["small", "large"]
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text in lower case, in order: runs of letters, digits and underscores."""
+    lower = text.lower()
+    return lower.translate(_NO_WORD).split() if lower.isascii() else _WORD.findall(lower)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +43,8 @@ class Features:
             found[bucket] = found.get(bucket, 0) + count
         return {bucket: 1.0 + math.log(count) if count > 1 else 1.0 for bucket, count in found.items()}
 
-    def _grams(self, text: str) -> list[str | bytes]:
-        words = _WORD.findall(text.lower())
+    def _grams(self, text: str) -> Sequence[str | bytes]:
+        words = words_of(text)
         if self.words == (1, 1) and not self.chars:
             return words
         grams: list[str | bytes] = [

@@ -139,8 +139,9 @@ class Certificate:
     """Whether certified rows had no part in fitting (`split`), or were also fitted on (`crossfit`)."""
     guarantee: Literal["guaranteed", "simulation-checked"]
     """What the method deserves to be called."""
-    label_source: Literal["labels", "disagreement"]
-    """`disagreement`: the loss is how often an answer differs from the top model's, not how often it is worse."""
+    label_source: Literal["labels", "disagreement", "judge"]
+    """`disagreement`: the loss is how often an answer differs from the top model's, not how often it is worse. `judge`:
+    the loss is what another model says, not what is true."""
     data_hash: Text
     """Digest of the rows and labels."""
     train_rows: int

@@ -3,7 +3,7 @@
 from router.ledger.fold import FoldReport, fold
 from router.ledger.rows import SCHEMA_VERSION, Trace
 from router.ledger.secret import Fingerprints, load_fingerprints, load_secret, stored_session, stored_user
-from router.ledger.segments import LedgerWriter
+from router.ledger.writer import LedgerWriter
 
 __all__ = [
     "SCHEMA_VERSION",

@@ -11,10 +11,10 @@ from typing import Any
 
 from router.ledger.damage import Reading, sound_rows
 from router.ledger.database import connect, create
-from router.ledger.fold import SEGMENTS_FOLDER, Batch, FoldReport, add_lines, fold, locked, take_packs
+from router.ledger.fold import Batch, FoldReport, add_lines, fold, locked, take_packs
 from router.ledger.packs import first_row, packs_in, read_packs, replaced_by, sums_in, write_pack
 from router.ledger.rows import SCHEMA_VERSION
-from router.ledger.segments import segments_in, writer_lives
+from router.ledger.segments import SEGMENTS_FOLDER, segments_in, writer_lives
 from router.world import World
 
 
@@ -111,12 +111,16 @@ def _old_segments(folder: Path, database: sqlite3.Connection, report: CompactRep
             rows += 1
         if newest_s >= report.before_s:
             stay.add(first_row(path))
-        elif path.stat().st_size < ended[path.name] or not all(damage.torn for damage in reading.damage):
+        elif path.stat().st_size < ended[path.name] or _is_harmed(reading):
             report.damaged.append(path.name)
             stay.add(first_row(path))
         else:
             old.append((path, rows))
     return _without_copies(old, stay - {""}, report)
+
+
+def _is_harmed(reading: Reading) -> bool:
+    return bool(reading.missing()) or not all(damage.torn for damage in reading.damage)
 
 
 def _without_copies(old: Sequence[tuple[Path, int]], stay: set[str], report: CompactReport) -> list[Path]:
@@ -137,7 +141,7 @@ def _without_copies(old: Sequence[tuple[Path, int]], stay: set[str], report: Com
 def _alone(segments: Sequence[Path]) -> Iterator[sqlite3.Connection]:
     """A read model of these segments alone, which is gone afterwards."""
     with closing(sqlite3.connect("", isolation_level=None)) as database:
-        create(database, SCHEMA_VERSION)
+        create(database, SCHEMA_VERSION, segments[0].parent)
         batch = Batch(database)
         for path in segments:
             offset, _ = add_lines(batch, path, 0, True, FoldReport())

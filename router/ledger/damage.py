@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from router.ledger.fold import is_newer, is_sound
@@ -42,12 +42,44 @@ class Damage:
 
 
 @dataclass(slots=True)
+class Numbers:
+    """Which numbers of rows there are. A signal handler that routes may write one before the one below it."""
+
+    next: int = 1
+    """All below it are there."""
+    ahead: set[int] = field(default_factory=set)
+
+    def see(self, number: int) -> None:
+        """Note a row."""
+        if number > self.next:
+            self.ahead.add(number)
+        elif number == self.next:
+            self.next += 1
+            while self.next in self.ahead:
+                self.ahead.remove(self.next)
+                self.next += 1
+
+    def missing(self) -> int:
+        """How many there must have been that are not there."""
+        return max(self.ahead) + 1 - self.next - len(self.ahead) if self.ahead else 0
+
+
+@dataclass(slots=True)
 class Reading:
     """What one look at a segment found, beside its sound rows."""
 
     damage: list[Damage]
     newer_from: int | None = None
     """Where the rows of a newer version begin."""
+    numbers: Numbers = field(default_factory=Numbers)
+    """Of its rows."""
+
+    def missing(self) -> str:
+        """Which rows are neither sound nor damaged, in words; empty when there are none."""
+        gone = self.numbers.missing() - sum(len(damage.rows) for damage in self.damage if not damage.torn)
+        if gone <= 0:
+            return ""
+        return f"{gone:,} of its rows {'is' if gone == 1 else 'are'} gone, from row {self.numbers.next:,} on"
 
 
 def sound_rows(path: Path, reading: Reading, *, complete: bool) -> Iterator[tuple[Row, int]]:
@@ -67,7 +99,10 @@ def sound_rows(path: Path, reading: Reading, *, complete: bool) -> Iterator[tupl
         if newer:
             reading.newer_from = line.start
             return
-        yield line.row, line.end
+        if isinstance(line.number, int):
+            reading.numbers.see(line.number)
+        if line.row.get("kind") != "end":
+            yield line.row, line.end
     if broken:
         reading.damage.append(_damage(path, broken, None))
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from router.errors import LedgerError
 from router.ledger import families, lines
 from router.ledger.days import add_missing_days
+from router.ledger.packs import add_sums
 from router.ledger.rollups import roll_all
 from router.ledger.rows import SCHEMA_VERSION
 from router.ledger.schema import ATTEMPTS, ROLLUPS, ROUTES, STEPS, SUMS, TABLES, Table
+from router.ledger.segments import SEGMENTS_FOLDER
 
 READ_MODEL = "ledger.db"
 
@@ -34,7 +36,7 @@ def connect(home: Path) -> Iterator[sqlite3.Connection]:
                 )
             # Write-ahead logging is off on purpose: SQLite before 3.51.3 can corrupt a database that two share.
             database.execute("PRAGMA journal_mode = TRUNCATE")
-            create(database, SCHEMA_VERSION)
+            create(database, SCHEMA_VERSION, home / SEGMENTS_FOLDER)
             yield database
     except sqlite3.Error as error:
         raise LedgerError(
@@ -44,11 +46,14 @@ def connect(home: Path) -> Iterator[sqlite3.Connection]:
         ) from error
 
 
-def create(database: sqlite3.Connection, version: int) -> None:
-    """Make the tables where they are missing, and bring those of an earlier version up to this one."""
+def create(database: sqlite3.Connection, version: int, folder: Path) -> None:
+    """Make the tables where they are missing, and bring those of an earlier version up to this one.
+
+    `folder` has the packs, whose sums no row of the tables has.
+    """
     if found := database.execute("PRAGMA user_version").fetchone()[0]:
         if _is_old(database):
-            _renew(database)
+            _renew(database, folder)
         add_missing_days(database)
         if found != version:
             database.execute(f"PRAGMA user_version = {int(version)}")
@@ -72,7 +77,7 @@ def _columns(database: sqlite3.Connection, table: Table) -> set[str]:
     return {row[1] for row in database.execute(f'PRAGMA table_info("{table.name}")')}
 
 
-def _renew(database: sqlite3.Connection) -> None:
+def _renew(database: sqlite3.Connection, folder: Path) -> None:
     """Give the tables of an earlier release what came later: unknown in the rows, summed anew in the rollups."""
     database.execute("BEGIN IMMEDIATE")
     try:
@@ -84,13 +89,23 @@ def _renew(database: sqlite3.Connection) -> None:
                     database.execute(f'ALTER TABLE "{table.name}" ADD COLUMN "{name}" {kind}')
         for statement in lines.FOR_OLD_ROWS:
             database.execute(statement)
-        for family in families.FAMILIES.values():
-            if any(table in stale for table in ROLLUPS[family.name]):
-                for table in ROLLUPS[family.name]:
-                    database.execute(f'DROP TABLE IF EXISTS "{table.name}"')
-                    database.execute(table.sql())
-                roll_all(database, family)
+        _sum_anew(database, stale, folder)
         database.execute("COMMIT")
     except BaseException:
         database.execute("ROLLBACK")
         raise
+
+
+def _sum_anew(database: sqlite3.Connection, stale: list[Table], folder: Path) -> None:
+    """Make the rollups of the families that these tables are of again, from rows and packs."""
+    renewed: list[Table] = []
+    for family in families.FAMILIES.values():
+        if any(table in stale for table in ROLLUPS[family.name]):
+            for table in ROLLUPS[family.name]:
+                database.execute(f'DROP TABLE IF EXISTS "{table.name}"')
+                database.execute(table.sql())
+            roll_all(database, family)
+            renewed += ROLLUPS[family.name]
+    for (name,) in database.execute("SELECT name FROM segments WHERE name LIKE '%.pack'").fetchall():
+        if renewed and (folder / name).exists():
+            add_sums(database, folder / name, renewed)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 from router.core.call import Usage
 from router.ledger.lines import PRODUCTION, origin_of
 from router.ledger.rollups import Rollup, hour_of
 from router.ledger.rows import Row
-from router.ledger.schema import ATTEMPTS, DAILY_CALLS, DAILY_REQUESTS, ROUTES, STEPS
+from router.ledger.schema import ATTEMPTS, DAILY_CALLS, DAILY_REQUESTS, ROUTES, STEPS, Table
 
 DAY_S = 86_400
 PATH_SEPARATOR = " > "
@@ -128,7 +129,7 @@ def add_missing_days(database: sqlite3.Connection) -> None:
         if not _is_there(database):  # Nobody was quicker.
             for table in (DAILY_CALLS, DAILY_REQUESTS):
                 database.execute(table.sql())
-            _fill(database)
+            add_days(database)
         database.execute("COMMIT")
     except BaseException:
         database.execute("ROLLBACK")
@@ -140,25 +141,47 @@ def _is_there(database: sqlite3.Connection) -> bool:
     return found.fetchone() is not None
 
 
-def _fill(database: sqlite3.Connection) -> None:
+def add_days(database: sqlite3.Connection) -> None:
+    """Count every row into the tables by day, which are empty."""
     days = Days()
-    names = ("route_id", "time_s", "origin", "task", "feature", "outcome", "escalated", "cost_nusd", "latency_ms")
-    for values in database.execute(f"SELECT {', '.join(names)} FROM {ROUTES.name}"):  # noqa: S608 - own names
-        row = dict(zip(names, values, strict=True))
-        days.add_call(row, STEPS.all(database, "route_id = ? ORDER BY position", row["route_id"]))
-    columns = (
-        "time_s",
-        "origin",
-        "task",
-        "feature",
-        "model",
-        "rung",
-        "fault",
-        "cost_nusd",
-        "latency_ms",
-        *Usage.__slots__,
-    )
-    for values in database.execute(f"SELECT {', '.join(columns)} FROM {ATTEMPTS.name} WHERE state <> 'open'"):  # noqa: S608
-        row = dict(zip(columns, values, strict=True))
-        days.add_request(row, row)
+    for route, steps in _calls(database):
+        days.add_call(route, steps)
+    for request in _columns(database, ATTEMPTS, _OF_REQUESTS, "WHERE state <> 'open'"):
+        days.add_request(request, request)
     days.store(database)
+
+
+_OF_CALLS = ("route_id", "time_s", "origin", "task", "feature", "outcome", "escalated", "cost_nusd", "latency_ms")
+_OF_STEPS = ("route_id", "model", "action", "reason", "attempts")
+_OF_REQUESTS = (
+    "time_s",
+    "origin",
+    "task",
+    "feature",
+    "model",
+    "rung",
+    "fault",
+    "cost_nusd",
+    "latency_ms",
+    *Usage.__slots__,
+)
+
+
+def _columns(database: sqlite3.Connection, table: Table, names: tuple[str, ...], rest: str) -> Iterator[Row]:
+    for values in database.execute(f"SELECT {', '.join(names)} FROM {table.name} {rest}"):  # noqa: S608 - own names
+        yield dict(zip(names, values, strict=True))
+
+
+def _calls(database: sqlite3.Connection) -> Iterator[tuple[Row, list[Row]]]:
+    """Every call with its steps."""
+    each_step = _columns(database, STEPS, _OF_STEPS, "ORDER BY route_id, position")
+    steps = groupby(each_step, key=lambda step: step["route_id"])
+    ahead = next(steps, None)
+    for route in _columns(database, ROUTES, _OF_CALLS, "ORDER BY route_id"):
+        while ahead is not None and ahead[0] < route["route_id"]:
+            ahead = next(steps, None)
+        if ahead is not None and ahead[0] == route["route_id"]:
+            yield route, list(ahead[1])
+            ahead = next(steps, None)
+        else:
+            yield route, []

@@ -24,9 +24,8 @@ from router.ledger.packs import Packed, packs_in, read_packs, take_pack
 from router.ledger.rollups import roll
 from router.ledger.rows import SCHEMA_VERSION, Row
 from router.ledger.schema import ATTEMPTS, ROUTES, STEPS, storable
-from router.ledger.segments import read_lines, segments_in, writer_lives
+from router.ledger.segments import SEGMENTS_FOLDER, read_lines, segments_in, writer_lives
 
-SEGMENTS_FOLDER = "segments"
 # Rows a transaction: large enough for speed, small enough that a killed fold repeats little.
 _BATCH_ROWS = 20_000
 _KNOWN_SEGMENTS = "SELECT name, offset, closed FROM segments"
@@ -138,6 +137,8 @@ def add_lines(batch: Batch, path: Path, offset: int, complete: bool, report: Fol
             report.newer.append(f"{path.name}:{offset}")
             return offset, broken
         offset = line.end
+        if line.row is not None and line.row.get("kind") == "end":
+            continue
         if line.row is None or not is_sound(line.row):
             broken += 1
             if line.ended:

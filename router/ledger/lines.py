@@ -14,6 +14,7 @@ Line = Literal[
     "panel",
     "sample",
     "escalation",
+    "judge",
     "retry",
     "invalid",
     "failed",
@@ -26,6 +27,8 @@ LINES: tuple[str, ...] = get_args(Line)
 PURPOSES: tuple[str, ...] = get_args(Purpose)
 
 PRODUCTION, EVAL, REPLAY = "production", "eval", "replay"
+JUDGE_FEATURE = "router-judge"
+"""The feature that a judge's verdicts belong to."""
 
 
 def line_of(attempt: Mapping[str, Any], first_rung: int | None) -> Line:
@@ -40,6 +43,8 @@ def line_of(attempt: Mapping[str, Any], first_rung: int | None) -> Line:
         return "failed"
     if (attempt.get("number") or 1) > 1:
         return "retry"
+    if attempt.get("feature") == JUDGE_FEATURE:
+        return "judge"
     purpose = attempt.get("purpose")
     if purpose in PURPOSES:
         return purpose  # type: ignore[no-any-return]

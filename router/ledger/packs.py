@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from router.errors import LedgerError
 from router.ledger.rollups import Rollup
 from router.ledger.rows import SCHEMA_VERSION, Row
-from router.ledger.schema import ALL_SUMS, ROUTES, STEPS
+from router.ledger.schema import ALL_SUMS, ROUTES, STEPS, Table
 from router.ledger.segments import frame, read_lines, unframe
 
 # More than the last line of a pack needs.
@@ -175,7 +175,7 @@ def take_pack(database: sqlite3.Connection, path: Path, closed: set[str]) -> lis
         if counted:
             _drop_rows(database, path.parent, names)
         else:
-            damaged = _add_sums(database, path)
+            damaged = add_sums(database, path, ALL_SUMS)
         database.executemany(
             "INSERT INTO segments VALUES (?, ?, 1, ?) ON CONFLICT (name) DO UPDATE SET closed = 1",
             [*((name, 0, 0) for name in names), (path.name, path.stat().st_size, len(damaged))],
@@ -187,8 +187,9 @@ def take_pack(database: sqlite3.Connection, path: Path, closed: set[str]) -> lis
     return damaged
 
 
-def _add_sums(database: sqlite3.Connection, path: Path) -> list[int]:
-    rollups = {table.name: Rollup(table) for table in ALL_SUMS}
+def add_sums(database: sqlite3.Connection, path: Path, tables: Iterable[Table]) -> list[int]:
+    """Add the sums of a pack to some tables; returns the offsets of damaged lines."""
+    rollups = {table.name: Rollup(table) for table in tables}
     damaged: list[int] = []
     for line in read_lines(path, complete=True):
         if line.row is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import ItemsView, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from router.ledger.families import Family
@@ -25,11 +25,11 @@ class Rollup:
 
     def add(self, row: Mapping[str, Any], amounts: Mapping[str, float]) -> None:
         """Add amounts to the sums that a row belongs to."""
-        hour = hour_of(row["time_s"])
         # A key column cannot be NULL, so "not given" is the empty text.
-        values = (hour if name == "hour" else row.get(name) for name in self._names)
-        key = tuple("" if value is None else storable(value) for value in values)
-        sums = self._sums.setdefault(key, defaultdict(int))
+        key = tuple(["" if (value := row.get(name)) is None else storable(value) for name in self._names])
+        sums = self._sums.get(key)
+        if sums is None:
+            sums = self._sums[key] = defaultdict(int)
         for name, amount in amounts.items():
             sums[name] += amount
 
@@ -39,14 +39,6 @@ class Rollup:
         sums = self._sums.setdefault(key, defaultdict(int))
         for name in list(self.table.columns)[self.table.keys :]:
             sums[name] += row.get(name, 0)
-
-    def items(self) -> ItemsView[tuple[Any, ...], defaultdict[str, float]]:
-        """The sums by the values of the table's key."""
-        return self._sums.items()
-
-    def named(self, key: tuple[Any, ...]) -> str:
-        """A key for people."""
-        return ", ".join(f"{name} {value}" for name, value in zip(self._names, key, strict=True) if value != "")
 
     def store(self, database: sqlite3.Connection) -> None:
         """Add the sums to the table."""
@@ -60,6 +52,11 @@ class Rollup:
             f"ON CONFLICT ({keys}) DO UPDATE SET {changes}",
             ([*key, *(storable(sums[name]) for name in amounts)] for key, sums in self._sums.items()),
         )
+
+
+def named(names: Sequence[str], values: Sequence[Any]) -> str:
+    """The key of a row for people, from the names of the key's columns and the values of the row."""
+    return ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=False) if value != "")
 
 
 def hour_of(time_s: float) -> int:
@@ -117,15 +114,6 @@ def _roll(
                 f"(SELECT {parts[0]} FROM {family.base} WHERE {chosen})",
                 values,
             )
-
-
-def sums_of_rows(database: sqlite3.Connection, family: Family, table: Table) -> Iterator[dict[str, Any]]:
-    """What a rollup of a family should hold, from the rows themselves."""
-    names = [*list(table.columns)[: table.keys], *family.sums]
-    by = ", ".join(str(number) for number in range(1, table.keys + 1))
-    parts = ", ".join(_parts(family, table, ""))
-    for row in database.execute(f"SELECT {parts} FROM {family.base} WHERE {family.where} GROUP BY {by}"):  # noqa: S608
-        yield dict(zip(names, row, strict=True))
 
 
 def _parts(family: Family, table: Table, sign: str) -> list[str]:

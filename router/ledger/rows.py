@@ -39,6 +39,11 @@ class Trace:
     metadata: Mapping[str, Any] | None = None
     origin: str = PRODUCTION
 
+    def recorded(self) -> Row:
+        """What every row of the call's recording carries."""
+        metadata = dict(self.metadata) if self.metadata else None
+        return {"task": self.task, "route_id": self.route_id, "feature": self.feature, "metadata": metadata}
+
     def fields(self) -> Row:
         """What every row of the call carries."""
         return {

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from router.errors import LedgerError
 from router.ledger.database import connect
-from router.ledger.fold import SEGMENTS_FOLDER, locked
+from router.ledger.fold import locked
 from router.ledger.packs import packs_in
 from router.ledger.rollups import Rollup
 from router.ledger.schema import HOURLY_ATTEMPTS, HOURLY_ROUTES, HOURLY_STEPS
 from router.ledger.secret import Fingerprints
-from router.ledger.segments import segments_in, unframe, writer_lives
+from router.ledger.segments import SEGMENTS_FOLDER, segments_in, unframe, writer_lives
 
 Renamed = Callable[[str], str]
 

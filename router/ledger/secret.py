@@ -27,10 +27,10 @@ _MAX_USERS = 10_000
 class Fingerprints:
     """Keyed fingerprints of one installation, or of one user: equal inputs give equal ones, and nothing else shows."""
 
-    def __init__(self, secret: bytes, keys: UserKeys | None = None) -> None:
+    def __init__(self, secret: bytes, keys: UserKeys | None = None, problem: LedgerError | None = None) -> None:
         self._key = hmac.new(secret, digestmod=sha256)
         self._keys = keys
-        self._problem: LedgerError | None = None  # Why no other process has this key.
+        self._problem = problem  # Why no other process has this key.
         self._users: dict[str, Fingerprints] = {}
 
     def of(self, user: str | None) -> Fingerprints:
@@ -45,9 +45,7 @@ class Fingerprints:
         found = users.get(user)
         if found is None:
             key = keys.key(self.name("user", user) or "")
-            found = Fingerprints(key)
-            found._problem = keys.problem(key)
-            users[user] = found
+            found = users[user] = Fingerprints(key, problem=keys.problem(key))
         return found
 
     def shared(self, user: str) -> Fingerprints:
@@ -56,13 +54,13 @@ class Fingerprints:
         Raises
         ------
         StateError
-            The user's key cannot be read or written, so that what other processes counted is not found.
+            The secret or the user's key cannot be read or written, so that what others counted is not found.
         """
         found = self.of(user)
         if found._problem is not None:
             self._users.pop(user, None)  # The next call looks again.
             raise StateError(
-                f"{found._problem}; the budgets of users cannot be found without them, so nothing was sent",
+                f"{found._problem}; budgets of users cannot be found without that, so nothing was sent",
                 path=found._problem.path,
             ) from found._problem
         return found
@@ -100,8 +98,12 @@ def _keep_to_owner(path: Path) -> None:
 def load_secret(home: Path, world: World) -> bytes:
     """The installation's secret: `ROUTER_SECRET`, else a file that only its owner can read, made on first use.
 
-    A simulated world brings its own. When the file can be neither read nor made, a new one: fingerprints then match
-    only those of the same router.
+    A simulated world brings its own.
+
+    Raises
+    ------
+    LedgerError
+        The file can be neither read nor made.
     """
     if configured := os.environ.get("ROUTER_SECRET"):
         return os.fsencode(configured)
@@ -113,7 +115,7 @@ def load_secret(home: Path, world: World) -> bytes:
             _keep_to_owner(path)
             return found
         path.unlink()  # An empty file is no secret: fingerprints under it could be made by anybody.
-    except OSError:
+    except OSError:  # Missing, or to be told of below.
         pass
     secret = f"{world.random.getrandbits(256):064x}".encode()
     try:
@@ -128,15 +130,27 @@ def load_secret(home: Path, world: World) -> bytes:
             return path.read_bytes()
         finally:
             draft.unlink()
-    except OSError:
-        pass
+    except OSError as error:
+        raise LedgerError(
+            f"{path}: the key of the fingerprints can be neither read nor made ({error.strerror}); make it readable "
+            "and writable, or set ROUTER_SECRET",
+            path=str(path),
+        ) from error
     return secret
 
 
 def load_fingerprints(home: Path, world: World, sync: Literal["normal", "full"] = "normal") -> Fingerprints:
-    """The fingerprints of an installation, with a key for each of its users; a simulated world leaves none behind."""
-    keys = UserKeys(home, world, sync=sync) if world.secret is None else None
-    return Fingerprints(load_secret(home, world), keys)
+    """The fingerprints of an installation, with a key for each of its users; a simulated world leaves none behind.
+
+    Where there is no secret to be had, those of a new one: they match nobody else's, and budgets of users are refused.
+    """
+    try:
+        secret = load_secret(home, world)
+    except LedgerError as error:
+        if (home / "secret").exists():  # Else the ledger cannot be written either, and says so.
+            warn(f"{error}; calls are recorded, and no other process can tell which users and prompts are the same")
+        return Fingerprints(f"{world.random.getrandbits(256):064x}".encode(), problem=error)
+    return Fingerprints(secret, UserKeys(home, world, sync=sync) if world.secret is None else None)
 
 
 def stored_user(home: Path, world: World, user: str) -> str:

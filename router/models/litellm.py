@@ -6,6 +6,7 @@ content, no usage) is recognised.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import math
 import os
@@ -188,8 +189,7 @@ class LiteLLM:
         except _raised(litellm) as error:
             yield _stream_failure(litellm, error, call)
         finally:
-            if wrapper is not None:
-                await wrapper.aclose()
+            await _ahang_up(wrapper)
 
 
 # Without being asked, most providers stream no usage.
@@ -206,6 +206,14 @@ def _hang_up(wrapper: Any) -> None:
         close = getattr(held, "close", None)
         if close is not None:
             close()
+
+
+async def _ahang_up(wrapper: Any) -> None:
+    """The same without blocking; the connection is closed when this returns."""
+    if wrapper is not None:
+        await wrapper.aclose()
+        # The loop closes the socket in its next turn: a caller who keeps the loop busy would let the provider go on.
+        await asyncio.sleep(0)
 
 
 def _stream_failure(litellm: Any, error: Exception, call: Call) -> Failure:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import sys
 import warnings
+from contextlib import suppress
 from contextvars import ContextVar
 from importlib.util import find_spec
 from typing import Any
@@ -20,11 +22,16 @@ def library() -> Any:
     """The module itself."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    # Building this type warns. Where warnings are errors litellm would build it in a call, and every call would fail.
+    # Building these warns. Where warnings are errors litellm would build them in a call, and every call would fail.
     with warnings.catch_warnings(action="ignore"):
         import litellm
 
+        with suppress(ImportError):  # Not in every release.
+            importlib.import_module("litellm.llms.github_copilot.per_user_auth")
         litellm.Message()
+        litellm.types.utils.Delta()
+    # Each part of a stream warns of what pydantic will no longer have, and would end a stream that is paid for.
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"litellm\.")
     # Otherwise litellm prints advice to standard output on every error.
     litellm.suppress_debug_info = True
     # Counting tokens would otherwise download a tokenizer for some model names.

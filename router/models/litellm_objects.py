@@ -18,10 +18,13 @@ def response(body: dict[str, Any], answer: Answer) -> Any:
 
 
 def chunk(body: dict[str, Any]) -> Any:
-    """A `ModelResponseStream`; litellm's have a choice even where only the usage is told."""
-    types = library().types.utils
-    choices = body["choices"] or [{"index": 0, "delta": {}, "finish_reason": None}]
-    return types.ModelResponseStream(**{**body, "choices": choices})
+    """A `ModelResponseStream` as the installed litellm makes them."""
+    litellm = library()
+    choices = body["choices"]
+    # Before 1.110 there is a choice even where only the usage is told.
+    if not choices and not hasattr(litellm.CustomStreamWrapper, "_new_usage_chunk"):
+        choices = [{"index": 0, "delta": {}, "finish_reason": None}]
+    return litellm.types.utils.ModelResponseStream(**{**body, "choices": choices})
 
 
 @functools.cache

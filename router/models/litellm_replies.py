@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
-from router.core.call import Failure, FinishReason, Outcome, Reply, ToolCall, Usage
+from router.core.call import MOST_MARGIN, Failure, FinishReason, Outcome, Reply, ToolCall, Usage, byte_length
 from router.core.faults import Fault
 from router.core.pricing import NUSD_PER_USD, exact_product, tier_name
 
@@ -23,6 +23,8 @@ _EXTRAS = ("thinking_blocks", "reasoning_content")
 # Beyond these a provider's figure is a mistake: no context window and no price comes near.
 _MOST_TOKENS = 10**10
 _MOST_USD = 10**6
+# A log-probability of minus infinity, as recordings write it.
+_IMPOSSIBLE = -1e9
 
 
 def read_reply(response: Any) -> Outcome:
@@ -52,7 +54,7 @@ def read_reply(response: Any) -> Outcome:
         usage=usage,
         finish_reason=finish,
         model_served=served,
-        logprobs=read_logprobs(choice),
+        **read_tokens(tokens_of(choice)),
         reported_cost_nusd=cost,
         service_tier=served_tier(reported, response),
         tool_calls=calls,
@@ -125,9 +127,36 @@ def reported_cost_nusd(usage: Any) -> int | None:
     return round(exact_product(cost, NUSD_PER_USD))
 
 
-def read_logprobs(choice: Any) -> tuple[float, ...] | None:
-    """Log-probabilities of the tokens of a choice, or of a part of one."""
-    content = getattr(getattr(choice, "logprobs", None), "content", None)
-    if not content:
-        return None
-    return tuple(token.logprob if hasattr(token, "logprob") else token["logprob"] for token in content)
+def tokens_of(choice: Any) -> Sequence[Any]:
+    """The tokens of a choice, or of a part of one, where log-probabilities were asked for."""
+    return getattr(getattr(choice, "logprobs", None), "content", None) or ()
+
+
+def read_tokens(tokens: Sequence[Any]) -> dict[str, Any]:
+    """What a reply keeps of its tokens: their log-probabilities, lengths and margins, as far as they are told."""
+    if not tokens:
+        return {}
+    sizes, margins = [_size(token) for token in tokens], [_margin(token) for token in tokens]
+    return {
+        "logprobs": tuple(_part(token, "logprob") for token in tokens),
+        "token_bytes": None if None in sizes else tuple(sizes),
+        "margins": None if None in margins else tuple(margins),
+    }
+
+
+def _part(token: Any, name: str) -> Any:
+    return token.get(name) if isinstance(token, Mapping) else getattr(token, name, None)
+
+
+def _size(token: Any) -> int | None:
+    """Length of a token in bytes; its text is not exact where it holds a part of a character only."""
+    raw, text = _part(token, "bytes"), _part(token, "token")
+    if isinstance(raw, Sized):
+        return len(raw)
+    return byte_length(text) if isinstance(text, str) else None
+
+
+def _margin(token: Any) -> float | None:
+    told = (_part(one, "logprob") for one in _part(token, "top_logprobs") or ())
+    likely = sorted((max(lp, _IMPOSSIBLE) for lp in told if isinstance(lp, int | float) and lp <= 0), reverse=True)
+    return min(MOST_MARGIN, float(likely[0] - likely[1])) if len(likely) > 1 else None

@@ -15,10 +15,11 @@ from router.models.litellm_library import library
 from router.models.litellm_replies import (
     extras_of,
     finish_reason,
-    read_logprobs,
+    read_tokens,
     read_usage,
     reported_cost_nusd,
     served_tier,
+    tokens_of,
 )
 
 
@@ -39,7 +40,7 @@ class Gathered:
         self._thought = False
         self._calls: list[_Call] = []
         self._places: dict[int, int] = {}
-        self._logprobs: list[float] = []
+        self._tokens: list[Any] = []
         self._served: str | None = None
 
     def spare(self, wrapper: Any) -> None:
@@ -57,7 +58,7 @@ class Gathered:
         calls = tuple(self._call(call) for call in getattr(delta, "tool_calls", None) or ())
         self._text.append(text)
         self._thought = self._thought or bool(reasoning or getattr(delta, "thinking_blocks", None))
-        self._logprobs += read_logprobs(choice) or ()
+        self._tokens += tokens_of(choice)
         if not (text or reasoning or calls):
             return None
         return Chunk(text, reasoning, calls, part)
@@ -106,7 +107,7 @@ class Gathered:
             usage=usage,
             finish_reason=finish,
             model_served=self._served,
-            logprobs=tuple(self._logprobs) or None,
+            **read_tokens(self._tokens),
             reported_cost_nusd=cost,
             service_tier=served_tier(reported, *reversed(wrapper.chunks)),
             tool_calls=calls,

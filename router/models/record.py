@@ -28,7 +28,7 @@ from router.core.policy import Model
 from router.core.pricing import Rates, merged, settle, usd
 from router.errors import RecordingError, warn
 from router.models import Backend, Facts, aparts, parts
-from router.models.recording import part_path, parts_of, redacted
+from router.models.recording import logprob_column, part_path, parts_of, redacted
 from router.world import World
 
 Redact = Callable[[str], str]
@@ -71,9 +71,9 @@ class Recorder:
         forked = weakref.WeakMethod(self._forked)
         os.register_at_fork(after_in_child=lambda: (method := forked()) and method())
 
-    def of(self, backend: Backend, task: str) -> Recording:
-        """The backend, recorded as answering one task."""
-        return Recording(backend, self, task)
+    def of(self, backend: Backend, about: Mapping[str, Any]) -> Recording:
+        """The backend, recorded as answering one call; `about` are the columns that say which."""
+        return Recording(backend, self, about)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append a row. A disk that refuses it raises an alarm once and takes no answer away."""
@@ -132,10 +132,10 @@ _rates = functools.lru_cache(maxsize=256)(Rates)
 class Recording:
     """A backend whose every outcome is written down: of a live answer the whole, with what had come where it broke."""
 
-    def __init__(self, backend: Backend, recorder: Recorder, task: str) -> None:
+    def __init__(self, backend: Backend, recorder: Recorder, about: Mapping[str, Any]) -> None:
         self._backend = backend
         self._recorder = recorder
-        self._task = task
+        self._about = about
 
     def facts(self, model: Model) -> Facts:
         return self._backend.facts(model)
@@ -191,14 +191,18 @@ class Recording:
             measured = own_ms is None or not math.isfinite(own_ms) or own_ms < 0
             seconds = time.monotonic() - started_s if measured else (own_ms or 0.0) / 1000
             outcome = replace(outcome, latency_ms=round(seconds, 6) * 1000)
-        elif told:
-            outcome = replace(outcome, partial=told)
+        else:
+            seconds = time.monotonic() - started_s
+            outcome = replace(outcome, partial=told) if told else outcome
         rates = _rates(merged(own_price(call.model.price, time.time()), self._backend.facts(call.model).price))
-        self._recorder.write(row_of(call, outcome, rates, self._task, self._recorder.redact))
+        row = row_of(call, outcome, rates, self._about, self._recorder.redact)
+        self._recorder.write({**row, "latency_s": round(seconds, 6)})
         return outcome
 
 
-def row_of(call: Call, outcome: Outcome, rates: Rates, task: str, redact: Redact | None = None) -> dict[str, Any]:
+def row_of(
+    call: Call, outcome: Outcome, rates: Rates, about: Mapping[str, Any], redact: Redact | None = None
+) -> dict[str, Any]:
     """The row that replays an outcome."""
     messages: Any = call.messages
     if redact:
@@ -206,7 +210,7 @@ def row_of(call: Call, outcome: Outcome, rates: Rates, task: str, redact: Redact
     system, prompt = _split(messages)
     counted = asdict(outcome.usage) if outcome.usage else {}
     row = {
-        "task": task,
+        **about,
         "model": call.model.litellm,
         "system": system,
         "prompt": prompt,
@@ -228,12 +232,8 @@ def _reply_columns(reply: Reply, rates: Rates) -> dict[str, Any]:
         # What is only estimated is estimated again.
         "cost_usd": usd(amount.nusd) if amount.state == "settled" else None,
         "latency_s": round(seconds, 6),
-        "logprob": {"tok": [max(one, _MINUS_INFINITY) for one in reply.logprobs]} if reply.logprobs else None,
+        "logprob": logprob_column(reply),
     }
-
-
-# As recordings write a log-probability of minus infinity.
-_MINUS_INFINITY = -1e9
 
 
 def _error(failure: Any) -> dict[str, Any]:
@@ -248,7 +248,8 @@ def _redacted(outcome: Outcome, redact: Redact) -> Outcome:
         return replace(outcome, partial=redacted(outcome.partial, redact))
     calls = tuple(replace(call, arguments=redacted(call.arguments, redact)) for call in outcome.tool_calls)
     text, extras = redacted(outcome.text, redact), redacted(outcome.extras, redact)
-    return replace(outcome, text=text, tool_calls=calls, extras=extras)
+    sizes = outcome.token_bytes if text == outcome.text else None  # Tokens of another text.
+    return replace(outcome, text=text, tool_calls=calls, extras=extras, token_bytes=sizes)
 
 
 def _split(messages: tuple[Message, ...]) -> tuple[str | None, Any]:

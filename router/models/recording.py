@@ -14,9 +14,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from router.core.call import Usage, to_messages
+from router.core.call import Reply, Usage, to_messages
 from router.errors import RecordingError, warn
 
+# Of tokens, dollars or seconds: beyond it sums are no longer exact. Chosen, not measured.
+_MOST = 10**15
 _AMOUNTS = (*Usage.__slots__, "cost_usd", "latency_s")
 
 
@@ -33,6 +35,21 @@ def redacted(value: Any, redact: Callable[[str], str]) -> Any:
     if isinstance(value, Mapping):
         return {key: part if key in _STRUCTURE else redacted(part, redact) for key, part in value.items()}
     return [redacted(part, redact) for part in value] if isinstance(value, list | tuple) else value
+
+
+# How a recording writes a log-probability of minus infinity.
+MINUS_INFINITY = -1e9
+
+
+def logprob_column(reply: Reply) -> dict[str, list[Any]] | None:
+    """What a recording holds of a reply's tokens; never their texts, which a redacted one must not have."""
+    if not reply.logprobs:
+        return None
+    found: dict[str, list[Any]] = {"tok": [max(one, MINUS_INFINITY) for one in reply.logprobs]}
+    for name, told in (("bytes", reply.token_bytes), ("margin", reply.margins)):
+        if told:
+            found[name] = list(told)
+    return found
 
 
 def part_path(path: Path, name: str) -> Path:
@@ -176,7 +193,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_amount(value: Any) -> bool:
-    return _is_number(value) and math.isfinite(value) and value >= 0
+    return _is_number(value) and 0 <= value <= _MOST  # Neither holds for NaN.
 
 
 def _is_error(error: Mapping[str, Any]) -> bool:
@@ -184,14 +201,18 @@ def _is_error(error: Mapping[str, Any]) -> bool:
     return (
         all(isinstance(error.get(name), str | None) for name in ("fault", "detail", "partial"))
         and isinstance(error.get("status"), int | None)
-        and (retry_after_s is None or _is_amount(retry_after_s))
+        and (retry_after_s is None or (_is_number(retry_after_s) and 0 <= retry_after_s < math.inf))
     )
 
 
 def _are_logprobs(recorded: Mapping[str, Any]) -> bool:
     tokens, raw = recorded.get("tok"), recorded.get("raw")
-    return (tokens is None or (isinstance(tokens, list) and all(map(_is_number, tokens)))) and (
-        raw is None or _is_number(raw)
+    further = [recorded[name] for name in ("bytes", "margin") if recorded.get(name) is not None]
+    count = len(tokens) if isinstance(tokens, list) else 0
+    return (
+        (tokens is None or (isinstance(tokens, list) and all(map(_is_number, tokens))))
+        and (raw is None or _is_number(raw))
+        and all(isinstance(one, list) and len(one) == count and all(map(_is_amount, one)) for one in further)
     )
 
 

@@ -57,8 +57,7 @@ class Replay:
         self._redact = redact
         self._rows: dict[Key, list[Mapping[str, Any]]] = {}
         for row in rows:
-            key = key_of(row["model"], to_messages(row["prompt"], row.get("system")))
-            self._rows.setdefault(key, []).append(row)
+            self._rows.setdefault(key_of_row(row), []).append(row)
         self._served: dict[Key, int] = {}
         # Guards the count of served duplicates when several threads ask.
         self._lock = threading.Lock()
@@ -101,18 +100,25 @@ class Replay:
         ReplayMiss
             The recording holds no row for the model and the prompt.
         """
-        key = self._key(call)
-        rows = self._rows.get(key)
-        if rows is None:
-            problem = f"{self._name}: holds no answer of {call.model.litellm!r} to this prompt; {self._hint(key)}"
-            raise ReplayMiss(problem, path=self._name, line=None, model=call.model.litellm)
-        with self._lock:
-            index = self._served.get(key, 0)
-            self._served[key] = index + 1
-        return outcome_of(rows[min(index, len(rows) - 1)])
+        return outcome_of(self._next(call))
 
     async def asend(self, call: Call, timeout_s: float | None) -> Outcome:
         return self.send(call, timeout_s)
+
+    def _next(self, call: Call) -> Mapping[str, Any]:
+        """The row whose turn it is."""
+        key = self._key(call)
+        rows = self._rows.get(key)
+        if rows is None:
+            raise self._miss(call, self._hint(key))
+        with self._lock:
+            index = self._served.get(key, 0)
+            self._served[key] = index + 1
+        return rows[min(index, len(rows) - 1)]
+
+    def _miss(self, call: Call, hint: str) -> ReplayMiss:
+        problem = f"{self._name}: holds no answer of {call.model.litellm!r} to this prompt; {hint}"
+        return ReplayMiss(problem, path=self._name, line=None, model=call.model.litellm)
 
     def _key(self, call: Call) -> Key:
         messages = redacted(call.messages, self._redact) if self._redact else call.messages
@@ -132,6 +138,11 @@ class Replay:
 def key_of(model: str, messages: Iterable[Message]) -> Key:
     """What a request is looked up by."""
     return (model, *map(_message_key, messages))
+
+
+def key_of_row(row: Mapping[str, Any]) -> Key:
+    """The same of the request that a row answers."""
+    return key_of(row["model"], to_messages(row["prompt"], row.get("system")))
 
 
 def _asked(messages: Sequence[str | tuple[str, str]]) -> list[str | tuple[str, str]]:
@@ -158,6 +169,8 @@ def outcome_of(row: Mapping[str, Any]) -> Outcome:
         finish_reason=finish if finish in get_args(FinishReason) else "unknown",
         model_served=row.get("model_served") or row["model"],
         logprobs=_logprobs(row.get("logprob")),
+        token_bytes=_told(row, "bytes"),
+        margins=_told(row, "margin"),
         reported_cost_nusd=None if cost is None else round(exact_product(cost, NUSD_PER_USD)),
         latency_ms=None if latency is None else latency * 1000,
         tool_calls=tuple(ToolCall(call["id"], call["name"], call["arguments"]) for call in row.get("tool_calls") or ()),
@@ -187,6 +200,11 @@ def _failure(row: Mapping[str, Any]) -> Failure:
         model_served=row.get("model_served"),
         partial=fields.get("partial") or "",
     )
+
+
+def _told(row: Mapping[str, Any], what: str) -> tuple[Any, ...] | None:
+    told = (row.get("logprob") or {}).get(what)
+    return tuple(told) if told else None
 
 
 def _logprobs(recorded: Mapping[str, Any] | None) -> tuple[float, ...] | None:

@@ -12,7 +12,7 @@ from router.spec.artefact import (
 )
 from router.spec.callers import shape_of, tools_of
 from router.spec.kept import keep, kept, restore
-from router.spec.load import Loaded, adopt, load, load_policy
+from router.spec.load import Loaded, adopt, load, load_policy, loaded_of
 from router.spec.schema import json_validator, policy_schema
 from router.spec.templates import TEMPLATES, template_text
 
@@ -31,6 +31,7 @@ __all__ = [
     "load",
     "load_policy",
     "load_tuned",
+    "loaded_of",
     "policy_schema",
     "restore",
     "shape_of",

@@ -129,9 +129,19 @@ class Tuned:
     edited: bool = False
     """Whether it holds something else by now."""
 
+    @property
+    def own_signals(self) -> tuple[str, ...]:
+        """The application's own signals that the certificate's plan reads."""
+        return _own_signals(self.certificate)
 
-def load_tuned(folder: Path, task: str, policy: Policy) -> Tuned | None:
-    """The artefact of a task, or `None` when it has not been tuned.
+    def named(self, model: str) -> list[str]:
+        """The signals of a model's drafts that some calibrator names."""
+        fitted = (*self.calibrators.get(model, ()), *self.gain.get(model, ()))
+        return sorted({name for one in fitted for name in one.signals})
+
+
+def load_tuned(folder: Path, task: str, policy: Policy, *, own_signals: Collection[str] = ()) -> Tuned | None:
+    """The artefact of a task, or `None` when it has not been tuned; `own_signals` are the application's.
 
     Raises
     ------
@@ -153,7 +163,7 @@ def load_tuned(folder: Path, task: str, policy: Policy) -> Tuned | None:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise PolicyError(_told(first), path=str(path), where=dotted(first["loc"])) from None
-    _check(artefact, path, task, policy)
+    _check(artefact, path, task, policy, own_signals)
     by_model = {
         part: {entry.model: getattr(entry, part) for entry in artefact.models if getattr(entry, part)}
         for part in ("calibrators", "gain", "prompt", "words")
@@ -269,7 +279,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         os.close(held)
 
 
-def _check(artefact: Artefact, path: Path, task: str, policy: Policy) -> None:
+def _check(artefact: Artefact, path: Path, task: str, policy: Policy, own_signals: Collection[str]) -> None:
     def refuse(problem: str, where: str) -> PolicyError:
         return PolicyError(problem, path=str(path), where=where)
 
@@ -282,7 +292,7 @@ def _check(artefact: Artefact, path: Path, task: str, policy: Policy) -> None:
             raise refuse("is no date; write it like 2026-11-20", "certificate.expires") from None
     if problem := _unproven(artefact):
         raise refuse(f"{problem}; restore the file, or run `router tune {task} --write`", "plan")
-    if found := next(_signal_problems(artefact), None):
+    if found := next(_signal_problems(artefact, own_signals), None):
         raise refuse(*found)
     for index, entry in enumerate(artefact.models):
         # Whether the models of a certificate are still those of the policy is a question of staleness.
@@ -331,25 +341,32 @@ def _model_problem(entry: ModelCalibrators, policy: Policy) -> str:
     return ""
 
 
-def _signal_problems(artefact: Artefact) -> Iterator[tuple[str, str]]:
+def _own_signals(certificate: Certificate | None) -> tuple[str, ...]:
+    told = certificate.binds_to.get("own_signals") if certificate else None
+    return tuple(name for name in told if isinstance(name, str)) if isinstance(told, Sequence) else ()
+
+
+def _signal_problems(artefact: Artefact, own_signals: Collection[str]) -> Iterator[tuple[str, str]]:
     """What calibrators name that nobody reads, each with its place."""
     for index, panel in enumerate(artefact.panels):
         if problem := _unknown_signal((*panel.calibrators, *panel.gain), {*FREE_SIGNALS, *PANEL_SIGNALS}):
             yield problem, f"panels.{index}"
+    known = {*own_signals, *_own_signals(artefact.certificate)}
     for index, entry in enumerate(artefact.models):
-        if problem := _signal_problem(entry):
+        if problem := _signal_problem(entry, known):
             yield problem, f"models.{index}"
 
 
-def _signal_problem(entry: ModelCalibrators) -> str:
+def _signal_problem(entry: ModelCalibrators, own_signals: Collection[str]) -> str:
     fitted = (*entry.calibrators, *entry.gain, *entry.prompt)
-    known = {*FREE_SIGNALS, *BLOCKS, *entry.words}
+    known = {*FREE_SIGNALS, *BLOCKS, *entry.words, *own_signals}
     lacking = sorted({name for one in fitted for name in one.signals} & WORD_SIGNALS.keys() - known)
     if lacking:
-        return f"a calibrator names {lacking[0]!r}, which `words` has not; restore the file, or tune the task again"
+        return f"a calibrator names {lacking[0]!r}, which `words` does not have; restore the file, or tune the task again"
     return _unknown_signal(fitted, known)
 
 
 def _unknown_signal(fitted: Sequence[Calibrator], known: Collection[str]) -> str:
     name = min({name for one in fitted for name in one.signals} - set(known), default="")
-    return f"unknown signal {name!r}; {suggestion(name, sorted(known))}" if name else ""
+    registered = "one of your own must be registered with `Router(signals=...)`"
+    return f"unknown signal {name!r}; {suggestion(name, sorted(known))}; {registered}" if name else ""

@@ -83,6 +83,13 @@ def load(source: str | Path | None = None, *, environment: str | None = None) ->
     return replace(loaded, environment=environment)
 
 
+def loaded_of(policies: str | Path | Policy | Loaded | None, environment: str | None = None) -> Loaded:
+    """Policies however they were given."""
+    if isinstance(policies, Loaded):
+        return policies
+    return adopt(policies) if isinstance(policies, Policy) else load(policies, environment=environment)
+
+
 def policy_source(source: str | Path | None) -> Path:
     """Where policies are read from: the argument, `ROUTER_POLICIES`, else `./policies`."""
     return Path(source or os.environ.get(POLICIES_VARIABLE) or DEFAULT_FOLDER)

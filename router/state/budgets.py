@@ -200,8 +200,11 @@ class SharedBudgets:
                 self._give_back(visit)
                 wish = budget.limit // _BLOCKS_IN_LIMIT
                 taken = visit.take(budget, block.at, units - (block.granted - used), wish, force=force)
+                # In the same visit: nobody is refused for room that another who was refused has no more use for.
                 if not taken.granted and block.holds:
                     visit.shrink(block.at, used)
+                elif not taken.granted:
+                    visit.give_back(block.at, used)
         except StateError:
             if is_new:
                 block.free()
@@ -214,11 +217,9 @@ class SharedBudgets:
             return block
         if block.holds:
             block.granted = used
-        elif is_new:
-            block.free()
         else:
-            self._end(block)
-            self._flush()
+            self._blocks.pop(budget.name, None)
+            block.free()
         resets_s = budget.span.end_s
         return Refusal(line, taken.spent, units, moment_text(resets_s, budget.time_zone), resets_s - now_s)
 

@@ -1,9 +1,12 @@
 """Offline work on a user's own data: eval runs, fitting (the only door to scikit-learn), plans and certificates."""
 
+from router.tuning.backtest import Backtest, backtest
+from router.tuning.candidate import Candidate
 from router.tuning.compare import Change, Choice, change, compare
 from router.tuning.distill import Distilled, distill
-from router.tuning.evaluate import Estimate, Eval, Evaluated, Progress
+from router.tuning.evaluate import Eval
 from router.tuning.graders import GRADERS, Grader, build_grader
+from router.tuning.jobs import Estimate, Evaluated, Progress
 from router.tuning.labels import LabelledText, read_labels
 from router.tuning.loading import load_columns, load_run
 from router.tuning.result import Applied, Tuning
@@ -18,6 +21,8 @@ from router.tuning.verify import Verified, check_tuned
 __all__ = [
     "GRADERS",
     "Applied",
+    "Backtest",
+    "Candidate",
     "Change",
     "Choice",
     "Distilled",
@@ -35,6 +40,7 @@ __all__ = [
     "Tuner",
     "Tuning",
     "Verified",
+    "backtest",
     "build_grader",
     "change",
     "check_tuned",

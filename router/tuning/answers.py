@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,11 +14,10 @@ from router.core.policy import Model
 from router.core.pricing import usd
 from router.errors import NoAnswer
 from router.models import Backend, Facts, origin
+from router.models.recording import logprob_column
 
 Row = dict[str, Any]
 
-# How a recording writes a log-probability of minus infinity.
-_MINUS_INFINITY = -1e9
 _heard: ContextVar[list[Outcome] | None] = ContextVar("router_eval_heard", default=None)
 
 
@@ -79,8 +77,8 @@ def answer_row(answer: Answer, outcomes: list[Outcome]) -> Row:
         row["input_tokens"] = reply.usage.all_input_tokens
         row["output_tokens"] = reply.usage.output_tokens
         row["reasoning_tokens"] = reply.usage.reasoning_tokens
-    if reply.logprobs:
-        row["logprob"] = {"tok": [lp if math.isfinite(lp) else _MINUS_INFINITY for lp in reply.logprobs]}
+    if logprob := logprob_column(reply):
+        row["logprob"] = logprob
     return row
 
 
@@ -96,9 +94,17 @@ def failed_row(error: NoAnswer) -> Row:
 
 
 def is_final(row: Mapping[str, Any]) -> bool:
-    """Whether asking again would give the same: an answer, or a fault that is the request's and not the moment's."""
+    """Whether asking again would give the same: an answer, or a fault that is the request's and not the moment's.
+
+    A judge's reply that is no verdict is asked for again.
+    """
     error = row.get("error")
     if error is None:
-        return True
+        return not is_verdict(row) or row.get("quality") is not None
     fault = error.get("fault") if isinstance(error, Mapping) else error
     return fault in FAULTS and not FAULTS[fault].retry and not FAULTS[fault].lasting
+
+
+def is_verdict(row: Mapping[str, Any]) -> bool:
+    """Whether a row is what a judge said of an answer, and no answer itself."""
+    return row.get("judges") is not None

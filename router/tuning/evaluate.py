@@ -11,23 +11,37 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from router.api import Router
 from router.core.binding import row_binding
-from router.core.call import Outcome, input_tokens_bound, input_tokens_estimate, output_tokens_estimate, to_messages
+from router.core.call import (
+    Message,
+    Outcome,
+    input_tokens_bound,
+    input_tokens_estimate,
+    output_tokens_estimate,
+    to_messages,
+)
+from router.core.judge import JUDGE, MOST_OUTPUT_TOKENS, VERDICT_TOKENS
 from router.core.ladder import model_of
 from router.core.params import positive
 from router.core.plan import Rung
 from router.core.policy import Policy
 from router.core.pricing import NUSD_PER_USD, total, usd
+from router.core.reading import text_of
+from router.core.signals import read_own
+from router.core.worthless import MOST_DRAFT_CHARS
 from router.errors import InvalidCall, NoAnswer, UnknownTask
 from router.models import Backend
 from router.models.real import RealModels
+from router.own_signals import OwnSignals, guarded_signals
 from router.resolve import bound, task_check
 from router.spec import adopt, load
-from router.tuning.answers import Tap, answer_row, failed_row
+from router.tuning.answers import Row, Tap, answer_row, failed_row, is_final
 from router.tuning.graders import Grader, build_grader
+from router.tuning.jobs import Estimate, Evaluated, Job, Progress
+from router.tuning.judging import Judging
 from router.tuning.rows import EvalRow, checked_rows
 from router.tuning.runfile import RunFile
 from router.tuning.session import Past, Session
@@ -38,58 +52,9 @@ FEATURE = "router-eval"
 
 # Of the rows, the share for which the top model is asked twice where its answers stand in for labels.
 REPEAT_SHARE = 0.2
-
-
-class Job(NamedTuple):
-    """One question to one model."""
-
-    row: EvalRow
-    row_id: str
-    model: str
-    repeat: bool = False
-
-    @property
-    def key(self) -> tuple[str, str, bool]:
-        """What makes it the same question in another session."""
-        return self.row_id, self.model, self.repeat
-
-
-class Estimate(NamedTuple):
-    """What the rest of a run will cost, before it is asked."""
-
-    requests: int
-    usd: float | None
-    """From the length of prompts and labels, or of the answers so far; `None` when a price is unknown."""
-    upper_usd: float | None
-    """What it cannot exceed when nothing is retried; `None` when an answer's length or a price is unknown."""
-    unpriced: tuple[str, ...]
-
-
-class Progress(NamedTuple):
-    """How far a run is."""
-
-    done: int
-    total: int
-    failed: int
-    cost_usd: float
-    """Of the whole run, earlier sessions included."""
-
-
-class Evaluated(NamedTuple):
-    """What a session of an eval did."""
-
-    path: Path
-    asked: int
-    """Answers of this session."""
-    kept: int
-    """Answers that were there already."""
-    failed: int
-    """Questions that this session got no answer to."""
-    left: int
-    """Questions that are still open; the next session asks them."""
-    cost_usd: float
-    stopped: str
-    """Why it stopped before the end, or nothing."""
+# Stands for an answer that is not there yet, where a verdict on it is estimated; the bound takes the longest.
+_ANY_DRAFT = "?" * 200
+_MOST_BYTES = 4 * MOST_DRAFT_CHARS
 
 
 class Eval:
@@ -105,19 +70,23 @@ class Eval:
         The run file. Answers that it holds are not asked again.
     grader, tolerance, fields
         See `build_grader`.
+    judge
+        Of the grader `judge`: the model of the policies that says how good an answer is. It is none of the ladder.
+    show_label
+        Of the grader `judge`: let it see the label of a row that has one. It is then not compared with labels.
     concurrency
         Requests at the same time.
     per_minute
         Requests that are started in a minute at the most.
     max_usd
         What the whole run may cost. A model without a price or a bound on its answers may pass it by one answer.
-    policies, environment, home, backend, checks, world
-        As for `Router`.
+    policies, environment, home, backend, checks, signals, world
+        As for `Router`; every one of the signals is read of every answer.
 
     Raises
     ------
     PolicyError, UnknownTask, InvalidCall
-        There is no such task or grader.
+        There is no such task or grader, or a signal that is none.
     RecordingError, TuningError
         A row cannot be asked or graded, or the run file belongs to another policy. Nothing was sent.
     """
@@ -131,6 +100,8 @@ class Eval:
         grader: str | Callable[[str, Any], float] | None = None,
         tolerance: float = 0.0,
         fields: Sequence[str] = (),
+        judge: str | None = None,
+        show_label: bool = False,
         drop_duplicates: bool = False,
         concurrency: int = 4,
         per_minute: float | None = None,
@@ -140,6 +111,7 @@ class Eval:
         home: str | Path | None = None,
         backend: Backend | None = None,
         checks: Mapping[str, Callable[[Any], bool]] | None = None,
+        signals: OwnSignals | None = None,
         world: World | None = None,
     ) -> None:
         loaded = adopt(policies) if isinstance(policies, Policy) else load(policies, environment=environment)
@@ -151,9 +123,13 @@ class Eval:
         self.task = task
         self._settings = loaded.policy.tasks[task]
         self._checks = dict(checks or {})
-        check = task_check(self._settings, self._checks.get(task))
+        self._signals = guarded_signals(signals)
+        self._check = check = task_check(self._settings, self._checks.get(task))
         self.grader: Grader = build_grader(grader, self._settings.answer, check, tolerance=tolerance, fields=fields)
         self._rows = checked_rows(rows, self.grader, check, drop_duplicates=drop_duplicates)
+        self._judging = Judging.of(self.grader, judge, loaded.policy, task, show_label=show_label)
+        if self._judging:
+            self._judging.require_text(self._rows)
         self._bound = bound(loaded, task, own_check=task in self._checks)
         self._out = out
         self._concurrency = concurrency
@@ -165,7 +141,8 @@ class Eval:
         self._tap = Tap(backend or real)
         self._policy = loaded.policy
         self._home = home
-        self._past = Past.read(out, self._bound) if out.exists() else Past()
+        judged_by = self._judging.binding if self._judging else None
+        self._past = Past.read(out, self._bound, judged_by) if out.exists() else Past()
         self._past.require_same(self._rows, out)
         self._jobs = self._open_jobs()
         if self._max_nusd is not None and (unpriced := self.estimate().unpriced):
@@ -179,10 +156,17 @@ class Eval:
         """The models that are asked, cheapest first; `small#2` is the second sample that a panel takes of `small`."""
         return list(self._bound["ladder"])
 
+    @property
+    def judge(self) -> str | None:
+        """The model that grades the answers; `None` where labels do."""
+        return self._judging.name if self._judging else None
+
     def missing_keys(self) -> dict[str, list[str]]:
         """What is lacking before real models can be asked, each with the models that need it."""
         found: dict[str, list[str]] = {}
-        open_models = dict.fromkeys(job.model for job in self._jobs)
+        open_models = dict.fromkeys(self._asks(job) for job in self._jobs)
+        if self._judging and self._jobs:
+            open_models[self._judging.name] = None
         if self._real is None:
             return found
         for name in open_models:
@@ -196,19 +180,20 @@ class Eval:
         points: list[int | None] = []
         uppers: list[int | None] = []
         unpriced: set[str] = set()
-        rungs = {name: self._router(name).plan(self.task).rungs[0] for name in self.models}
-        for job in self._jobs:
-            messages = to_messages(job.row.prompt, self._settings.system)
-            mean, rung = self._past.mean_nusd(job.model), rungs[job.model]
-            guess = output_tokens_estimate(str(job.row.label or "")) or 1
-            point = rung.rates.plain_nusd(input_tokens_estimate(messages), guess) if mean is None else mean
+        rungs = {name: self._router(name).plan(self.task).rungs[0] for name in self._all_models()}
+        questions = [*self._jobs, *(job._replace(draft=_ANY_DRAFT) for job in self._jobs if self._needs_verdict(job))]
+        for job in questions:
+            name = self._asks(job)
+            mean, rung = self._past.mean_nusd(name), rungs[name]
+            guess = VERDICT_TOKENS if job.draft is not None else output_tokens_estimate(str(job.row.label or "")) or 1
+            point = rung.rates.plain_nusd(input_tokens_estimate(self._messages(job)), guess) if mean is None else mean
             if point is None and rung.rates.by_second:
                 point = 0
             points.append(point)
             uppers.append(self._upper(job, rung))
             if point is None:
-                unpriced.add(job.model)
-        return Estimate(len(self._jobs), usd(total(points)), usd(total(uppers)), tuple(sorted(unpriced)))
+                unpriced.add(name)
+        return Estimate(len(questions), usd(total(points)), usd(total(uppers)), tuple(sorted(unpriced)))
 
     def run(self, progress: Callable[[Progress], None] = lambda _: None) -> Evaluated:
         """Ask everything that is still open.
@@ -221,11 +206,14 @@ class Eval:
         session = Session(self._past.spent_nusd)
         with ExitStack() as stack:
             file = stack.enter_context(RunFile(self._out))
-            routers = {name: stack.enter_context(self._router(name)) for name in self.models}
+            routers = {name: stack.enter_context(self._router(name)) for name in self._all_models()}
             pool = stack.enter_context(ThreadPoolExecutor(self._concurrency, thread_name_prefix="router-eval"))
             try:
-                for job in self._jobs:
-                    if not self._start(job, routers, file, pool, session):
+                jobs = iter(self._jobs)
+                while (job := session.due.popleft() if session.due else next(jobs, None)) or session.pending:
+                    if job is None:
+                        session.collect()
+                    elif not self._start(job, routers, file, pool, session):
                         break
                     self._report(session, progress)
                 while session.pending:
@@ -239,10 +227,30 @@ class Eval:
             session.asked,
             self._past.answers,
             session.failed,
-            len(self._jobs) - session.asked,
+            self._open_questions() - session.spared - session.asked,
             session.spent_nusd / NUSD_PER_USD,
             session.stopped,
+            session.nonsense,
         )
+
+    def _all_models(self) -> list[str]:
+        return [*self.models, self._judging.name] if self._judging else self.models
+
+    def _asks(self, job: Job) -> str:
+        """The model that a question goes to."""
+        return self._judging.name if self._judging and job.draft is not None else job.model
+
+    def _needs_verdict(self, job: Job) -> bool:
+        """Whether a question is for an answer that a judge will be asked about."""
+        return self._judging is not None and job.draft is None
+
+    def _open_questions(self) -> int:
+        return len(self._jobs) + sum(map(self._needs_verdict, self._jobs))
+
+    def _messages(self, job: Job) -> tuple[Message, ...]:
+        if self._judging and job.draft is not None:
+            return self._judging.messages(job.row, job.draft)
+        return to_messages(job.row.prompt, self._settings.system)
 
     def _open_jobs(self) -> list[Job]:
         """In the order of the rows' digests, which is chance: a run that is stopped early is a fair sample."""
@@ -251,13 +259,23 @@ class Eval:
             jobs += [Job(row, row_id, model) for model in self.models]
             if self.grader.without_labels and int(row_id[:8], 16) < REPEAT_SHARE * 16**8:
                 jobs.append(Job(row, row_id, self.models[-1], repeat=True))
-        return [job for job in jobs if job.key not in self._past.done]
+        unjudged = self._past.unjudged
+        open_jobs = (job._replace(draft=unjudged.get(job.key)) for job in jobs)
+        return [job for job in open_jobs if job.draft is not None or job.key not in self._past.done]
 
     def _router(self, model: str) -> Router:
         """A router whose task has this one rung, and no memory of earlier answers."""
         alone = replace(self._settings, ladder=(model_of(model),), threshold=0.8, cache=None, shadow_rate=None)
         policy = replace(self._policy, tasks={self.task: alone})
-        return Router(policy, home=self._home, backend=self._tap, checks=self._checks, world=self._world)
+        if self._judging and model == self._judging.name:
+            policy = self._judging.alone(native=False)
+            if self._made(policy).plan(self.task).rungs[0].can("json_schema"):
+                policy = self._judging.alone(native=True)
+            return self._made(policy)
+        return self._made(policy, self._checks)
+
+    def _made(self, policy: Policy, checks: Mapping[str, Callable[[Any], bool]] | None = None) -> Router:
+        return Router(policy, home=self._home, backend=self._tap, checks=checks, world=self._world)
 
     def _start(
         self, job: Job, routers: Mapping[str, Router], file: RunFile, pool: ThreadPoolExecutor, session: Session
@@ -265,7 +283,8 @@ class Eval:
         """Begin a question as soon as rate, money and hands allow it; `False` when money never will."""
         while len(session.pending) >= self._concurrency:
             session.collect()
-        upper = self._upper(job, routers[job.model].plan(self.task).rungs[0])
+        router = routers[self._asks(job)]
+        upper = self._upper(job, router.plan(self.task).rungs[0])
         hold = upper if upper is not None else 2 * (session.mean_nusd() or 0)
         while self._max_nusd is not None and session.spent_nusd + session.held_nusd + hold > self._max_nusd:
             if not session.pending:
@@ -277,11 +296,18 @@ class Eval:
             clock.sleep(early_s)
         session.next_start_s = max(session.next_start_s, clock.monotonic()) + self._pause_s
         limit = hold / NUSD_PER_USD if self._max_nusd is not None and upper else None
-        session.begin(pool.submit(self._ask, job, routers[job.model], file, limit), hold)
+        session.begin(pool.submit(self._ask, job, router, file, limit, session), hold)
         return True
 
-    def _ask(self, job: Job, router: Router, file: RunFile, limit_usd: float | None) -> Mapping[str, Any]:
+    def _ask(
+        self, job: Job, router: Router, file: RunFile, limit_usd: float | None, session: Session
+    ) -> Mapping[str, Any]:
         """One question, and its row in the file."""
+        if self._judging and job.draft is not None:
+            row = self._judging.verdict(router, job, job.draft, limit_usd, self._tap)
+            row["time_s"] = round(self._world.clock.time(), 3)
+            file.append(row)
+            return row
         outcomes: list[Outcome]
         text: str | None = None
         with self._tap.listening() as outcomes:
@@ -289,6 +315,7 @@ class Eval:
                 answer = router.route(self.task, job.row.prompt, feature=FEATURE, max_cost_usd=limit_usd)
                 row = answer_row(answer, outcomes)
                 row["quality"], text = None, answer.text
+                row["signals"] |= read_own(self._signals, text_of(self._messages(job)), text)
             except NoAnswer as error:
                 row = failed_row(error)
             except InvalidCall as error:
@@ -297,11 +324,23 @@ class Eval:
                 row = {"error": {"fault": "context_too_long"}, "refused": str(error), "cost_usd": 0.0}
         row = {**self._head(job), **row}
         try:
-            if text is not None and not self.grader.without_labels:
+            if text is not None and self.grader.reads_labels:
                 row["quality"] = self.grader.grade(text, job.row.label)
+            elif self._judging:
+                self._look_before(self._judging, job, text, row, session)
         finally:
             file.append(row)  # An answer that no grade was found for is paid for too.
         return row
+
+    def _look_before(self, judging: Judging, job: Job, text: str | None, row: Row, session: Session) -> None:
+        """Ask the judge about an answer next, unless there is nothing to ask about."""
+        if text is not None and not (why := judging.needless(job.row, text, self._check(text))):
+            session.due.append(job._replace(draft=text))
+            return
+        if text is not None:
+            row["quality"], row["worthless"] = 0.0, why
+        if is_final(row):
+            session.spared += 1
 
     def _head(self, job: Job) -> dict[str, Any]:
         head: dict[str, Any] = {
@@ -324,11 +363,17 @@ class Eval:
         return head
 
     def _upper(self, job: Job, rung: Rung) -> int | None:
-        messages = to_messages(job.row.prompt, self._settings.system)
-        limits = (self._settings.max_output_tokens, rung.max_output_tokens)
+        limits = [self._settings.max_output_tokens, rung.max_output_tokens]
+        bound, deadline_s = input_tokens_bound(self._messages(job)), self._settings.deadline_s
+        if job.draft is not None:
+            limits[0], deadline_s = MOST_OUTPUT_TOKENS, None
+            bound = (
+                None if bound is None else bound + len(str(JUDGE.params())) + (job.draft == _ANY_DRAFT) * _MOST_BYTES
+            )
         output = min((limit for limit in limits if limit is not None), default=None)
-        return rung.rates.upper_nusd(input_tokens_bound(messages), output, self._settings.deadline_s)
+        return rung.rates.upper_nusd(bound, output, deadline_s)
 
     def _report(self, session: Session, progress: Callable[[Progress], None]) -> None:
-        done, everything = self._past.answers + session.asked, self._past.answers + len(self._jobs)
+        kept = self._past.answers
+        done, everything = kept + session.asked, kept + self._open_questions() - session.spared
         progress(Progress(done, everything, session.failed, session.spent_nusd / NUSD_PER_USD))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -39,7 +40,7 @@ class Fit(NamedTuple):
     """Held-out, in nats a row."""
 
 
-def fit(columns: Columns, outcome: Floats, folds: NDArray[np.intp]) -> Fit:
+def fit(columns: Columns, outcome: Floats, folds: NDArray[np.intp], *, own_signals: Collection[str] = ()) -> Fit:
     """Fit the probability of an outcome from signals.
 
     Parameters
@@ -50,8 +51,10 @@ def fit(columns: Columns, outcome: Floats, folds: NDArray[np.intp]) -> Fit:
         0 to 1; a graded outcome counts as that share of a success.
     folds
         The fold of each row, 0 to `FOLDS` - 1; copies and clusters share one.
+    own_signals
+        Names of the signals that are the application's own.
     """
-    columns, strength, held_out = _selected(columns, outcome, folds)
+    columns, strength, held_out = _selected(columns, outcome, folds, own_signals)
     plain = _logistic(columns, outcome, terms_of(columns), strength)
     loss = log_loss(held_out, outcome)
     if len(outcome) < ISOTONIC_ROWS:
@@ -68,15 +71,19 @@ def fit(columns: Columns, outcome: Floats, folds: NDArray[np.intp]) -> Fit:
     return Fit(replace(plain, knots_x=tuple(knots_x), knots_y=tuple(knots_y)), stepped, stepped_loss)
 
 
-def _selected(columns: Columns, outcome: Floats, folds: NDArray[np.intp]) -> tuple[Columns, float, Floats]:
+def _selected(
+    columns: Columns, outcome: Floats, folds: NDArray[np.intp], own_signals: Collection[str]
+) -> tuple[Columns, float, Floats]:
     """The columns that say something of held-out rows, how strongly they are fitted, and those rows' probabilities.
 
     Signals that every call reads are all kept: they cost nothing more. A block of further ones is kept only when it
-    lowers the held-out loss by more than its standard error, the best block first.
+    lowers the held-out loss by more than its standard error, the best block first. Each of the application's own
+    signals is a block by itself.
     """
     blocks: dict[str, list[str]] = {}
     for name in columns:
-        blocks.setdefault(name if name in WORD_SIGNALS else BLOCKS.get(name, ""), []).append(name)
+        alone = name in WORD_SIGNALS or name in own_signals
+        blocks.setdefault(name if alone else BLOCKS.get(name, ""), []).append(name)
     kept = {name: columns[name] for name in blocks.pop("", ())}
     strength, best = _strongest(kept, outcome, folds)
     careful = min(strength, _CAREFUL)

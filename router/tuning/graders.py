@@ -30,8 +30,10 @@ GRADERS: dict[str, str] = {
     "pattern": "1 when the label, a regular expression, matches somewhere in the answer",
     "f1": "overlap of the words of answer and label: the harmonic mean of precision and recall",
     "disagreement": "no labels: agreement with the top model's answer, which is not whether it is right",
+    "judge": "no labels needed: what another model says of the answer, which is not whether it is right",
 }
 
+_MARKS = ("quality", "correct", "score")
 _ROUNDING = 1e-9
 _WORD = re.compile(r"\w+")
 _MISSING = object()
@@ -47,6 +49,16 @@ class Grader(NamedTuple):
     def without_labels(self) -> bool:
         """Whether the top model's answer stands in for the label."""
         return self.name == "disagreement"
+
+    @property
+    def asks_judge(self) -> bool:
+        """Whether another model's verdict stands in for the label."""
+        return self.name == "judge"
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether every row must have a label."""
+        return not (self.without_labels or self.asks_judge)
 
 
 def default_grader(kind: AnswerKind) -> str:
@@ -97,9 +109,26 @@ def build_grader(
     return Grader(name, _built_in(name, kind, check, tolerance, tuple(fields)))
 
 
+def recorded_mark(row: Mapping[str, Any]) -> float | None:
+    """The mark that a row of a recording has beside its answer, in the column `quality`, `correct` or `score`.
+
+    Raises
+    ------
+    ValueError
+        It is no mark; says what is wrong with it.
+    """
+    mark = next((row[name] for name in _MARKS if row.get(name) is not None), None)
+    if mark is None:
+        return None
+    if not isinstance(mark, int | float) or not 0.0 <= mark <= 1.0:
+        raise ValueError(f"the mark {mark!r:.60}; a mark is a number from 0 (wrong) to 1 (right)")
+    return float(mark)
+
+
 def _built_in(name: str, kind: AnswerKind, check: Check, tolerance: float, fields: tuple[str, ...]) -> Grade:
-    if name == "disagreement":
-        # What would count as right counts as the same; free text is the same in as far as its words are.
+    if name in ("disagreement", "judge"):
+        # What would count as right counts as the same; free text is the same in as far as its words are. A judge is
+        # compared with it where there are labels, too.
         return _built_in(default_grader(kind), kind, check, tolerance, fields)
     found: dict[str, Grade] = {
         "exact": lambda text, label: float(_plain(text) == _plain(label)),

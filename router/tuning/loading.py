@@ -21,14 +21,16 @@ from router.core.params import suggestion
 from router.core.policy import AnswerKind, Policy, Task, TextAnswer
 from router.core.pricing import NUSD_PER_USD
 from router.core.reading import text_of
-from router.core.signals import FREE_SIGNALS, compared, draft_text, read_signals
+from router.core.signals import FREE_SIGNALS, OwnSignal, compared, draft_text, read_own, read_signals
 from router.errors import RecordingError, TuningError, UnknownTask
 from router.models.replay import outcome_of
+from router.own_signals import OwnSignals, guarded_signals, is_own, is_value
 from router.resolve import bound, task_check
 from router.spec import Loaded, adopt, load
-from router.tuning.answers import is_final
+from router.tuning.answers import is_final, is_verdict
 from router.tuning.columns import Cell, Columns, comparable
-from router.tuning.graders import Grader, build_grader
+from router.tuning.graders import Grader, build_grader, recorded_mark
+from router.tuning.judged import Answered, Judged
 from router.tuning.rows import prompt_id
 from router.tuning.runfile import read_run
 from router.tuning.runs import EvalRun, LabelSource
@@ -45,6 +47,7 @@ def load_run(
     policies: str | Path | Policy | Loaded | None = None,
     environment: str | None = None,
     checks: Mapping[str, Callable[[Any], bool]] | None = None,
+    signals: OwnSignals | None = None,
     grader: str | Callable[[str, Any], float] | None = None,
     tolerance: float = 0.0,
     fields: Sequence[str] = (),
@@ -52,7 +55,8 @@ def load_run(
 ) -> EvalRun:
     """The eval run of a task, from what `router eval` wrote or from a recording with labels.
 
-    A grade that the file has counts, unless a `grader` is named: then every answer is graded anew.
+    A grade that the file has counts, unless a `grader` is named: then every answer is graded anew. Of the application's
+    own `signals` what the file has counts, too; the others are read off its texts.
 
     Raises
     ------
@@ -83,11 +87,12 @@ def load_run(
         litellm={loaded.policy.models[model_of(key)].litellm: key for key in reversed(binds_to["ladder"])},
         check=check,
         grader=build_grader(grader, settings.answer, check, tolerance=tolerance, fields=fields),
-        regrade=grader is not None,
+        regrade=grader not in (None, "judge"),
         system=settings.system,
         cluster=settings.cluster,
         group=settings.group,
         bound=binds_to,
+        own=guarded_signals(signals),
         agree_on=settings.agree_on,
     )
     return replace(reader.read(task, min_rows), panels=_panels(settings))
@@ -150,6 +155,8 @@ class _Reader:
     agree_on: Sequence[str] = ()
     bound: Mapping[str, Any] | None = None
     """What the policy binds to; `None` for plain columns, whose signals are whatever they have."""
+    own: Mapping[str, OwnSignal] = field(default_factory=dict)
+    own_seen: set[str] = field(default_factory=set)
     served: dict[str, set[str]] = field(default_factory=dict)
     asked: set[str] = field(default_factory=set)
     others: set[str] = field(default_factory=set)
@@ -159,6 +166,7 @@ class _Reader:
     """Of a run without labels, every model's answer by row."""
     repeats: list[tuple[int, str]] = field(default_factory=list)
     """The top model's second answers."""
+    judged: Judged = field(default_factory=Judged)
 
     def read(self, task: str, min_rows: int) -> EvalRun:
         columns = Columns(self.names)
@@ -174,13 +182,19 @@ class _Reader:
         if self.texts:
             provenance["self_disagreement"] = self._compare_with_top(columns)
         source: LabelSource = "disagreement" if self.texts else "labels"
-        return columns.run(task, label_source=source, provenance=provenance, min_rows=min_rows)
+        if self.judged.answers:
+            source, provenance["judge"] = "judge", self.judged.grade(columns, self.names)
+        found = columns.run(task, label_source=source, provenance=provenance, min_rows=min_rows)
+        return replace(found, own_signals=frozenset(self.own_seen))
 
     def _rows(self) -> Iterator[tuple[int, Row]]:
         """The rows of the ladder's models, without questions that an earlier session got no answer to."""
         answered: set[tuple[str, str, bool]] = set()
         open_rows: dict[tuple[str, str, bool], tuple[int, Row]] = {}
         for line, row in read_run(self.path):
+            if is_verdict(row):
+                self.judged.add(self._key(row, line), row)
+                continue
             name = row.get("name") if row.get("name") in self.names else self.litellm.get(row["model"])
             if name is None:
                 self.others.add(str(row.get("name") or row["model"]))
@@ -221,7 +235,12 @@ class _Reader:
             self.served.setdefault(model_of(name), set()).add(str(row.get("model_served") or row["model"]))
         if row.get("grader"):
             self.graders.add(str(row["grader"]))
-        if self._without_label(row) and row.get("error") is None:
+        if row.get("error") is not None:
+            return
+        if self._by_judge(row):
+            by_label = None if label is None else self.grader.grade(str(row.get("response") or ""), label)
+            self.judged.answers[self._key(row, line), name] = Answered(at, model, bool(row.get("worthless")), by_label)
+        elif self._without_label(row):
             self.texts[at, model] = str(row.get("response") or "")
 
     def _compare_with_top(self, columns: Columns) -> dict[str, Any]:
@@ -241,7 +260,7 @@ class _Reader:
             self.failed += 1
             return Cell(math.nan, 0.0 if cost is None else cost_nusd, latency_ms, math.nan, None, {"invalid": 1.0})
         verdict = self._verdict(row)
-        signals = self._signals(row, verdict)
+        signals = {**self._signals(row, verdict), **self._own_signals(row)}
         # Production makes no self-check and finds answers itself; plain columns have both as they were recorded.
         check_usd = (row.get("meta") or {}).get(_SELF_CHECK) if self.bound is None else None
         found = verdict.value if verdict.valid else None
@@ -258,27 +277,31 @@ class _Reader:
         )
 
     def _quality(self, line: int, row: Row, label: Any) -> float:
-        if self._without_label(row):
+        if self._without_label(row) or self._by_judge(row):
             return math.nan
-        marks = () if self.regrade else ("quality", "correct", "score")
-        mark = next((row[name] for name in marks if row.get(name) is not None), None)
+        try:
+            mark = None if self.regrade else recorded_mark(row)
+        except ValueError as problem:
+            raise self._fault(line, f"has {problem}") from None
         if mark is not None:
-            if isinstance(mark, str) or not 0.0 <= mark <= 1.0:
-                raise self._fault(line, f"has the mark {mark!r}; a mark is a number from 0 (wrong) to 1 (right)")
-            return float(mark)
+            return mark
         if row.get("grader") == "own" and not self.regrade:
             raise self._fault(line, "has no grade, because your own grader failed on it; grade anew with `grader=`")
         if label is None or row.get("response") is None:
             raise self._fault(
                 line,
                 "has neither a mark (`quality`, `correct`, `score`) nor a `label` to grade the answer with; add one, "
-                "or grade with `disagreement`",
+                "or grade with `judge` or `disagreement`",
             )
         return self.grader.grade(row["response"], label)
 
     def _without_label(self, row: Row) -> bool:
         """Whether the top model's answer stands in for the label."""
         return self.grader.without_labels or (not self.regrade and row.get("grader") == "disagreement")
+
+    def _by_judge(self, row: Row) -> bool:
+        """Whether a judge's verdict, which is a row of its own, is the grade."""
+        return not self.regrade and (self.grader.asks_judge or row.get("grader") == "judge")
 
     def _verdict(self, row: Row) -> Verdict:
         if self.bound is None and "answer" in row and comparable(row["answer"]) is None:
@@ -287,7 +310,8 @@ class _Reader:
 
     def _signals(self, row: Row, verdict: Verdict) -> Mapping[str, float]:
         reply = _reply(row)
-        closer = read_evidence(self._prompt(row) or "", draft_text(reply), reply.logprobs) if reply else {}
+        answer = verdict.value if verdict.valid else None
+        closer = read_evidence(self._prompt(row) or "", reply, answer) if reply else {}
         if isinstance(row.get("signals"), dict):
             return closer | {name: float(row["signals"][name]) for name in row["signals"] if name in FREE_SIGNALS}
         own: dict[str, float] = {}
@@ -301,6 +325,16 @@ class _Reader:
         if self.bound is None and row.get("conf") is not None:
             own["conf"] = float(row["conf"])
         return own
+
+    def _own_signals(self, row: Row) -> Mapping[str, float]:
+        """The application's own signals: those that the row has, and the others off its texts."""
+        stored = row["signals"].items() if isinstance(row.get("signals"), dict) else ()
+        found = {name: float(value) for name, value in stored if is_own(name) and is_value(value)}
+        others = {name: read for name, read in self.own.items() if name not in found}
+        if others and (reply := _reply(row)):
+            found |= read_own(others, self._prompt(row) or "", draft_text(reply))
+        self.own_seen |= found.keys()
+        return found
 
     def _prompt(self, row: Row) -> str | None:
         return text_of(to_messages(row["prompt"], row.get("system") or self.system)) if row.get("prompt") else None

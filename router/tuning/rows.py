@@ -26,7 +26,7 @@ class EvalRow:
 
     prompt: str | Sequence[Message]
     label: Any = None
-    """What a right answer is; not used by the grader `disagreement`."""
+    """What a right answer is; not used by the grader `disagreement`, and by `judge` only to be compared with."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """What `group:` and `cluster:` of the task look up."""
     place: str = ""
@@ -97,7 +97,7 @@ def checked_rows(rows: Sequence[EvalRow], grader: Grader, check: Check, *, drop_
     """
     if not rows:
         raise TuningError("there is no row to ask; give at least one line with a prompt and a label", needed=1)
-    if not grader.without_labels:
+    if grader.reads_labels:
         for row in rows:
             if problem := _label_problem(row.label, grader, check):
                 raise _fault(row, problem)
@@ -134,7 +134,7 @@ def _without_copies(rows: Sequence[EvalRow], drop: bool) -> list[EvalRow]:
 def _label_problem(label: Any, grader: Grader, check: Check) -> str:
     """Why no answer can be right beside this label, or nothing."""
     if label is None:
-        return "has no 'label'; add it, or grade with `disagreement`, which needs none"
+        return "has no 'label'; add it, or grade with `judge` or `disagreement`, which need none"
     text = label if isinstance(label, str) else json.dumps(label)
     if grader.name == "number" and number_of(label) is None:
         return f"the label {text[:60]!r} is no number; mend it"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Strings = NDArray[np.object_]
 
-LabelSource = Literal["labels", "disagreement"]
+LabelSource = Literal["labels", "disagreement", "judge"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +45,8 @@ class EvalRun:
     """What judging each draft costs on top (a self-check, a judge); charged where a plan judges that draft."""
     signals: Mapping[str, Mapping[str, Floats]] = field(default_factory=dict)
     """By model, then by name, the signals of its draft; NaN where a draft lacks one."""
+    own_signals: frozenset[str] = frozenset()
+    """Those of them that are the application's own; the fit keeps one only where it pays."""
     prompt_signals: Mapping[str, Floats] = field(default_factory=dict)
     """By name, what is known of a row before any model is asked."""
     answers: Strings | None = None
@@ -60,7 +62,8 @@ class EvalRun:
     panels: tuple[tuple[str, ...], ...] = ()
     """Models that the ladder asks as one panel, in order; a plan asks as many of them as pay, from the first on."""
     label_source: LabelSource = "labels"
-    """`disagreement`: quality says whether an answer equals the top model's, which is not whether it is right."""
+    """`disagreement`: quality says whether an answer equals the top model's, which is not whether it is right. `judge`:
+    it is what another model says of an answer, which is not that either."""
     data_hash: str = ""
     """Digest of the rows and labels; seeds the one shuffle of the certify split."""
     provenance: Mapping[str, Any] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
@@ -13,7 +14,9 @@ from router.core.binding import changed_rows, row_binding
 from router.core.faults import FAULTS
 from router.core.pricing import NUSD_PER_USD
 from router.errors import RecordingError, TuningError
-from router.tuning.answers import is_final
+from router.tuning.answers import is_final, is_verdict
+from router.tuning.jobs import Job
+from router.tuning.judging import require_verdicts
 from router.tuning.rows import EvalRow
 from router.tuning.runfile import read_run
 
@@ -29,16 +32,27 @@ class Past:
     """Answers and what they cost, by model."""
     labels: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     """Label and metadata that the answers of a prompt were graded with."""
+    unjudged: Mapping[tuple[str, str, bool], str] = field(default_factory=dict)
+    """Where a judge grades: the text of each answer that it gave no verdict on."""
 
     @classmethod
-    def read(cls, path: Path, bound: Mapping[str, Any]) -> Past:
-        """Read it, and refuse the run of another policy: its answers would not be comparable."""
+    def read(cls, path: Path, bound: Mapping[str, Any], judge: Mapping[str, str] | None = None) -> Past:
+        """Read it, and refuse the run of another policy or of another judge: its rows would not be comparable."""
         done: set[tuple[str, str, bool]] = set()
+        unjudged: dict[tuple[str, str, bool], str] = {}
         spent = 0
         sums: dict[str, tuple[int, int]] = {}
         labels: dict[str, tuple[Any, Any]] = {}
         for line, row in read_run(path):
             name = str(row.get("name", ""))
+            nusd = round((row.get("cost_usd") or 0.0) * NUSD_PER_USD)
+            _require_grading(path, line, row, judge)
+            if is_verdict(row):
+                spent += nusd
+                if is_final(row):
+                    unjudged.pop((row["prompt_id"], row["judges"], False), None)
+                    _add(sums, name, nusd)
+                continue
             if name not in bound["ladder"] or not isinstance(row.get("bound"), dict):
                 raise RecordingError(
                     f"{path}:{line}: is an answer of {name or row['model']!r}, which is not in the task's ladder "
@@ -53,14 +67,15 @@ class Past:
                     path=str(path),
                     line=line,
                 )
-            nusd = round((row.get("cost_usd") or 0.0) * NUSD_PER_USD)
             spent += nusd
             labels[row["prompt_id"]] = row.get("label"), row.get("metadata")
             if is_final(row):
-                done.add((row["prompt_id"], name, bool(row.get("repeat"))))
-                count, cost = sums.get(name, (0, 0))
-                sums[name] = (count + 1, cost + nusd)
-        return cls(frozenset(done), len(done), spent, sums, labels)
+                key = (row["prompt_id"], name, bool(row.get("repeat")))
+                done.add(key)
+                _add(sums, name, nusd)
+                if judge is not None and row.get("error") is None and row.get("quality") is None:
+                    unjudged[key] = row["response"]
+        return cls(frozenset(done), len(done), spent, sums, labels, unjudged)
 
     def require_same(self, rows: Sequence[EvalRow], path: Path) -> None:
         """Refuse rows whose labels or metadata have changed since: their answers are graded with the old ones.
@@ -86,16 +101,41 @@ class Past:
         return cost // count if count else None
 
 
+def _add(sums: dict[str, tuple[int, int]], name: str, nusd: int) -> None:
+    count, cost = sums.get(name, (0, 0))
+    sums[name] = (count + 1, cost + nusd)
+
+
+def _require_grading(path: Path, line: int, row: Mapping[str, Any], judge: Mapping[str, str] | None) -> None:
+    """A run has one source of grades: labels, or one judge that was asked one question."""
+    other = ""
+    if (row.get("grader") == "judge") != (judge is not None):
+        other = f"was graded by {row.get('grader')!r}"
+    elif judge is not None and is_verdict(row) and (changed := changed_rows(row.get("bound") or {}, judge)):
+        other = f"is a verdict of another judge ({', '.join(changed)} changed since)"
+    if other:
+        raise RecordingError(
+            f"{path}:{line}: {other}; name another run file, and answer it from this one for nothing: "
+            f"--run NEW.jsonl --replay {path}",
+            path=str(path),
+            line=line,
+        )
+
+
 class Session:
     """The questions that are under way, and what is spent."""
 
     def __init__(self, spent_nusd: int) -> None:
         self.spent_nusd = spent_nusd
         self.held_nusd = 0
-        self.asked = self.failed = 0
+        self.asked = self.failed = self.verdicts = self.nonsense = 0
+        self.spared = 0
+        """Verdicts that nobody need ask for."""
         self.stopped = ""
         self.next_start_s = float("-inf")
         self.pending: dict[Future[Mapping[str, Any]], int] = {}
+        self.due: deque[Job] = deque()
+        """Questions that answers of this session led to; they go first."""
         self._new_nusd = 0
 
     def begin(self, future: Future[Mapping[str, Any]], hold: int) -> None:
@@ -115,6 +155,10 @@ class Session:
                 self.asked += 1
             else:
                 self.failed += 1
+            if is_verdict(row) and row.get("error") is None:
+                self.verdicts += 1
+                self.nonsense += row["quality"] is None
+                require_verdicts(row["name"], self.verdicts, self.nonsense)
             _stop_if_lasting(row)
 
     def mean_nusd(self) -> int | None:

@@ -17,6 +17,7 @@ from router.core.policy import Policy, Target
 from router.core.tuned import Certificate, TunedPlan
 from router.errors import PolicyError, TuningError, UnknownTask
 from router.models.replay import Replay
+from router.own_signals import OwnSignals
 from router.resolve import bound, resolve
 from router.spec import Artefact, Loaded, adopt, exclusive, load, write_artefact
 from router.tuning.loading import load_run
@@ -95,6 +96,11 @@ class TaskTuning:
         """What stands behind the plan, with what it binds to."""
         return self.artefact.certificate if self.artefact else None
 
+    @property
+    def idle_signals(self) -> tuple[str, ...]:
+        """The application's own signals that do not pay: nothing that was fitted reads them."""
+        return tuple(sorted(self.run.own_signals - _named(self.tuning)))
+
     def write(self) -> Path:
         """Write `tuned/<task>.json` beside the policies; from then on `route` follows it.
 
@@ -119,6 +125,7 @@ def tune_task(
     policies: str | Path | Policy | None = None,
     environment: str | None = None,
     checks: Mapping[str, Callable[[Any], bool]] | None = None,
+    signals: OwnSignals | None = None,
     grader: str | Callable[[str, Any], float] | None = None,
     tolerance: float = 0.0,
     fields: Sequence[str] = (),
@@ -143,6 +150,8 @@ def tune_task(
         The run file; `runs/<task>.jsonl` when missing.
     policies, environment, checks, world
         As for `Router`.
+    signals
+        As for `Router`; not needed for those that the run file has.
     grader, tolerance, fields
         Grade every answer anew; see `build_grader`.
     max_quality_loss, at_confidence, never_worse
@@ -174,6 +183,7 @@ def tune_task(
         task,
         policies=loaded,
         checks=checks,
+        signals=signals,
         grader=grader,
         tolerance=tolerance,
         fields=fields,
@@ -300,13 +310,20 @@ def _refuse_noise(run: EvalRun, target: Target) -> None:
         )
 
 
+def _named(found: Tuning) -> set[str]:
+    """The signals that some calibrator of a draft names."""
+    fitted = [one for heads in found.fitted.models.values() for one in (*heads.confidence, *heads.gain)]
+    return {signal for one in fitted for signal in one.signals}
+
+
 def _artefact(
     loaded: Loaded, run: EvalRun, found: Tuning, binds_to: Mapping[str, Any], now_s: float, valid_days: int
 ) -> Artefact:
     today = datetime.fromtimestamp(now_s, tz=UTC).date()
+    own = sorted(run.own_signals & _named(found))
     artefact = found.artefact(
         {key: loaded.policy.models[model_of(key)].litellm for key in found.models},
-        binds_to=binds_to,
+        binds_to={**binds_to, **({"own_signals": own} if own else {})},
         issued=today.isoformat(),
         expires=(today + timedelta(days=valid_days)).isoformat(),
         served={name: tuple(ids) for name, ids in run.provenance.get("served", {}).items()},

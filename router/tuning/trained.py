@@ -71,12 +71,15 @@ class Trained:
         columns, lead = table.panel(members, alone)
         return first_score((self.panel(members).calibrator,), columns, table.rows), lead
 
+    def _fit(self, columns: Columns, outcome: Floats) -> Fit:
+        return fit(columns, outcome, self._folds, own_signals=self.train.run.own_signals)
+
     def confidence(self, model: int, earlier: int | None = None) -> Fit:
         """Confidence in a model's draft, with or without an earlier draft to compare it with."""
         key = ("confidence", model, earlier)
         if key not in self._fits:
             columns = self.train.columns(model, earlier)
-            self._fits[key] = fit(columns, self.train.quality[:, model], self._folds)
+            self._fits[key] = self._fit(columns, self.train.quality[:, model])
         return self._fits[key]
 
     def gain(self, model: int, last: int) -> Fit:
@@ -85,7 +88,7 @@ class Trained:
         if key not in self._fits:
             gained = np.maximum(self.train.quality[:, last] - self.train.quality[:, model], 0.0)
             known = {"last_words": self.prompts[last].out_of_fold} if self.prompts else {}
-            self._fits[key] = fit({**self.train.columns(model), **known}, gained, self._folds)
+            self._fits[key] = self._fit({**self.train.columns(model), **known}, gained)
         return self._fits[key]
 
     def prompt(self, model: int) -> Fit:

@@ -13,6 +13,7 @@ from router.core.plan import Plan, Standing
 from router.core.policy import Policy, Target
 from router.errors import PolicyError, RecordingError, TuningError
 from router.models.replay import Replay
+from router.own_signals import OwnSignals, guarded_signals
 from router.resolve import resolve
 from router.spec import Loaded, Tuned, adopt, load, load_tuned
 from router.tuning.loading import load_run
@@ -47,6 +48,7 @@ def check_tuned(
     policies: str | Path | Policy | None = None,
     environment: str | None = None,
     checks: Checks | None = None,
+    signals: OwnSignals | None = None,
     world: World | None = None,
 ) -> list[Verified]:
     """Check one task, or every task that has a target or a tuned plan.
@@ -59,17 +61,20 @@ def check_tuned(
         The run file, in place of the one that the task was tuned on; only with `task`.
     policies, environment, checks, world
         As for `Router`.
+    signals
+        As for `Router`; without them those that a plan reads count as registered.
     """
     loaded = adopt(policies) if isinstance(policies, Policy) else load(policies, environment=environment)
     names = [task] if task is not None else list(loaded.policy.tasks)
     now_s = (world or World()).clock.time()
+    own = None if signals is None else guarded_signals(signals)
     found = []
     for name in names:
-        tuned = (
-            load_tuned(loaded.folder, name, loaded.policy) if loaded.folder and name in loaded.policy.tasks else None
-        )
+        tuned = None
+        if loaded.folder and name in loaded.policy.tasks:
+            tuned = load_tuned(loaded.folder, name, loaded.policy, own_signals=own or ())
         if task is not None or loaded.policy.tasks[name].target or (tuned and tuned.plan):
-            found.append(_Check(loaded, name, tuned, checks or {}, now_s).result(Path(run) if run else None))
+            found.append(_Check(loaded, name, tuned, checks or {}, own, now_s).result(Path(run) if run else None))
     return found
 
 
@@ -79,12 +84,14 @@ class _Check:
     task: str
     tuned: Tuned | None
     checks: Checks
+    signals: OwnSignals | None
     now_s: float
 
     def result(self, run: Path | None) -> Verified:
         target = self.loaded.policy.tasks[self.task].target
         try:
-            plan = resolve(self.loaded, self.task, Replay(()), self.checks.get(self.task), now_s=self.now_s)
+            own_check = self.checks.get(self.task)
+            plan = resolve(self.loaded, self.task, Replay(()), own_check, signals=self.signals, now_s=self.now_s)
         except PolicyError as error:  # `on_stale: refuse`.
             return Verified(self.task, target, Standing(stale=True), None, None, (str(error),))
         findings = [plan.standing.problem] if plan.standing.stale else []
@@ -104,7 +111,7 @@ class _Check:
         return Path(self.tuned.run) if self.tuned and self.tuned.run else run_path(self.task)
 
     def _rows(self, path: Path) -> EvalRun:
-        data = load_run(path, self.task, policies=self.loaded, checks=self.checks)
+        data = load_run(path, self.task, policies=self.loaded, checks=self.checks, signals=self.signals)
         certificate = self.tuned.certificate if self.tuned else None
         if certificate and data.data_hash != certificate.data_hash and path == self._stored():
             raise TuningError(f"{path}: holds other rows or labels than the task was tuned on; tune it again", needed=0)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from router.core.plan import Plan
+from router.core.plan import Plan, Rung
 from router.core.tuned import Certificate, Statement, TunedPlan, TunedRung
+from router.tuning.agreement import Agreement
+from router.tuning.runs import EvalRun
 
 
 def plan_words(plan: TunedPlan) -> list[str]:
@@ -25,13 +28,37 @@ def rungs_words(rungs: Sequence[TunedRung]) -> str:
         gate = "" if rung.gate is None else f", unless the prompt alone gives it less than {rung.gate:.3f}"
         if rung.threshold is None:
             parts.append(f"ask {rung.model} to compare with{gate}")
-        elif rung.by == "gain":
-            parts.append(
-                f"ask {rung.model}{gate}; keep its draft where climbing gains {1 - rung.threshold:.3f} or less"
-            )
+            continue
+        asked = f"ask {', then '.join(rung.keys)}{gate}; keep {'what most say' if rung.panel else 'its draft'}"
+        if rung.by == "gain":
+            parts.append(f"{asked} where climbing gains {1 - rung.threshold:.3f} or less")
         else:
-            parts.append(f"ask {rung.model}{gate}; keep its draft at confidence {rung.threshold:.3f} or above")
+            parts.append(f"{asked} at confidence {rung.threshold:.3f} or above")
     return f"{'; else '.join(parts)}; else ask {rungs[-1].model}."
+
+
+def idle_words(signals: Sequence[str]) -> list[str]:
+    """The application's own signals that no call will read."""
+    return [f"Your own signal {name} does not lower the held-out loss, so no call reads it." for name in signals]
+
+
+def plan_in_words(plan: Plan) -> str:
+    """What a call does under a plan, whoever made it."""
+    words = rungs_words(_asked(plan.rungs))
+    groups = [f"{plan.group} {name}: {rungs_words(_asked(rungs))}" for name, rungs in plan.groups.items()]
+    return " ".join([*groups, f"any other {plan.group}: {words}"]) if groups else words
+
+
+def _asked(rungs: Sequence[Rung]) -> list[TunedRung]:
+    found: list[TunedRung] = []
+    for rung in rungs:
+        if rung.skip or rung.spare:
+            continue
+        if rung.member and found:
+            found[-1] = replace(found[-1], panel=(*found[-1].panel, rung.key))
+        else:
+            found.append(TunedRung(rung.key, None if rung.compare_only else rung.threshold, rung.by, rung.gate))
+    return found
 
 
 def in_force_words(plan: Plan) -> str:
@@ -44,6 +71,8 @@ def certificate_words(certificate: Certificate, top: str) -> list[str]:
     lines = [f"With {certificate.at_confidence:.0%} confidence {_promise(certificate, top)} ({_means(certificate)})."]
     if certificate.label_source == "disagreement":
         lines.append("The label is the top model's own answer: this says how often answers differ, not which is right.")
+    if certificate.label_source == "judge":
+        lines.append("The label is what a judge says, another model: the loss is the judge's opinion, not the truth.")
     for name, one in certificate.statements.items():
         lines.append(("" if name == "all" else f"{name}: ") + _statement_words(one, certificate.method == "crossfit"))
     if any(one.clusters for one in certificate.statements.values()):
@@ -56,6 +85,9 @@ def certificate_words(certificate: Certificate, top: str) -> list[str]:
             "Simulation-checked, not guaranteed: rows that were fitted on were certified on too, each scored by fits "
             "that never saw it. No theorem stands behind that, only simulation."
         )
+    if own := certificate.binds_to.get("own_signals"):
+        names = ", ".join(map(str, own))
+        lines.append(f"It reads your own signals ({names}): a process that does not register them cannot follow it.")
     dates = f"Issued {certificate.issued}, runs out {certificate.expires}. " if certificate.expires else ""
     look = f"Look {certificate.look} at these rows" if certificate.open_ended else "The only look at these rows"
     chose = "they" if certificate.method == "crossfit" else f"{certificate.train_rows:,} others"
@@ -67,9 +99,10 @@ def _promise(certificate: Certificate, top: str) -> str:
     most = _points(certificate.max_quality_loss)
     if certificate.label_source == "disagreement":
         return f"at most {most} of 100 calls like these rows are answered differently than by always asking {top}"
+    judged = ", as the judge sees it," if certificate.label_source == "judge" else ""
     if certificate.loss == "never_worse":
-        return f"at most {most} of 100 calls like these rows are answered worse than by always asking {top}"
-    return f"calls like these rows lose at most {most} points of quality against always asking {top}"
+        return f"at most {most} of 100 calls like these rows are answered worse{judged} than by always asking {top}"
+    return f"calls like these rows lose at most {most} points of quality{judged} against always asking {top}"
 
 
 def _means(certificate: Certificate) -> str:
@@ -89,3 +122,24 @@ def _statement_words(one: Statement, crossfit: bool) -> str:
 
 def _points(share: float) -> str:
     return f"{100 * share:.2f}".rstrip("0").rstrip(".")
+
+
+def label_words(run: EvalRun) -> str:
+    """Where the grades of a run come from."""
+    if run.label_source == "judge":
+        return f"what the judge says ({', '.join(run.provenance.get('judge', {}).get('models', ()))}), not labels"
+    return "the top model's own answer" if run.label_source == "disagreement" else "labels of the run"
+
+
+def judge_words(run: EvalRun) -> list[str]:
+    """How good the judge of a run is, as far as anybody can tell; nothing where there is none."""
+    told = run.provenance.get("judge")
+    if not told:
+        return []
+    lines = [f"graded by the judge {', '.join(told['models'])}: the loss is what it says, not the truth"]
+    lines += [Agreement(**one).words(model) for model, one in told["agreement"].items()]
+    if told["saw_labels"]:
+        lines.append("the judge saw the labels, so that it is not compared with them")
+    if told["ungraded"]:
+        lines.append(f"{told['ungraded']:,} answers have no verdict")
+    return lines

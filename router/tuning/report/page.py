@@ -6,14 +6,21 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from router.core.tuned import TunedRung
 from router.tuning.report import sections
 from router.tuning.report.mistakes import Excerpt, excerpts
 from router.tuning.report.numbers import Report, plain
 from router.tuning.report.style import sheet
 from router.tuning.report.text import Cell, escaped, isolated, percent, points, signed, table
 from router.tuning.task import TaskTuning
-from router.tuning.words import certificate_words, in_force_words, plan_words, rungs_words
+from router.tuning.words import (
+    certificate_words,
+    idle_words,
+    in_force_words,
+    judge_words,
+    label_words,
+    plan_in_words,
+    plan_words,
+)
 
 # More of the certificate, as with many groups, is folded away.
 _SENTENCES = 8
@@ -113,16 +120,12 @@ def _as_json(tuned: TaskTuning) -> str:
 
 
 def _plans(tuned: TaskTuning) -> str:
-    old = [
-        TunedRung(rung.name, None if rung.compare_only else rung.threshold, rung.by, rung.gate)
-        for rung in tuned.in_force.rungs
-        if not rung.skip and not rung.spare
-    ]
     rows: list[tuple[str | Cell, ...]] = [
-        (f"in force: {in_force_words(tuned.in_force)}", rungs_words(old)),
+        (f"in force: {in_force_words(tuned.in_force)}", plan_in_words(tuned.in_force)),
         *(("found" if tuned.tuning.certified else "what is left", line) for line in plan_words(tuned.plan)),
     ]
-    return f"<h2>The plans</h2>{table('What a call does', ('', 'plan'), rows)}"
+    idle = "".join(f"<p>{escaped(line)}</p>" for line in idle_words(tuned.idle_signals))
+    return f"<h2>The plans</h2>{table('What a call does', ('', 'plan'), rows)}{idle}"
 
 
 def _texts(tuned: TaskTuning, report: Report) -> dict[str, Excerpt]:
@@ -139,6 +142,7 @@ def _source(tuned: TaskTuning, report: Report) -> str:
         ("models, cheapest first", ", ".join(tuned.run.models)),
         ("digest of rows and labels", tuned.tuner.data_hash),
         ("split", f"seed {tuned.tuner.seed}, {tuned.tuner.method}"),
-        ("label", "the top model's own answer" if tuned.run.label_source == "disagreement" else "labels of the run"),
+        ("label", label_words(tuned.run)),
+        *(("judge", line) for line in judge_words(tuned.run)),
     ]
     return f"<h2>Where the figures come from</h2>{table('The run', ('', ''), rows)}"

@@ -67,10 +67,11 @@ class _Refits:
         self.columns = held.tuner.trained.columns(shown, model, earlier)
         self.trained_outcome, self.outcome = train.quality[:, model], shown.quality[:, model]
         self.folds = folds_of(train.unit, FOLDS, held.tuner.seed)
+        self.own_signals = train.run.own_signals
 
     def confidence(self, names: set[str]) -> Floats:
         """The confidence in the drafts, from these signals only."""
-        fitted = fit(_some(self.trained, names), self.trained_outcome, self.folds)
+        fitted = fit(_some(self.trained, names), self.trained_outcome, self.folds, own_signals=self.own_signals)
         if self.crossfit:
             return fitted.out_of_fold
         p = first_score((fitted.calibrator,), _some(self.columns, names), len(self.outcome))

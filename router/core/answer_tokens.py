@@ -1,0 +1,78 @@
+"""Which tokens of a draft are its answer: their log-probabilities, and by how much each was preferred.
+
+A draft of many words may be sure of its words and unsure of its answer.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from bisect import bisect_left, bisect_right
+from itertools import accumulate
+from typing import Any
+
+from router.core.arithmetic import NUMBER, number
+from router.core.call import MOST_MARGIN, Reply, byte_length
+from router.core.signals import LP_FLOOR, draft_text
+
+_TAIL_CHARS = 200
+
+
+def answer_signals(reply: Reply, answer: Any) -> dict[str, float]:
+    """What the tokens of the answer say, where it is known which they are."""
+    tokens = answer_tokens(reply, answer)
+    if tokens is None or not reply.logprobs:
+        return {}
+    lps, margins = reply.logprobs[slice(*tokens)], (reply.margins or ())[slice(*tokens)]
+    found = {}
+    if lps and not math.isnan(sum(lps)):
+        lps = tuple(min(0.0, max(LP_FLOOR, lp)) for lp in lps)
+        found = {"answer_lp_mean": sum(lps) / len(lps), "answer_lp_min": min(lps)}
+    if margins and 0.0 <= (least := min(margins)) <= MOST_MARGIN:
+        found["answer_margin"] = least
+    return found
+
+
+def margin_signals(reply: Reply) -> dict[str, float]:
+    """By how much the tokens of a draft were preferred to others; nothing where a margin cannot be one."""
+    margins = reply.margins or (math.nan,)
+    mean, least = sum(margins) / len(margins), min(margins)
+    return {"margin_mean": mean, "margin_min": least} if least >= 0.0 and mean <= MOST_MARGIN else {}
+
+
+def answer_tokens(reply: Reply, answer: Any) -> tuple[int, int] | None:
+    """The first token that holds a part of the answer, and the one after the last."""
+    sizes, draft = reply.token_bytes, draft_text(reply)
+    span = answer_span(draft, answer) if sizes else None
+    if not sizes or span is None:
+        return None
+    ends = list(accumulate(sizes))
+    # Some providers count the mark that ends a draft as its last token.
+    if byte_length(draft) not in ends[-2:]:
+        return None
+    start, stop = (byte_length(draft[:at]) for at in span)
+    return bisect_right(ends, start), bisect_left(ends, stop) + 1
+
+
+def answer_span(draft: str, answer: Any) -> tuple[int, int] | None:
+    """Where in a draft the answer stands that was found in it: the last place that says it."""
+    spans: list[tuple[int, int]] = []
+    if isinstance(answer, str) and answer:
+        alone = re.compile(rf"(?<!\w){re.escape(answer)}(?!\w)", re.IGNORECASE)
+        spans = [match.span() for match in alone.finditer(draft)]
+    elif isinstance(answer, int | float) and not isinstance(answer, bool):
+        return _number_span(draft, abs(answer))
+    elif isinstance(answer, dict | list):
+        begins = [at for mark in "{[" if (at := draft.find(mark)) >= 0]
+        spans = [(min(begins), 1 + max(map(draft.rfind, "}]")))] if begins else []
+    return spans[-1] if spans and spans[-1][0] < spans[-1][1] else None
+
+
+def _number_span(draft: str, value: float) -> tuple[int, int] | None:
+    """The last place where a number stands; mostly near the end, so that is looked at first."""
+    for begin in (max(0, len(draft) - _TAIL_CHARS), 0):
+        for match in reversed(list(NUMBER.finditer(draft, begin))):
+            whole = match.start() > begin or begin == 0  # A number may begin before the place that was looked from.
+            if whole and number(match[0]) == value:
+                return match.span()
+    return None
