@@ -237,7 +237,7 @@ class Tuner:
         """The cheapest plan that these certify rows certify, or `None`."""
         table, family = self.table.take(rows), best.family
         if self.method == "crossfit":  # Each row is scored by fits that saw nothing of its fold.
-            fitted = self.left_out.scores(family)
+            fitted = self.left_out.scores(family, best.scores)
             scores = fitted.take(rows)
         else:
             heads = self.trained.fitted([family])

@@ -83,7 +83,7 @@ def certificate_words(certificate: Certificate, top: str) -> list[str]:
     if certificate.method == "crossfit":
         lines.append(
             "Simulation-checked, not guaranteed: rows that were fitted on were certified on too, each scored by fits "
-            "that never saw it. No theorem stands behind that, only simulation."
+            "that never saw it; no theorem stands behind that, only simulation."
         )
     if own := certificate.binds_to.get("own_signals"):
         names = ", ".join(map(str, own))

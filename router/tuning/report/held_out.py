@@ -54,7 +54,7 @@ class HeldOut:
         """What the thresholds and gates of a family are compared with."""
         trained = self.tuner.trained
         if self.crossfit:
-            return self.tuner.left_out.scores(family).take(self.rows)
+            return self.tuner.left_out.scores(family, trained.scores(family)).take(self.rows)
         return scores_of(self.table, family, trained.fitted([family]))
 
     def confidence(self, model: int, earlier: int | None = None) -> Floats:
@@ -78,7 +78,7 @@ class HeldOut:
         """Thresholds of the family at equal shares of the training drafts, strict to loose."""
         trained, family = self.tuner.trained, self.family
         scores = (
-            self.tuner.left_out.scores(family)
+            self.tuner.left_out.scores(family, trained.scores(family))
             if self.crossfit
             else scores_of(trained.train, family, trained.fitted([family]))
         )
