@@ -14,6 +14,7 @@ from numbers import Real
 from typing import Any
 
 from router.core.evidence import BLOCKS
+from router.core.ladder import KINDS
 from router.core.panel import PANEL_SIGNALS
 from router.core.signals import FREE_SIGNALS, OwnSignal
 from router.core.word_scores import WORD_SIGNALS
@@ -22,7 +23,7 @@ from router.events import emit
 
 OwnSignals = Mapping[str, OwnSignal]
 
-BUILT_IN = frozenset({*FREE_SIGNALS, *BLOCKS, *WORD_SIGNALS, *PANEL_SIGNALS})
+BUILT_IN = frozenset({*FREE_SIGNALS, *BLOCKS, *WORD_SIGNALS, *PANEL_SIGNALS, *KINDS})
 # Squares of it, and sums of those over a million rows, are still exact enough to fit on.
 LARGEST = 1e15
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")

@@ -15,7 +15,7 @@ from router.core.binding import binding, changed
 from router.core.checks import Check, build_check
 from router.core.dated import next_change, own_price, price_source, starts_s
 from router.core.ladder import places
-from router.core.plan import Force, Plan, Rung, Standing, as_member, follow
+from router.core.plan import UNTUNED, Force, Plan, Rung, Standing, as_member, follow
 from router.core.policy import PanelRung, Policy, Task
 from router.core.pricing import NOTICE_S, merged
 from router.core.tuned import TunedRung
@@ -261,6 +261,8 @@ def _ladder(
             own_signals={signal: own[signal] for signal in tuned.named(place.key) if signal in own} if tuned else {},
             level=place.rung,
             key=place.key,
+            kind=place.kind,
+            skip=UNTUNED if place.kind else "",
         )
         if place.members > 1:
             keys = tuple(other.key for other in asked if other.rung == place.rung)

@@ -101,13 +101,14 @@ class Ride:
             while isinstance(part, Chunk):
                 yield live.told(part)
                 part = self._too_late(live) or next(live.parts)
+            outcome = live.broken(plausible(part))
         except BaseException as error:
             self._end(live.pending, live.broken(interrupted(error)))
             raise
+        else:
+            self._end(live.pending, outcome)
         finally:
             live.parts.close()
-        outcome = live.broken(plausible(part))
-        self._end(live.pending, outcome)
         return self._asked(outcome, live.before, shown=True)
 
     async def ashow(self, live: Live) -> AsyncGenerator[Chunk | Asked, None]:
@@ -117,13 +118,14 @@ class Ride:
             while isinstance(part, Chunk):
                 yield live.told(part)
                 part = self._too_late(live) or await self._next(live.parts, self._remaining_s())
+            outcome = live.broken(plausible(part))
         except BaseException as error:
             self._end(live.pending, live.broken(interrupted(error)))
             raise
-        finally:
+        else:
+            self._end(live.pending, outcome)
+        finally:  # The row is ended by now: the caller may cancel the closing, too.
             await live.parts.aclose()
-        outcome = live.broken(plausible(part))
-        self._end(live.pending, outcome)
         yield self._asked(outcome, live.before, shown=True)
 
     def perform(self, effect: Effect) -> Any:
@@ -246,9 +248,10 @@ class Ride:
             self._end(pending, interrupted(error))
             await coming.aclose()
             raise
-        if not isinstance(first, Chunk):
+        opened = self._opened(pending, first, coming, before)
+        if not isinstance(opened, Live):
             await coming.aclose()
-        return self._opened(pending, first, coming, before)
+        return opened
 
     def _opened(self, pending: Pending, first: Chunk | Outcome, coming: Any, before: int) -> Outcome | Live:
         if isinstance(first, Chunk):

@@ -6,6 +6,8 @@ import asyncio
 import inspect
 import math
 import os
+import select
+import socket
 import subprocess
 import sys
 from decimal import Decimal
@@ -177,20 +179,44 @@ def test_sound_and_images_have_prices_of_their_own() -> None:
 
 
 def test_importing_through_the_door_neither_calls_home_nor_reads_env_files(tmp_path: Path) -> None:
-    """litellm's fetch of its price map and its hunt for `.env` files are off before it is imported."""
+    """litellm's fetches of its price map and of tokenizers and its hunt for `.env` files are off; no thread is left."""
     (tmp_path / ".env").write_text("FROM_ENV_FILE=1\n")
     code = """
-import os, sys
-connected = []
-sys.addaudithook(lambda event, arguments: connected.append(event) if event == "socket.connect" else None)
-from router.models.litellm_library import library, resender
+import os, sys, threading
+asked = []
+network = {"socket.connect", "socket.getaddrinfo"}
+sys.addaudithook(lambda event, arguments: asked.append(event) if event in network else None)
+from router.models.litellm_library import library
 litellm = library()
-print(connected, "FROM_ENV_FILE" in os.environ, litellm.suppress_debug_info)
+for name in ("openai/gpt-5.5", "anthropic/claude-haiku-4-5", "hosted_vllm/Llama-3.1-8B", "huggingface/Llama-2"):
+    litellm.token_counter(model=name, text="hello")
+print(asked, "FROM_ENV_FILE" in os.environ, litellm.suppress_debug_info, threading.active_count())
 """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LITELLM")}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[] False True"
+    assert done.stdout.strip() == "[] False True 1"
+
+
+def test_nothing_of_litellm_s_acts_by_default(litellm: Any) -> None:
+    """Its settings that would change a request, ask another model or answer from a cache are off until set."""
+    changes = ["drop_params", "modify_params", "pre_call_rules", "post_call_rules", "callbacks", "cache"]
+    asks_again = ["num_retries", "num_retries_per_request", "fallbacks", "model_fallbacks", "context_window_fallbacks"]
+    assert [name for name in changes + asks_again if getattr(litellm, name, None)] == []
+
+
+@pytest.mark.parametrize("provider", ["openai", "hosted_vllm", "anthropic"])
+@pytest.mark.parametrize("blocking", [True, False], ids=["send", "asend"])
+def test_a_picture_by_address_is_passed_on_unseen(upstream: Upstream, provider: str, blocking: bool) -> None:
+    """The provider fetches it; this machine asks nobody but the provider."""
+    root = upstream.root if provider == "anthropic" else upstream.url
+    with socket.create_server(("127.0.0.1", 0)) as pictures:
+        address = f"https://127.0.0.1:{pictures.getsockname()[1]}/a.png"
+        parts = [{"type": "text", "text": "say=yes"}, {"type": "image_url", "image_url": {"url": address}}]
+        model = Model(litellm=f"{provider}/small", api_base=root, price=Price())
+        call = Call("small", model, ({"role": "user", "content": parts},), {}, 40, api_key="x")
+        assert isinstance(_send(call, blocking), Reply)
+        assert select.select([pictures], [], [], 0)[0] == []
 
 
 @pytest.mark.parametrize("provider", ["openai", "hosted_vllm"])

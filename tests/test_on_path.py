@@ -6,21 +6,25 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
 
 from router import Router, load_policy
+from router.core.answer import Answer
 from router.core.binding import binding
+from router.core.judge import QUESTIONS
 from router.core.tuned import TunedPlan, TunedRung
 from router.models.recording import read_recording
 from router.models.replay import Replay
 from router.spec import write_artefact
 from router.tuning import EvalRun, Tuner, load_run, simulate, tune_task
 from router.tuning.plans import Fitted, Heads
+from router.tuning.result import Applied, Tuning
 from router.tuning.rows import prompt_id
-from tests.tuning_support import DATA, recorded, write_policy, write_rows
+from tests.tuning_support import DATA, LABELS, policy_data, recorded, write_policy, write_rows
 
 Row = dict[str, Any]
 
@@ -89,6 +93,25 @@ def test_route_follows_the_plan_of_each_group(tmp_path: Path) -> None:
     _follow(folder, tmp_path, "colours", recorded(3000), key="language")
 
 
+def _same(made: Tuning, run: EvalRun, folder: Path, rows: Sequence[Row]) -> tuple[Applied, list[Answer]]:
+    """Follow a plan that was written in calls, in columns and row by row, and compare everything that each says."""
+    expected, models = made.apply(run), list(run.models)
+    drafts = [row for row in rows if row.get("about") is None]
+    with Router(folder, backend=Replay(rows)) as router:
+        plan = router.plan("colours")
+        assert plan.standing.force == "tuned"
+        answers = [router.route("colours", row["prompt"]) for row in _in_order(drafts, run)]
+    simulated = simulate(plan, run)
+    assert simulated.model.tolist() == [models.index(answer.model) for answer in answers]
+    assert [round(cost) for cost in simulated.cost_nusd] == [answer.cost_nusd for answer in answers]
+    assert simulated.escalated.tolist() == [answer.escalated for answer in answers]
+    kept = np.array([answer.steps[-1].action == "keep" for answer in answers])
+    assert (expected.answered[~kept] == simulated.model[~kept]).all()
+    assert np.allclose(expected.cost_nusd, simulated.cost_nusd)
+    assert (expected.escalated == simulated.escalated).all()
+    return expected, answers
+
+
 MADE = {
     "gain": (TunedRung("small", 0.72, by="gain"), TunedRung("large")),
     "gate": (TunedRung("small", 0.6, gate=0.8), TunedRung("large")),
@@ -102,6 +125,88 @@ MADE = {
     "panel_given_up": (TunedRung("tiny", 0.8, panel=("small",), low=0.65), TunedRung("large")),
     "panel_gated": (TunedRung("tiny", 0.8, gate=0.62, panel=("small",)), TunedRung("large")),
 }
+
+
+PANEL = ("tiny", "judge:mid", "small", "p_true:tiny")
+ASKED = {
+    "question": (TunedRung("tiny", 0.8, panel=PANEL[1:2]), TunedRung("large")),
+    "question_by_gain": (TunedRung("tiny", 0.75, by="gain", panel=PANEL[1:2]), TunedRung("large")),
+    "question_and_member": (TunedRung("tiny", 0.9, panel=PANEL[1:3]), TunedRung("large")),
+    "question_given_up": (TunedRung("tiny", 0.9, panel=PANEL[1:3], low=0.5), TunedRung("large")),
+    "two_questions": (TunedRung("tiny", 0.9, panel=PANEL[1:]), TunedRung("large")),
+    "without_its_question": (TunedRung("tiny", 0.8, panel=PANEL[2:3]), TunedRung("large")),
+}
+
+
+def _questions(rows: Sequence[Row]) -> list[Row]:
+    """What a judge and the first model itself say of its drafts: mostly right, at times nonsense or nothing at all."""
+    found: list[Row] = []
+    for number, row in enumerate(row for row in rows if row["model"] == "x/tiny" and row["response"] in LABELS):
+        dice = Random(f"question {number}")
+        right = (row["response"] == row["reference"]) == (dice.random() < 0.85)
+        said = {"judge:mid": '{"draft_grade": %s}' % (0.9 if right else 0.2), "p_true:tiny": "yes" if right else "no"}
+        for key, text in said.items():
+            kind, _, model = key.partition(":")
+            system, user = QUESTIONS[kind].messages(({"role": "user", "content": row["prompt"]},), row["response"])
+            reply: Row = {"response": "I would rather not say." if dice.random() < 0.1 else text}
+            if dice.random() < 0.05:
+                reply = {"error": {"fault": "bad_request", "status": 400}, "cost_usd": 0.0}
+            found.append(
+                {
+                    "name": key,
+                    "about": "tiny",
+                    "model": f"x/{model}",
+                    "prompt_id": row["prompt_id"],
+                    "task": row["task"],
+                    "system": system["content"],
+                    "prompt": user["content"],
+                    "cost_usd": round(0.00005 * dice.uniform(0.8, 1.2), 9),
+                    "latency_s": 0.1,
+                    **reply,
+                }
+            )
+    return found
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_every_panel_with_a_question_is_followed(tmp_path: Path, name: str) -> None:
+    """Flow, vectorised tuning and simulation agree on what a question adds, what it costs and where it says nothing."""
+    models = ("tiny", "small", "large")
+    members = ["tiny", {"judge": "mid"}, "small", {"p_true": "tiny"}]
+    data = policy_data(models, ladder=[{"panel": members}, "large"])
+    data["models"]["mid"] = {"litellm": "x/mid", "price": data["models"]["tiny"]["price"]}
+    folder = tmp_path / "policies"
+    folder.mkdir()
+    (folder / "policy.yml").write_text(json.dumps(data), encoding="utf-8")
+    drafts = recorded(400, models=models)
+    rows = [*drafts, *_questions(drafts)]
+    run = load_run(write_rows(tmp_path / "run.jsonl", rows), "colours", policies=folder)
+    assert run.panels == (PANEL,)
+    asked = run.questions["judge:mid"]
+    assert 0.8 < asked.answered.mean() < 1.0
+    assert 0.02 < np.isnan(asked.value[asked.answered]).mean() < 0.2
+    tuner = Tuner(run)
+    found = tuner.tune(0.1, at_confidence=0.8)
+    fits, columns = tuner.trained, tuner.trained.train.names
+    heads = {
+        model: Heads((fits.confidence(at).calibrator,), (fits.gain(at, 2).calibrator,))
+        for at, model in enumerate(models)
+    }
+    keys = [key for rung in ASKED[name] for key in rung.keys][:-1]
+    states = [tuple(keys[:size]) for size in range(2, len(keys) + 1)]
+    places = {state: tuple(columns.index(key) for key in state) for state in states}
+    panels = {
+        state: Heads((fits.panel(at).calibrator,), (fits.panel(at, 2).calibrator,)) for state, at in places.items()
+    }
+    made = replace(found, plan=TunedPlan(ASKED[name]), fitted=Fitted(heads, panels))
+    if made.certificate is None:
+        made = replace(made, certificate=Tuner(run).tune(0.6, at_confidence=0.6).certificate)
+    litellm = {model: f"x/{model}" for model in models}
+    write_artefact(folder, made.artefact(litellm, binds_to=binding(load_policy(folder), "colours")))
+    expected, answers = _same(made, run, folder, rows)
+    assert 0.02 < expected.escalated.mean() < 0.98
+    with_question = name != "without_its_question"
+    assert with_question == any(attempt.model == "mid" for answer in answers for attempt in answer.attempts)
 
 
 @pytest.mark.parametrize("name", MADE)
@@ -127,18 +232,7 @@ def test_every_kind_of_plan_is_followed(tmp_path: Path, name: str) -> None:
     made = replace(found, plan=TunedPlan(MADE[name]), fitted=Fitted(heads, panels))
     litellm = {model: f"x/{model}" for model in models}
     write_artefact(folder, made.artefact(litellm, binds_to=binding(load_policy(folder), "colours")))
-    expected = made.apply(run)
-    with Router(folder, backend=Replay(rows)) as router:
-        plan = router.plan("colours")
-        answers = [router.route("colours", row["prompt"]) for row in _in_order(rows, run)]
-    simulated = simulate(plan, run)
-    assert simulated.model.tolist() == [models.index(answer.model) for answer in answers]
-    assert [round(cost) for cost in simulated.cost_nusd] == [answer.cost_nusd for answer in answers]
-    assert simulated.escalated.tolist() == [answer.escalated for answer in answers]
-    kept = np.array([answer.steps[-1].action == "keep" for answer in answers])
-    assert (expected.answered[~kept] == simulated.model[~kept]).all()
-    assert np.allclose(expected.cost_nusd, simulated.cost_nusd)
-    assert (expected.escalated == simulated.escalated).all()
+    expected, _ = _same(made, run, folder, rows)
     assert len(MADE[name]) == 1 or 0.02 < expected.escalated.mean() < 0.98 or MADE[name][0].threshold is None
 
 

@@ -208,7 +208,7 @@ def test_what_is_settled_cannot_change_and_what_is_hopeless_cannot_settle(votes:
             assert not settled(whole, size)
 
 
-@given(st.lists(st.tuples(*[st.builds(Vote, answers, sure)] * 3), min_size=1, max_size=20), st.integers(2, 3))
+@given(st.lists(st.tuples(*[st.builds(Vote, answers, sure)] * 3), min_size=1, max_size=20), st.integers(1, 3))
 def test_columns_say_what_calls_say(rows: list[tuple[Vote, ...]], size: int) -> None:
     """Whole columns and row by row, the leading member and every signal."""
     said = [np.array([row[at].value for row in rows], dtype=object) for at in range(size)]
@@ -238,3 +238,22 @@ def test_a_policy_may_name_a_panel(tmp_path: Path) -> None:
     """It loads as plain data."""
     (tmp_path / "p.yml").write_text(POLICY.replace("PANEL", "[a, b]"), encoding="utf-8")
     assert load_policy(tmp_path).tasks["t"].ladder == (PanelRung(("a", "b")), "large")
+
+
+# Questions about the first draft
+
+
+def test_before_tuning_no_question_is_asked(tmp_path: Path) -> None:
+    """A panel of one model and a question does what the model alone does, whether its draft is kept or not."""
+    answer, actions = asked(tmp_path, {"a": "bug"}, ("a", "{judge: b}"), policy=POLICY.replace("0.8", "0.5"))
+    assert (answer.model, actions) == ("a", [("a", "accept")])
+    answer, actions = asked(tmp_path, {"a": "hm", "large": "bug"}, ("a", "{judge: b}"))
+    assert (answer.model, actions) == ("large", [("a", "escalate"), ("large", "accept")])
+
+
+def test_a_question_has_no_vote(tmp_path: Path) -> None:
+    """Of a judge and two models the two are all that can agree."""
+    answer, actions = asked(tmp_path, {"a": "bug", "b": "bug"}, ("a", "{judge: c}", "b"))
+    assert (answer.model, actions) == ("a", [("a", "next"), ("c", "skip"), ("b", "accept")])
+    assert answer.steps[1].reason == "a question about a draft is asked by a tuned plan only"
+    assert answer.steps[2].reason.startswith("2 of 2 members give this answer; ")

@@ -335,8 +335,8 @@ class Bad:
 
 
 NO_RUNG = (
-    "a rung is the name of a model, or `{panel: [a, b]}` of two to eight; fallbacks are part of the grammar but not "
-    "built yet"
+    "a rung is the name of a model, or `{panel: [a, b]}` of two to eight, each a model or one question such as "
+    "`{judge: c}`; fallbacks are part of the grammar but not built yet"
 )
 NOT_BUILT = "is part of the grammar but not built yet; remove it"
 KINDS = "name exactly one kind of choice, number, json, pattern, text; found "
@@ -619,6 +619,50 @@ BAD = {
         "model",
         "tasks.t.ladder.0",
         7,
+    ),
+    "question_before_any_draft": Bad(
+        THREE.replace("[small, large]", "[{panel: [{judge: other}, small]}, large]"),
+        "a panel begins with a model that drafts; a question is about the draft of the first member",
+        "tasks.t.ladder.0.panel.0",
+        8,
+    ),
+    "question_to_a_stranger": Bad(
+        THREE.replace("[small, large]", "[{panel: [small, {judge: othr}]}, large]"),
+        "unknown model 'othr'; did you mean 'other'?",
+        "tasks.t.ladder.0.panel.1",
+        8,
+    ),
+    "judge_of_its_own_answers": Bad(
+        THREE.replace("[small, large]", "[{panel: [small, {judge: large}]}, large]"),
+        "'large' is 'large' of the ladder, and would judge its own answers; ask another",
+        "tasks.t.ladder.0.panel.1",
+        8,
+    ),
+    "judge_of_its_own_answers_by_another_name": Bad(
+        THREE.replace("[small, large]", "[{panel: [small, {judge: other}]}, large]").replace("a/other", "a/small"),
+        "'other' is 'small' of the ladder, and would judge its own answers; ask another",
+        "tasks.t.ladder.0.panel.1",
+        8,
+    ),
+    "two_judges": Bad(
+        THREE.replace("[small, large]", "[{panel: [small, {stated: other}, {stated: small}]}, large]"),
+        "the panel asks 'stated' twice, which is one signal; ask one model",
+        "tasks.t.ladder.0.panel.2",
+        8,
+    ),
+    "question_in_two_panels": Bad(
+        THREE.replace(
+            "[small, large]", "[{panel: [small, {stated: other}]}, {panel: [other, {stated: other}]}, large]"
+        ),
+        "'stated: other' stands twice in the ladder; ask it in one panel",
+        "tasks.t.ladder.1.panel.1",
+        8,
+    ),
+    "question_of_two_kinds": Bad(
+        THREE.replace("[small, large]", "[{panel: [small, {judge: other, stated: other}]}, large]"),
+        NO_RUNG,
+        "tasks.t.ladder.0",
+        8,
     ),
     "agree_on_without_json": Bad(
         CHOICE + "    agree_on: [answer]\n",

@@ -25,6 +25,8 @@ ABOUT: dict[str, str] = {
     "sample": "samples: answers of a model that was asked again",
     "escalation": "escalations: answers of every rung above",
     "judge": "a judge's verdicts on drafts",
+    "p_true": "P(True): a model's yes or no to a draft",
+    "stated": "stated confidence: the chance that a model gives a draft",
     "retry": "retries: answers that came at the second try or later",
     "invalid": "invalid drafts: replies that did not fit the answer kind",
     "failed": "failed requests, as far as the provider bills them",

@@ -200,7 +200,11 @@ def _accept(rung: Rung) -> str:
 
 
 def _least_bound_nusd(plan: Plan, rung: Rung) -> int | None:
-    """The upper bound of a request to a rung with an empty prompt."""
+    """The upper bound of a request to a rung with an empty prompt; a question has a bound of its own."""
+    from router.core.judge import MOST_OUTPUT_TOKENS
+
+    if rung.kind:
+        return rung.rates.upper_nusd(0, MOST_OUTPUT_TOKENS, plan.task.deadline_s)
     longest = min(filter(None, (plan.task.max_output_tokens, rung.max_output_tokens)), default=None)
     return rung.rates.upper_nusd(0, longest, plan.task.deadline_s)
 
@@ -271,7 +275,7 @@ def _stray_tuned(loaded: Loaded) -> list[str]:
 def _dearer_first(plan: Plan) -> list[str]:
     """Rungs that cost at least as much for every token as the one above them: climbing would save."""
     found = []
-    for rung, above in pairwise(plan.rungs):
+    for rung, above in pairwise(rung for rung in plan.rungs if not rung.kind):
         here, there = ((one.price.input_usd_per_mtok, one.price.output_usd_per_mtok) for one in (rung, above))
         pairs = [(a, b) for a, b in zip(here, there, strict=True) if a is not None and b is not None]
         if (

@@ -120,7 +120,7 @@ def _print(report: dict[str, Any], plan: Plan, local: str) -> None:
     line("what it would save", f"{at} {percent(report['would_answer'])} of the calls itself")
     if report["accuracy_there"] is not None:
         line("", f"and is right in {percent(report['accuracy_there'])} of them")
-    others = [rung.name for rung in plan.rungs if rung.name != local]
+    others = [rung.name for rung in plan.rungs if rung.name != local and not rung.kind]
     if not report["would_answer"]:
         line("", "so it would only add its own draft: label more texts, or lower the threshold")
     elif others:

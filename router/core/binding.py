@@ -11,14 +11,16 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from router.core.ladder import model_of, places
-from router.core.policy import PanelRung, Policy
+from router.core.judge import QUESTIONS
+from router.core.ladder import kind_of, model_of, panels, places
+from router.core.policy import Policy
 from router.core.signals import SIGNALS_VERSION
 
 # How each part is called when it no longer matches.
 PARTS: dict[str, str] = {
     "ladder": "the ladder",
     "panels": "the panels of the ladder",
+    "questions": "what a question about a draft asks",
     "models": "a model's name or parameters",
     "params": "the task's parameters",
     "system": "the system text",
@@ -33,7 +35,7 @@ PARTS: dict[str, str] = {
 }
 
 # What answers do not depend on, only which of them is given.
-_OF_THE_PLAN = ("ladder", "panels", "models", "group", "agree_on", "own_signals")
+_OF_THE_PLAN = ("ladder", "panels", "questions", "models", "group", "agree_on", "own_signals")
 
 
 def binding(policy: Policy, task: str, *, own_check: bool = False, own_signals: Collection[str] = ()) -> dict[str, Any]:
@@ -42,7 +44,8 @@ def binding(policy: Policy, task: str, *, own_check: bool = False, own_signals: 
     asked = places(one.ladder)
     return {
         "ladder": [place.key for place in asked],
-        "panels": [list(rung.panel) for rung in one.ladder if isinstance(rung, PanelRung)],
+        "panels": [list(keys) for keys in panels(one.ladder)],
+        "questions": {place.kind: _question(place.kind) for place in asked if place.kind},
         "models": {place.model: _model(policy, place.model) for place in asked},
         "params": _plain(one.params),
         "system": None if one.system is None else digest(one.system),
@@ -74,7 +77,7 @@ def changed(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
                 for name in before or ()
                 if name not in (after or ())
             ]
-        elif before != after and (part in then or after not in (None, False, [])):
+        elif before != after and (part in then or after not in (None, False, [], {})):
             found.append(words if part in ("system", "answer") else f"{words} was {before!r}, is now {after!r}")
     return found
 
@@ -82,6 +85,8 @@ def changed(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def row_binding(bound: Mapping[str, Any], model: str) -> dict[str, str]:
     """The binding of one model's answers, short enough to stand in every row of an eval run."""
     parts = {**bound["models"][model_of(model)], **{name: bound[name] for name in bound if name not in _OF_THE_PLAN}}
+    if kind := kind_of(model):
+        parts["question"] = bound["questions"][kind]
     return {name: digest(value)[:8] for name, value in parts.items()}
 
 
@@ -94,6 +99,10 @@ def digest(value: Any) -> str:
     """A short digest of a value, the same for equal JSON."""
     text = json.dumps(value, sort_keys=True, default=str, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _question(kind: str) -> str:
+    return digest([QUESTIONS[kind].instructions, dict(QUESTIONS[kind].schema or {})])
 
 
 def _model(policy: Policy, name: str) -> dict[str, Any]:

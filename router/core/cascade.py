@@ -8,21 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple, NoReturn
+from typing import Any, Literal, NoReturn
 
 from router.core import compose
 from router.core.answer import Action, Answer, Attempt, Step, climbed, costs
-from router.core.call import Call, Failure, Reply, Usage, input_tokens_bound
-from router.core.checks import REFUSED, Verdict
+from router.core.baseline import baseline, price_of
+from router.core.call import Call, Failure, Reply, Usage, has_media, input_tokens_bound
+from router.core.checks import Verdict
 from router.core.counters import Line, Refusal, Unbounded
-from router.core.decision import Judged, first_probability, judge, judge_panel, skip_reason
+from router.core.decision import Judged, first_probability, judge, skip_reason
 from router.core.effects import Ask, Asked, CountTokens, Do, Effect, Finish, Flow, ReadClock, Request, Reserve, Wait
-from router.core.endings import Endings
+from router.core.endings import Endings, failed
 from router.core.faults import FAULTS
-from router.core.panel import Vote, leading, panel_signals
+from router.core.judge import QUESTIONS
+from router.core.panel import Vote
+from router.core.panel_state import Draft, PanelState
 from router.core.plan import NOT_IN_PLAN, Plan, Rung
 from router.core.pricing import total
-from router.core.reading import draft_signals, prompt_signals
+from router.core.reading import draft_signals, prompt_signals, verdict_of
 from router.core.signals import compared
 from router.core.tools import marked, rung_of
 from router.errors import RouterError
@@ -33,19 +36,6 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
 
 def _raise(error: RouterError) -> NoReturn:
     raise error
-
-
-class _Draft(NamedTuple):
-    """A reply that was judged."""
-
-    place: int
-    reply: Reply
-    verdict: Verdict
-    usage: Usage | None
-    """As recorded: estimated where the provider reported none."""
-    signals: Mapping[str, float]
-    step: Step | None = None
-    """What was decided of it."""
 
 
 def cascade(plan: Plan, request: Request, budgets: Sequence[Line] = ()) -> Flow:
@@ -79,8 +69,8 @@ class _Climb:
         self.steps: list[Step] = []
         self.attempts: list[Attempt] = []
         self.elapsed_s = 0.0
-        self.held: _Draft | None = None
-        self.panel: list[tuple[_Draft, Vote]] = []  # Of the rung that is being asked, where that is a panel.
+        self.held: Draft | None = None
+        self.panel = PanelState()
         self.given_up: int | None = None  # The rung of a panel whose other members are not asked.
         self.goes_on: int | None = None
         self.shown = False
@@ -96,30 +86,88 @@ class _Climb:
         for index, rung in enumerate(self.plan.rungs):
             if self._passed_over(index):
                 continue
-            call = compose.call(self.plan, index, self.request)
-            if not self._surely_fits(rung.context_tokens) and (yield from self._too_long(call, rung.context_tokens)):
-                self._step(index, "skip", f"the prompt is longer than its {rung.context_tokens} tokens of context")
-                continue
-            yield from self._read_clock()
-            if self._out_of_time():
-                return self._kept(index, "the deadline passed") or _raise(self.endings.deadline())
-            upper = compose.upper_nusd(rung, call, self.request, self.input_bound)
-            if (attempts := self._affordable(upper)) == 0:
-                kept = self._kept(index, "the cost limit leaves no room for it")
-                spent = self._spent_upper()
-                return kept or _raise(self.endings.cost_limit(rung, call, upper, spent, self.input_bound))
-            if self.budgets and (kept := (yield from self._reserve(index, call, upper))):
-                return kept
-            live = self.request.stream and rung.threshold is None
-            ask = Ask(rung.level, call, attempts, rung.rates, upper, live, index, rung.purpose)
-            draft = self._read(index, (yield ask))
-            if draft is None:
-                continue
-            if draft.step and draft.step.action == "accept":
-                return self._answer(draft)
-            if draft.verdict.valid:
-                self.held = draft
+            answer = yield from (self._question(index) if rung.kind else self._draft(index))
+            if answer:
+                return answer
         return self._ended()
+
+    def _draft(self, index: int) -> Generator[Effect, Any, Answer | None]:
+        """Ask a model for its draft; the answer of the call where it ends here."""
+        rung = self.plan.rungs[index]
+        call = compose.call(self.plan, index, self.request)
+        if (yield from self._exceeds(call, rung.context_tokens, self.input_bound)):
+            self._step(index, "skip", f"the prompt is longer than its {rung.context_tokens} tokens of context")
+            return None
+        yield from self._read_clock()
+        if self._out_of_time():
+            return self._kept(index, "the deadline passed") or _raise(self.endings.deadline())
+        upper = compose.upper_nusd(rung, call, self.request, self.input_bound)
+        if (attempts := self._affordable(upper)) == 0:
+            kept = self._kept(index, "the cost limit leaves no room for it")
+            spent = self._spent_upper()
+            return kept or _raise(self.endings.cost_limit(rung, call, upper, spent, self.input_bound))
+        if self.budgets and (kept := (yield from self._reserve(index, call, upper))):
+            return kept
+        live = self.request.stream and rung.threshold is None
+        ask = Ask(rung.level, call, attempts, rung.rates, upper, live, index, rung.purpose)
+        return self._done(self._read(index, (yield ask)))
+
+    def _question(self, index: int) -> Generator[Effect, Any, Answer | None]:
+        """Ask about the draft of the panel's first member; what fails or has no room is done without."""
+        rung = self.plan.rungs[index]
+        first = self.panel.first(rung)
+        assert rung.kind
+        assert first
+        question, text = QUESTIONS[rung.kind], first.reply.text
+        known = question.foregone(self.request.messages, text, self.plan.task.answer, first.verdict)
+        if known is not None:
+            return self._done(self._told(index, known, ()))
+        request = compose.question(rung, self.request, text)
+        call, bound = compose.call(self.plan, index, request), input_tokens_bound(request.messages)
+        upper = compose.upper_nusd(rung, call, request, bound)
+        if why := (yield from self._no_room(index, call, upper, bound)):
+            self._step(index, "skip", why)
+            return None
+        ask = Ask(rung.level, call, self._affordable(upper), rung.rates, upper, False, index, rung.purpose)
+        asked: Asked = yield ask
+        self.attempts += asked.attempts
+        self.elapsed_s = asked.elapsed_s
+        if isinstance(asked.outcome, Failure):
+            self._step(index, "fail", failed(asked.outcome, asked.attempts), asked.attempts)
+            return None
+        return self._done(self._told(index, question.signals(asked.outcome), asked.attempts))
+
+    def _no_room(self, index: int, call: Call, upper: int | None, bound: int | None) -> Generator[Effect, Any, str]:
+        """Why a question is not sent, or ""."""
+        rung = self.plan.rungs[index]
+        if (yield from self._exceeds(call, rung.context_tokens, bound)):
+            return f"the question is longer than its {rung.context_tokens} tokens of context"
+        yield from self._read_clock()
+        if self._out_of_time():
+            return "the deadline passed"
+        if self._affordable(upper) == 0:
+            return "the cost limit leaves no room for it"
+        if upper is None and any(line.counter.unit == "usd" for line in self.budgets):
+            return "nothing bounds what it costs, and a budget is in force"
+        if self.budgets and (yield self._reservation(index, upper)) is not None:
+            return "a budget has no room for it"
+        return ""
+
+    def _told(self, index: int, signals: Mapping[str, float], attempts: tuple[Attempt, ...]) -> Draft:
+        """What a panel says with the answer to a question: whose draft leads, and what follows."""
+        rung = self.plan.rungs[index]
+        self.panel.tell(signals)
+        led, judged, together = self.panel.judge(rung)
+        told = ", ".join(f"{name} {value:.3f}" for name, value in signals.items()) or f"no {rung.kind}"
+        return self._decided(index, led, judged._replace(reason=f"{told}; {judged.reason}"), together, attempts)
+
+    def _done(self, draft: Draft | None) -> Answer | None:
+        """The answer of the call, where this draft is it; else it is held when it is usable."""
+        if draft is not None and draft.step and draft.step.action == "accept":
+            return self._answer(draft)
+        if draft is not None and draft.verdict.valid:
+            self.held = draft
+        return None
 
     def _ended(self) -> Answer:
         """What is left when every rung has been asked: the best usable draft, if there is one."""
@@ -134,9 +182,7 @@ class _Climb:
             why = compose.unbounded(self.plan.rungs[index], call, self.request, self.input_bound)
             return self._at_limit(index, Unbounded(in_dollars[0], why))
         pause_s, began_s = _FIRST_PAUSE_S, self.elapsed_s
-        level = self.plan.rungs[index].level
-        reserve = Do(Reserve(upper, level > self.first and not climbed(self.attempts, self.first)))
-        while (found := (yield reserve)) is not None:
+        while (found := (yield self._reservation(index, upper))) is not None:
             if isinstance(found, RouterError):
                 raise found
             waits = found.line.counter.at_limit == "wait" and self.request.deadline_s is not None
@@ -147,6 +193,11 @@ class _Climb:
             pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
         return None
 
+    def _reservation(self, index: int, upper: int | None) -> Effect:
+        """Room in every budget for a request to a place."""
+        level = self.plan.rungs[index].level
+        return Do(Reserve(upper, level > self.first and not climbed(self.attempts, self.first)))
+
     def _at_limit(self, index: int, found: Refusal | Unbounded) -> Answer:
         """What becomes of a call that a budget has no room for."""
         why, before = found.why(), self.endings.history()
@@ -155,7 +206,7 @@ class _Climb:
         self._step(index, "skip", why)  # On record, too: a refused call may have no other step.
         raise self.endings.budget(self.plan.rungs[index].name, found, before)
 
-    def _read(self, index: int, asked: Asked) -> _Draft | None:
+    def _read(self, index: int, asked: Asked) -> Draft | None:
         """The draft of a rung that was asked; `None` where it gave none."""
         self.attempts += asked.attempts
         self.elapsed_s, self.shown = asked.elapsed_s, asked.shown
@@ -166,9 +217,7 @@ class _Climb:
         return self._judge(index, asked.outcome, asked.attempts)
 
     def _check_input(self, limit: int | None) -> Generator[Effect, Any, None]:
-        if self._surely_fits(limit):
-            return
-        if (yield from self._too_long(compose.call(self.plan, 0, self.request), limit)):
+        if (yield from self._exceeds(compose.call(self.plan, 0, self.request), limit, self.input_bound)):
             raise self.endings.too_long(limit)
 
     def _passed_over(self, index: int) -> bool:
@@ -194,16 +243,24 @@ class _Climb:
         known = {} if rung.gate is None else prompt_signals(rung, self.request)
         if not bound and (why := skip_reason(rung, known, self.down)):
             return why
+        if rung.kind:
+            return self._nothing_to_ask(rung)
         lacking = compose.lacking(rung, self.request)
         return f"it cannot take {lacking}; if it can, say so in its `capabilities:`" if lacking else ""
 
-    def _surely_fits(self, limit: int | None) -> bool:
-        """Whether the prompt is within a limit without counting: counting is slow, and rarely needed."""
-        return limit is None or (self.input_bound is not None and self.input_bound <= limit)
+    def _nothing_to_ask(self, rung: Rung) -> str:
+        """Why a question about the draft of the panel's first member cannot be asked, or ""."""
+        first = self.panel.first(rung)
+        if first is None or first.reply.tool_calls:
+            return "there is no draft of the panel's first member to ask about"
+        return "it reads text only" if has_media(self.request.messages) else ""
 
-    def _too_long(self, call: Call, limit: int | None) -> Generator[Effect, Any, bool]:
+    def _exceeds(self, call: Call, limit: int | None, bound: int | None) -> Generator[Effect, Any, bool]:
+        """Whether a prompt is over a limit; counting is slow, and only done where its bound does not tell."""
+        if limit is None or (bound is not None and bound <= limit):
+            return False
         counted: int = yield Do(CountTokens(call))
-        return limit is not None and counted > limit
+        return counted > limit
 
     def _read_clock(self) -> Generator[Effect, Any, None]:
         if self.request.deadline_s is not None and self.attempts:  # A check of the caller's own may have been slow.
@@ -235,10 +292,7 @@ class _Climb:
         self.steps.append(Step(place.level, place.name, action, reason, cost_nusd=cost, attempts=len(attempts)))
 
     def _failed(self, index: int, failure: Failure, attempts: tuple[Attempt, ...]) -> None:
-        tries = f" after {len(attempts)} attempts" if len(attempts) > 1 else ""
-        status = f" (HTTP {failure.status})" if failure.status else ""
-        why = failure.detail or FAULTS[failure.fault].why
-        self._step(index, "fail", f"{failure.fault}{status}{tries}: {why}", attempts)
+        self._step(index, "fail", failed(failure, attempts), attempts)
         then = FAULTS[failure.fault].then
         if then == "on_filter":
             then = self.plan.task.on_filter
@@ -247,26 +301,40 @@ class _Climb:
         if then == "raise":
             raise self.endings.refused(failure)
 
-    def _judge(self, index: int, reply: Reply, attempts: tuple[Attempt, ...]) -> _Draft:
+    def _judge(self, index: int, reply: Reply, attempts: tuple[Attempt, ...]) -> Draft:
         rung = self.plan.rungs[index]
-        verdict = self._verdict(reply)
+        verdict = verdict_of(self.plan, self.request, reply)
         # Members of a panel are compared with all others, not with the one before.
         before = None if rung.members > 1 else self.before
         agree_on = self.plan.task.agree_on
         signals: Mapping[str, float] = draft_signals(rung, self.request, reply, verdict, before, agree_on)
         self.before = verdict
-        draft = _Draft(index, reply, verdict, attempts[-1].usage, signals)
+        draft = Draft(index, reply, verdict, attempts[-1].usage, signals)
         # Who goes on after tool calls does so alone.
         if rung.members > 1 and self.goes_on is None:
-            draft, judged, signals = self._judge_panel(rung, draft)
+            value = compared(verdict.value, agree_on) if verdict.valid else None
+            self.panel.add(rung, draft, Vote(value, first_probability(rung.alone, signals)))
+            draft, judged, together = self.panel.judge(rung)
+            signals = {**signals, **together}
         else:
             judged = judge(rung, signals, verdict.problem)
+        if index < len(self.plan.rungs) - 1:
+            self.usage_below = reply.usage
+        return self._decided(index, draft, judged, signals, attempts)
+
+    def _decided(
+        self, index: int, draft: Draft, judged: Judged, signals: Mapping[str, float], attempts: tuple[Attempt, ...]
+    ) -> Draft:
+        """The draft that leads, with the step of the place that was asked last."""
+        rung = self.plan.rungs[index]
+        if judged.give_up:
+            self.given_up = rung.level
         action: Action = "accept" if judged.keep else "escalate"
         reason = judged.reason
         if not judged.keep and rung.member < rung.members - 1 and self.given_up != rung.level:
             action = "next"
         if judged.keep and not draft.verdict.valid and self.held is not None and not self.shown:
-            action, reason = "fail", f"the last rung's answer {verdict.problem}"
+            action, reason = "fail", f"the last rung's answer {draft.verdict.problem}"
         step = Step(
             rung.level,
             rung.name,
@@ -280,34 +348,7 @@ class _Climb:
             signals,
         )
         self.steps.append(step)
-        if index < len(self.plan.rungs) - 1:
-            self.usage_below = reply.usage
         return draft._replace(step=step)
-
-    def _judge_panel(self, rung: Rung, draft: _Draft) -> tuple[_Draft, Judged, Mapping[str, float]]:
-        """What a panel says with one more draft: whose draft leads, what follows, and the signals of the new one."""
-        if rung.member == 0:
-            self.panel = []
-        value = compared(draft.verdict.value, self.plan.task.agree_on) if draft.verdict.valid else None
-        self.panel.append((draft, Vote(value, first_probability(rung.alone, draft.signals))))
-        votes = [vote for _, vote in self.panel]
-        led = self.panel[leading(votes) or 0][0]
-        # With a member missing nothing is known of what the others say without it.
-        whole = len(votes) == rung.member + 1
-        together = panel_signals(votes) if len(votes) > 1 and (whole or not rung.tuned) else {}
-        judged = judge_panel(rung, {**led.signals, **together}, votes, led.verdict.problem)
-        if judged.give_up:
-            self.given_up = rung.level
-        return led, judged, {**draft.signals, **together}
-
-    def _verdict(self, reply: Reply) -> Verdict:
-        request = self.request
-        verdict = request.tools.verdict(reply.tool_calls) if request.tools else None
-        if verdict or not request.shape:
-            return verdict or self.plan.check(reply.text)
-        verdict, own = request.shape.check(reply.text), self.plan.own_check
-        refused = verdict.valid and own is not None and not own(verdict.value)
-        return verdict._replace(valid=False, problem=REFUSED) if refused else verdict
 
     def _kept(self, blocked: int | None, why: str) -> Answer | None:
         """The best usable draft so far, when nothing above it can be had; the skipped rung's step says why in full."""
@@ -322,11 +363,12 @@ class _Climb:
         self.steps.append(step)
         return self._answer(self.held)
 
-    def _answer(self, draft: _Draft) -> Answer:
+    def _answer(self, draft: Draft) -> Answer:
         assert draft.step is not None
         spent, rung = costs(self.attempts), self.plan.rungs[draft.place]
-        baseline, source = self._baseline(draft)
-        estimate = self._top_price_of(self.usage_below) if source == "known" else None
+        top = self.plan.rungs[-1]
+        cost, source = baseline(top, self.attempts, draft.reply.usage)
+        estimate = price_of(top, self.usage_below) if source == "known" else None
         return Answer(
             text=draft.reply.text,
             parsed=draft.verdict.value if draft.verdict.valid else None,
@@ -344,7 +386,7 @@ class _Climb:
             cost_nusd=spent.nusd,
             cost_upper_nusd=spent.upper_nusd,
             marginal_cost_nusd=spent.marginal_nusd,
-            baseline_cost_nusd=baseline,
+            baseline_cost_nusd=cost,
             baseline_source=source,
             baseline_estimate_nusd=estimate,
             latency_ms=self.elapsed_s * 1000,
@@ -352,21 +394,3 @@ class _Climb:
             extras=draft.reply.extras,
             response=draft.reply.response,
         )
-
-    def _baseline(self, draft: _Draft) -> tuple[int | None, Literal["known", "estimated", "unknown"]]:
-        """What the top rung alone costs: known where it answered, else its price for the draft's tokens."""
-        top = self.plan.rungs[-1].level
-        asked = [attempt for attempt in self.attempts if attempt.rung == top]
-        if asked and asked[-1].fault is None:
-            cost = total([attempt.amount.nusd for attempt in asked])
-            settled = all(attempt.amount.state == "settled" for attempt in asked)
-            return cost, "unknown" if cost is None else "known" if settled else "estimated"
-        cost = self._top_price_of(draft.reply.usage)
-        return cost, "unknown" if cost is None else "estimated"
-
-    def _top_price_of(self, usage: Usage | None) -> int | None:
-        rates = self.plan.rungs[-1].rates
-        if rates.by_second or usage is None:
-            return None
-        # The top rung's prompt cache is not the draft's, so all input counts as plain input.
-        return rates.plain_nusd(usage.all_input_tokens, usage.all_output_tokens)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from router.core.call import TEMPLATE_TOKENS, Call, Message, byte_length, has_media, input_tokens_bound
 from router.core.effects import Request
+from router.core.judge import MOST_OUTPUT_TOKENS, QUESTIONS
 from router.core.plan import Plan, Rung
 from router.core.pricing import tier_name
 from router.core.tools import translated
@@ -19,6 +21,10 @@ _TIER_PARAMS = ("service_tier", "speed", "inference_geo")
 def call(plan: Plan, index: int, request: Request) -> Call:
     """The call that a rung is sent."""
     rung, task = plan.rungs[index], plan.task
+    if rung.kind:
+        params = {**QUESTIONS[rung.kind].params_for(rung.can), **rung.model.params}
+        key = _key(rung, request)
+        return Call(rung.name, rung.model, request.messages, params, MOST_OUTPUT_TOKENS, key, request.headers)
     params = {**task.params, **request.params, **rung.model.params}
     messages = translated(request.messages, index)
     if request.tools:
@@ -28,16 +34,27 @@ def call(plan: Plan, index: int, request: Request) -> Call:
             params["response_format"] = request.shape.response_format()
         else:
             messages = _instructed(messages, request.shape.instruction())
-    keys = request.keys
     return Call(
         rung.name,
         rung.model,
         messages,
         params,
         _smaller(task.max_output_tokens, request.max_output_tokens),
-        (keys.get(rung.name) or keys.get(rung.model.litellm.partition("/")[0])) if keys else None,
+        _key(rung, request),
         request.headers,
     )
+
+
+def question(rung: Rung, request: Request, draft: str) -> Request:
+    """What is asked about a draft, in place of what the caller asks."""
+    messages = QUESTIONS[rung.kind or ""].messages(request.messages, draft)
+    return replace(request, messages=messages, params={}, stream=False, tools=None, shape=None)
+
+
+def _key(rung: Rung, request: Request) -> str | None:
+    """The caller's own key for a rung."""
+    keys = request.keys
+    return (keys.get(rung.name) or keys.get(rung.model.litellm.partition("/")[0])) if keys else None
 
 
 def lacking(rung: Rung, request: Request) -> str:

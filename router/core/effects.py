@@ -46,7 +46,7 @@ class Request:
     """The value of the metadata key that the task's `group:` names."""
 
 
-Purpose = Literal["panel", "sample"]
+Purpose = Literal["panel", "sample", "judge", "p_true", "stated"]
 
 
 class Ask(NamedTuple):

@@ -10,7 +10,7 @@ from router.core.answer import Attempt, Step
 from router.core.call import Call, Failure
 from router.core.counters import Refusal, Unbounded
 from router.core.effects import Request
-from router.core.faults import Fault
+from router.core.faults import FAULTS, Fault
 from router.core.plan import Plan, Rung
 from router.core.pricing import usd
 from router.errors import (
@@ -127,3 +127,10 @@ class Endings:
             "task": self._plan.task_name,
             "attempts": tuple(self._attempts),
         }
+
+
+def failed(failure: Failure, attempts: Sequence[Attempt]) -> str:
+    """Why a place that was asked gave nothing."""
+    tries = f" after {len(attempts)} attempts" if len(attempts) > 1 else ""
+    status = f" (HTTP {failure.status})" if failure.status else ""
+    return f"{failure.fault}{status}{tries}: {failure.detail or FAULTS[failure.fault].why}"

@@ -37,8 +37,8 @@ class Unbuilt:
 
 
 Name = Annotated[str, Limit(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}$")]
-# A model of a ladder; `small#2` is the second time that a panel asks `small`.
-Key = Annotated[str, Limit(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}(#[2-8])?$")]
+# A place of a ladder: a model, `small#2` for the second time that a panel asks `small`, or `judge:mid` for a question.
+Key = Annotated[str, Limit(pattern=r"^((judge|p_true|stated):)?[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}(#[2-8])?$")]
 Share = Annotated[float, Limit(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Limit(gt=0.0)]
 Count = Annotated[int, Limit(ge=1)]

@@ -111,10 +111,27 @@ class Question:
         shape = {"name": self.name, "schema": dict(self.schema), "strict": True}
         return {"response_format": {"type": "json_schema", "json_schema": shape}}
 
+    def params_for(self, can: Callable[[str], bool | None]) -> dict[str, Any]:
+        """Parameters for a model that is known to have these capabilities."""
+        found = self.params() if can("json_schema") else {}
+        return {**found, "logprobs": True} if self.wants_logprobs and can("logprobs") else found
+
     def signals(self, reply: Reply) -> dict[str, float]:
         """What a reply adds to the signals of the draft; nothing where it is not what was asked for."""
         value = self.read(reply)
         return {} if value is None else {self.name: value}
+
+    def foregone(
+        self, asked: Sequence[Message], draft: str, kind: AnswerKind, verdict: Verdict
+    ) -> dict[str, float] | None:
+        """The signals that are known before anybody is asked, or `None` where somebody has to be.
+
+        A draft that the task's own check refuses is no use, and a worthless one is wrong.
+        """
+        judged = self.name == "judge"
+        if verdict.valid and not (judged and needs_no_judge(asked, draft, kind, verdict)):
+            return None
+        return {self.name: 0.0} if judged else {}
 
 
 def needs_no_judge(asked: Sequence[Message], draft: str, kind: AnswerKind, verdict: Verdict) -> str:

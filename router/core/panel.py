@@ -62,14 +62,14 @@ def panel_signals(votes: Sequence[Vote]) -> dict[str, float]:
     }
 
 
-def settled(votes: Sequence[Vote], members: int) -> bool:
-    """Whether more than half of all members gave one answer, so that the rest cannot change it."""
+def settled(votes: Sequence[Vote], voters: int) -> bool:
+    """Whether more than half of all that draft gave one answer, so that the rest cannot change it."""
     lead = leading(votes)
-    return lead is not None and 2 * agreeing(votes, lead) > members
+    return lead is not None and 2 * agreeing(votes, lead) > voters
 
 
-def hopeless(votes: Sequence[Vote], members: int) -> bool:
-    """Whether no answer can reach more than half of all members any more."""
+def hopeless(votes: Sequence[Vote], voters: int) -> bool:
+    """Whether no answer can reach more than half of all that draft any more."""
     lead = leading(votes)
     most = 0 if lead is None else agreeing(votes, lead)
-    return 2 * (most + members - len(votes)) <= members
+    return 2 * (most + voters - len(votes)) <= voters

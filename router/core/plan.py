@@ -10,13 +10,15 @@ from router.core.calibration import Calibrator
 from router.core.checks import Check
 from router.core.effects import Purpose
 from router.core.evidence import BLOCKS
-from router.core.policy import Model, Price, Task
+from router.core.ladder import kind_of
+from router.core.policy import Kind, Model, Price, Task
 from router.core.pricing import Rates
 from router.core.signals import OwnSignal
 from router.core.tuned import By, TunedRung
 from router.core.word_scores import Words, WordSignal
 
 NOT_IN_PLAN = "the plan in force does not ask it"
+UNTUNED = "a question about a draft is asked by a tuned plan only"
 Force = Literal["policy", "tuned", "top"]
 
 
@@ -76,6 +78,10 @@ class Rung:
     """Of a panel's member: the confidence in its draft alone. `calibrators` then say what all drafts so far do."""
     low: float | None = None
     """Do not ask the rest of the panel when the score is below this."""
+    kind: Kind | None = None
+    """What it is asked about the draft of its panel's first member; `None` for a model that drafts."""
+    voters: int = 1
+    """How many of its panel's members draft."""
     rates: Rates = field(init=False, compare=False)
     blocks: frozenset[str] = field(init=False, compare=False)
     """What closer reading some calibrator of it needs; nothing else is read."""
@@ -94,6 +100,8 @@ class Rung:
         """What a request to it is for where it is no first draft of a rung."""
         if not self.member:
             return None
+        if self.kind:
+            return self.kind
         return "panel" if self.key == self.name else "sample"
 
     def can(self, capability: str) -> bool | None:
@@ -182,13 +190,13 @@ def follow(ladder: tuple[Rung, ...], tuned: tuple[TunedRung, ...], panels: Panel
         if one is not None:
             compare_only = index < last and one.threshold is None
             threshold = 1.0 if compare_only else one.threshold
-            rung = replace(rung, threshold=threshold, compare_only=compare_only, tuned=True, by=one.by)
+            rung = replace(rung, threshold=threshold, compare_only=compare_only, tuned=True, by=one.by, skip="")
             rung = replace(rung, calibrators=rung.alone or rung.calibrators, gate=one.gate, member=0, members=1)
             if one.panel:
                 level = next((before.level for before in found if before.key == one.model), rung.level)
                 rung = as_member(replace(rung, low=one.low, level=level), one.keys, panels or {})
             found.append(rung)
-        elif index > last:
+        elif index > last and not rung.kind:
             found.append(replace(rung, threshold=None, spare=True))
         else:
             found.append(replace(rung, skip=NOT_IN_PLAN))
@@ -198,7 +206,8 @@ def follow(ladder: tuple[Rung, ...], tuned: tuple[TunedRung, ...], panels: Panel
 def as_member(rung: Rung, keys: tuple[str, ...], panels: Panels) -> Rung:
     """A rung as a member of the panel with these keys."""
     member = keys.index(rung.key)
-    rung = replace(rung, member=member, members=len(keys), alone=rung.calibrators)
+    voters = sum(kind_of(key) is None for key in keys)
+    rung = replace(rung, member=member, members=len(keys), voters=voters, alone=rung.calibrators)
     if member == 0:
         return rung
     together = panels.get(keys[: member + 1], Panel())

@@ -92,6 +92,7 @@ class Price:
     UTC where a time has no zone. A request costs what is in force when it leaves."""
 
 
+Kind = Literal["judge", "p_true", "stated"]
 Capability = Literal["images", "json_schema", "logprobs", "reasoning", "system", "tools"]
 
 
@@ -125,6 +126,37 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class PanelQuestion:
+    """A question about the draft of a panel's first member: exactly one kind, with the model that is asked.
+
+    It has no vote. What is said enters the confidence that tuning fits; before any tuning it is not asked.
+    """
+
+    __pydantic_config__ = STRICT
+
+    judge: Name | None = None
+    """Another model that grades the draft. It is no other model of the ladder."""
+    p_true: Name | None = None
+    """A model that says yes or no to the draft; with `logprobs` among its parameters, how likely that is."""
+    stated: Name | None = None
+    """A model that states the chance of the draft being right."""
+
+    def __post_init__(self) -> None:
+        if sum(getattr(self, name) is not None for name in self.__slots__) != 1:
+            raise ValueError(f"name exactly one of {', '.join(self.__slots__)}, each with a model")
+
+    @property
+    def kind(self) -> Kind:
+        """What is asked."""
+        return "judge" if self.judge is not None else "p_true" if self.p_true is not None else "stated"
+
+    @property
+    def model(self) -> str:
+        """The model that is asked."""
+        return self.judge or self.p_true or self.stated or ""
+
+
+@dataclass(frozen=True, slots=True)
 class PanelRung:
     """A rung of several cheap models, asked one after the other until enough of them agree.
 
@@ -135,9 +167,10 @@ class PanelRung:
 
     __pydantic_config__ = STRICT
 
-    panel: Annotated[tuple[Name, ...], Limit(min_length=2, max_length=8)]
+    panel: Annotated[tuple[Name | PanelQuestion, ...], Limit(min_length=2, max_length=8)]
     """Models of the panel, in the order in which they are asked. One that stands twice is asked again: a second
-    sample, for which it needs a `temperature` above 0."""
+    sample, for which it needs a `temperature` above 0. A further member may be a question about the first one's draft:
+    `{judge: mid}`, `{p_true: small}` or `{stated: small}`."""
 
 
 @dataclass(frozen=True, slots=True)

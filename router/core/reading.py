@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from router.core.call import Message, Reply, texts
-from router.core.checks import Verdict
+from router.core.checks import REFUSED, Verdict
 from router.core.effects import Request
 from router.core.evidence import read_evidence
-from router.core.plan import Rung
+from router.core.plan import Plan, Rung
 from router.core.signals import agreement, draft_text, read_own, read_signals
 from router.core.word_scores import PROMPT_WORDS
 
@@ -44,3 +44,13 @@ def draft_signals(
         if "draft_words" in rung.needs_words:
             found["draft_words"] = rung.words["draft_words"].chance(draft_text(reply))
     return found
+
+
+def verdict_of(plan: Plan, request: Request, reply: Reply) -> Verdict:
+    """Whether a reply is usable: by the call's tools, by its own shape, or by the task's check."""
+    verdict = request.tools.verdict(reply.tool_calls) if request.tools else None
+    if verdict or not request.shape:
+        return verdict or plan.check(reply.text)
+    verdict, own = request.shape.check(reply.text), plan.own_check
+    refused = verdict.valid and own is not None and not own(verdict.value)
+    return verdict._replace(valid=False, problem=REFUSED) if refused else verdict

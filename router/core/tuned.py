@@ -32,7 +32,7 @@ class TunedRung:
     """Skip this rung when the confidence known from the prompt alone is below this; `null` never skips."""
     panel: Annotated[tuple[Key, ...], Limit(max_length=7)] = ()
     """Further members of a panel that begins with this model, in the order they are asked while no score reaches the
-    threshold; `small#2` asks `small` a second time."""
+    threshold; `small#2` asks `small` a second time, `judge:mid` asks `mid` to judge this model's draft."""
     low: float | None = None
     """Do not ask the rest of the panel when the score is below this; `null` asks all of it."""
 

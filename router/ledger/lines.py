@@ -15,6 +15,8 @@ Line = Literal[
     "sample",
     "escalation",
     "judge",
+    "p_true",
+    "stated",
     "retry",
     "invalid",
     "failed",

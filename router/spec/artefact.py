@@ -20,7 +20,7 @@ from router.core.binding import digest
 from router.core.calibration import Calibrator
 from router.core.evidence import BLOCKS
 from router.core.grammar import STRICT, Key, Limit, Name, Text
-from router.core.ladder import model_of
+from router.core.ladder import KINDS, model_of
 from router.core.panel import PANEL_SIGNALS
 from router.core.params import suggestion
 from router.core.plan import Panel, Panels
@@ -62,7 +62,7 @@ class PanelCalibrators:
     __pydantic_config__ = STRICT
 
     members: Annotated[tuple[Key, ...], Limit(min_length=2, max_length=8)]
-    """Those that have been asked, in order; `small#2` is the second time that `small` is."""
+    """Those that have been asked, in order; `small#2` is the second time that `small` is, `judge:mid` a question."""
     calibrators: Annotated[tuple[Calibrator, ...], Limit(min_length=1, max_length=16)]
     """Confidence in the panel's answer."""
     gain: Annotated[tuple[Calibrator, ...], Limit(max_length=16)] = ()
@@ -349,7 +349,7 @@ def _own_signals(certificate: Certificate | None) -> tuple[str, ...]:
 def _signal_problems(artefact: Artefact, own_signals: Collection[str]) -> Iterator[tuple[str, str]]:
     """What calibrators name that nobody reads, each with its place."""
     for index, panel in enumerate(artefact.panels):
-        if problem := _unknown_signal((*panel.calibrators, *panel.gain), {*FREE_SIGNALS, *PANEL_SIGNALS}):
+        if problem := _unknown_signal((*panel.calibrators, *panel.gain), {*FREE_SIGNALS, *PANEL_SIGNALS, *KINDS}):
             yield problem, f"panels.{index}"
     known = {*own_signals, *_own_signals(artefact.certificate)}
     for index, entry in enumerate(artefact.models):

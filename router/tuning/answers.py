@@ -15,6 +15,7 @@ from router.core.pricing import usd
 from router.errors import NoAnswer
 from router.models import Backend, Facts, origin
 from router.models.recording import logprob_column
+from router.models.replay import outcome_of
 
 Row = dict[str, Any]
 
@@ -108,3 +109,16 @@ def is_final(row: Mapping[str, Any]) -> bool:
 def is_verdict(row: Mapping[str, Any]) -> bool:
     """Whether a row is what a judge said of an answer, and no answer itself."""
     return row.get("judges") is not None
+
+
+def is_question(row: Mapping[str, Any]) -> bool:
+    """Whether a row is what was said about a draft, and no draft itself."""
+    return row.get("about") is not None
+
+
+def reply_of(row: Mapping[str, Any]) -> Reply | None:
+    """The reply of a row that has a text."""
+    if row.get("response") is None:
+        return None
+    found = outcome_of({**row, "model_served": None})
+    return found if isinstance(found, Reply) else None

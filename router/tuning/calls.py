@@ -12,7 +12,7 @@ from router.errors import RecordingError
 from router.models.recording import numbered_rows
 from router.models.replay import key_of_row
 from router.options import Prompt
-from router.tuning.answers import is_final, is_verdict
+from router.tuning.answers import is_final, is_question, is_verdict
 from router.tuning.graders import recorded_mark
 
 Row = Mapping[str, Any]
@@ -97,6 +97,14 @@ class _Reader:
         self._models: dict[str, int] = {}
         self._others: dict[str, int] = {}
 
+    def _add_about(self, call: RecordedCall | None, row: Row, mark: float | None) -> None:
+        """What another model said about an answer: a grade, or what a panel asks."""
+        if call is not None and is_question(row):
+            call.rows.append(row)
+            self._rows.append(row)
+        elif call is not None and mark is not None:
+            call.verdicts[str(row["judges"])] = mark
+
     def add(self, line: int, row: Row) -> None:
         task = row.get("task")
         if self._task is not None and task is not None and task != self._task:
@@ -111,9 +119,8 @@ class _Reader:
             raise self._error(f"has {problem}", line) from None
         key = self._key(row)
         call = self._calls.get(key)
-        if is_verdict(row):  # Behind the answer that it is about.
-            if call is not None and mark is not None:
-                call.verdicts[str(row["judges"])] = mark
+        if is_verdict(row) or is_question(row):  # Behind the answer that it is about.
+            self._add_about(call, row, mark)
             return
         if call is None:
             name = str(key) if isinstance(key, str) else f"line {line}"

@@ -79,7 +79,7 @@ class Chains:
         if main.finished and not side.finished:
             side_share = budget
             side = walk(len(self.alone), self._alone, self.test, self.goal.target, side_share)
-        names, family = self.table.run.models, self.chain.family
+        names, family = self.table.names, self.chain.family
         passed = [
             _Pass(self._alone(at), (TunedRung(names[self.alone[at]]),), None, side_share, side.p_values[at])
             for at in side.passed
@@ -98,7 +98,7 @@ class Chains:
         return self._tried[at]
 
     def _rungs(self, at: int) -> tuple[TunedRung, ...]:
-        names, family = self.table.run.models, self.chain.family
+        names, family = self.table.names, self.chain.family
         setting = self.chain.settings[at].threshold
         if setting is None:
             return (TunedRung(names[direct_to(family)]),)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from router.errors import TuningError
-from router.tuning.runs import EvalRun, LabelSource
+from router.tuning.runs import EvalRun, LabelSource, QuestionColumns
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,11 +34,21 @@ class Cell(NamedTuple):
     """The draft itself, where it is known."""
 
 
+class Told(NamedTuple):
+    """What a question about a draft gave."""
+
+    value: float
+    cost_nusd: float
+    answered: bool = True
+
+
 class Columns:
     """A table of rows by models that grows answer by answer; 8 bytes a number, so that a million rows fit."""
 
-    def __init__(self, models: Sequence[str]) -> None:
+    def __init__(self, models: Sequence[str], questions: Sequence[str] = ()) -> None:
         self.models = tuple(models)
+        self._told: dict[str, dict[int, Told]] = {key: {} for key in questions}
+        self._open: dict[str, set[int]] = {key: set() for key in questions}
         self._rows: dict[str, int] = {}
         self._row_ids: list[str] = []
         self._labels: list[str] = []
@@ -96,6 +106,13 @@ class Columns:
         """Say afterwards how good an answer is."""
         self._numbers["quality"][self._place[row, model]] = quality
 
+    def tell(self, key: str, row: int, told: Told | None) -> None:
+        """What a question about a row's first draft gave; `None` where it has still to be asked."""
+        if told is None:
+            self._open[key].add(row)
+        else:
+            self._told[key][row] = told
+
     def run(self, task: str, *, label_source: LabelSource, provenance: Mapping[str, Any], min_rows: int) -> EvalRun:
         """The run of all rows that every model was asked for.
 
@@ -109,12 +126,17 @@ class Columns:
         n, k = len(self._row_ids), len(self.models)
         asked = np.zeros(n * k, dtype=bool)
         asked[np.asarray(self._at)] = True
-        whole = np.flatnonzero(asked.reshape(n, k).all(axis=1))
+        complete: NDArray[np.bool_] = np.asarray(asked.reshape(n, k).all(axis=1))
+        for waiting in self._open.values():
+            complete[list(waiting)] = False
+        whole = np.flatnonzero(complete)
         # In the order of their ids: answers come in any order, and the same rows must be split the same way.
         keys = list(self._rows)
         whole = np.array(sorted(whole.tolist(), key=lambda at: (self._row_ids[at], keys[at])), dtype=np.intp)
         if len(whole) < min_rows:
-            raise TuningError(_too_few(n, len(whole), asked.reshape(n, k).sum(axis=0), self.models), needed=min_rows)
+            counts = dict(zip(self.models, asked.reshape(n, k).sum(axis=0).tolist(), strict=True))
+            counts |= {key: n - len(waiting) for key, waiting in self._open.items()}
+            raise TuningError(_too_few(n, len(whole), counts), needed=min_rows)
         tables = {name: self._table(column, n, k) for name, column in self._numbers.items()}
         answers = np.full(n * k, None, dtype=object)
         answers[np.asarray(self._at)] = self._answers
@@ -139,6 +161,7 @@ class Columns:
             drafts=self._few(self._drafts(n, k)),
             cluster=_objects(self._clusters),
             group=_objects(self._groups),
+            questions={key: self._question(key, n) for key in self._told},
             label_source=label_source,
             provenance={**provenance, "rows": len(whole), "incomplete_rows": n - len(whole)},
         )
@@ -147,6 +170,14 @@ class Columns:
         labels = [self._labels[row] for row in whole]
         run = run.take(whole)
         return replace(run, data_hash=_data_hash(list(run.row_ids), labels))
+
+    def _question(self, key: str, n: int) -> QuestionColumns:
+        import numpy as np
+
+        value, cost, answered = np.full(n, np.nan), np.zeros(n), np.zeros(n, bool)
+        for row, told in self._told[key].items():
+            value[row], cost[row], answered[row] = told
+        return QuestionColumns(value, cost, answered)
 
     def _few(self, texts: NDArray[np.object_] | None) -> NDArray[np.object_] | None:
         return texts if len(self._at) <= MAX_TEXTS else None
@@ -195,9 +226,9 @@ def _objects(values: Sequence[Any]) -> NDArray[np.object_] | None:
     return None if all(value is None for value in values) else np.array([str(v) for v in values], dtype=object)
 
 
-def _too_few(rows: int, whole: int, asked: Sequence[int], models: Sequence[str]) -> str:
-    behind = min(range(len(models)), key=lambda model: asked[model])
+def _too_few(rows: int, whole: int, counts: Mapping[str, int]) -> str:
+    behind = min(counts, key=lambda name: counts[name])
     return (
-        f"{whole} of {rows} rows were answered by every model ({models[behind]!r} has {asked[behind]}); "
+        f"{whole} of {rows} rows were answered by every model ({behind!r} has {counts[behind]}); "
         "run `router eval` again, it asks what is missing, or add rows"
     )

@@ -18,20 +18,15 @@ from router.core.binding import row_binding
 from router.core.call import (
     Message,
     Outcome,
-    input_tokens_bound,
-    input_tokens_estimate,
-    output_tokens_estimate,
     to_messages,
 )
-from router.core.judge import JUDGE, MOST_OUTPUT_TOKENS, VERDICT_TOKENS
-from router.core.ladder import model_of
+from router.core.ladder import kind_of, model_of
 from router.core.params import positive
 from router.core.plan import Rung
 from router.core.policy import Policy
-from router.core.pricing import NUSD_PER_USD, total, usd
+from router.core.pricing import NUSD_PER_USD
 from router.core.reading import text_of
 from router.core.signals import read_own
-from router.core.worthless import MOST_DRAFT_CHARS
 from router.errors import InvalidCall, NoAnswer, UnknownTask
 from router.models import Backend
 from router.models.real import RealModels
@@ -39,9 +34,11 @@ from router.own_signals import OwnSignals, guarded_signals
 from router.resolve import bound, task_check
 from router.spec import adopt, load
 from router.tuning.answers import Row, Tap, answer_row, failed_row, is_final
+from router.tuning.estimate import ANY_DRAFT, estimate, upper_nusd
 from router.tuning.graders import Grader, build_grader
 from router.tuning.jobs import Estimate, Evaluated, Job, Progress
 from router.tuning.judging import Judging
+from router.tuning.questions import askings
 from router.tuning.rows import EvalRow, checked_rows
 from router.tuning.runfile import RunFile
 from router.tuning.session import Past, Session
@@ -52,9 +49,6 @@ FEATURE = "router-eval"
 
 # Of the rows, the share for which the top model is asked twice where its answers stand in for labels.
 REPEAT_SHARE = 0.2
-# Stands for an answer that is not there yet, where a verdict on it is estimated; the bound takes the longest.
-_ANY_DRAFT = "?" * 200
-_MOST_BYTES = 4 * MOST_DRAFT_CHARS
 
 
 class Eval:
@@ -131,6 +125,7 @@ class Eval:
         if self._judging:
             self._judging.require_text(self._rows)
         self._bound = bound(loaded, task, own_check=task in self._checks)
+        self._questions = {one.key: one for one in askings(task, self._settings)}
         self._out = out
         self._concurrency = concurrency
         self._pause_s = 0.0 if per_minute is None else 60.0 / (positive("per_minute", per_minute) or 1.0)
@@ -145,6 +140,7 @@ class Eval:
         self._past = Past.read(out, self._bound, judged_by) if out.exists() else Past()
         self._past.require_same(self._rows, out)
         self._jobs = self._open_jobs()
+        self._open_questions = len(self._ahead())
         if self._max_nusd is not None and (unpriced := self.estimate().unpriced):
             raise InvalidCall(
                 f"max_usd: the price of {unpriced[0]!r} is unknown, so that no limit can hold; give it a `price:`",
@@ -154,7 +150,7 @@ class Eval:
     @property
     def models(self) -> list[str]:
         """The models that are asked, cheapest first; `small#2` is the second sample that a panel takes of `small`."""
-        return list(self._bound["ladder"])
+        return [key for key in self._bound["ladder"] if kind_of(key) is None]
 
     @property
     def judge(self) -> str | None:
@@ -164,9 +160,7 @@ class Eval:
     def missing_keys(self) -> dict[str, list[str]]:
         """What is lacking before real models can be asked, each with the models that need it."""
         found: dict[str, list[str]] = {}
-        open_models = dict.fromkeys(self._asks(job) for job in self._jobs)
-        if self._judging and self._jobs:
-            open_models[self._judging.name] = None
+        open_models = dict.fromkeys(self._asks(job) for job in self._ahead())
         if self._real is None:
             return found
         for name in open_models:
@@ -177,23 +171,9 @@ class Eval:
 
     def estimate(self) -> Estimate:
         """What the questions that are still open will cost."""
-        points: list[int | None] = []
-        uppers: list[int | None] = []
-        unpriced: set[str] = set()
         rungs = {name: self._router(name).plan(self.task).rungs[0] for name in self._all_models()}
-        questions = [*self._jobs, *(job._replace(draft=_ANY_DRAFT) for job in self._jobs if self._needs_verdict(job))]
-        for job in questions:
-            name = self._asks(job)
-            mean, rung = self._past.mean_nusd(name), rungs[name]
-            guess = VERDICT_TOKENS if job.draft is not None else output_tokens_estimate(str(job.row.label or "")) or 1
-            point = rung.rates.plain_nusd(input_tokens_estimate(self._messages(job)), guess) if mean is None else mean
-            if point is None and rung.rates.by_second:
-                point = 0
-            points.append(point)
-            uppers.append(self._upper(job, rung))
-            if point is None:
-                unpriced.add(name)
-        return Estimate(len(questions), usd(total(points)), usd(total(uppers)), tuple(sorted(unpriced)))
+        asked = ((self._asks(job), job, self._messages(job)) for job in self._ahead())
+        return estimate(asked, rungs, self._settings, self._past.mean_nusd)
 
     def run(self, progress: Callable[[Progress], None] = lambda _: None) -> Evaluated:
         """Ask everything that is still open.
@@ -227,27 +207,36 @@ class Eval:
             session.asked,
             self._past.answers,
             session.failed,
-            self._open_questions() - session.spared - session.asked,
+            self._open_questions - session.spared - session.asked,
             session.spent_nusd / NUSD_PER_USD,
             session.stopped,
             session.nonsense,
         )
 
     def _all_models(self) -> list[str]:
-        return [*self.models, self._judging.name] if self._judging else self.models
+        return [*self.models, *self._questions, *([self._judging.name] if self._judging else [])]
 
     def _asks(self, job: Job) -> str:
         """The model that a question goes to."""
-        return self._judging.name if self._judging and job.draft is not None else job.model
+        if job.draft is None:
+            return job.model
+        return job.question or (self._judging.name if self._judging else job.model)
 
-    def _needs_verdict(self, job: Job) -> bool:
-        """Whether a question is for an answer that a judge will be asked about."""
-        return self._judging is not None and job.draft is None
+    def _later(self, job: Job, draft: str) -> list[Job]:
+        """The questions that the answer to this one leads to: of the panel that it begins, and of the judge."""
+        if job.draft is not None:
+            return []
+        about = [] if job.repeat else [one.key for one in self._questions.values() if one.about == job.model]
+        asked = [job._replace(draft=draft, question=key) for key in about]
+        return [*asked, job._replace(draft=draft)] if self._judging else asked
 
-    def _open_questions(self) -> int:
-        return len(self._jobs) + sum(map(self._needs_verdict, self._jobs))
+    def _ahead(self) -> list[Job]:
+        """The questions that are still open, and those that their answers lead to."""
+        return [*self._jobs, *(after for job in self._jobs for after in self._later(job, ANY_DRAFT))]
 
     def _messages(self, job: Job) -> tuple[Message, ...]:
+        if job.question and job.draft is not None:
+            return self._questions[job.question].messages(job.row, job.draft)
         if self._judging and job.draft is not None:
             return self._judging.messages(job.row, job.draft)
         return to_messages(job.row.prompt, self._settings.system)
@@ -259,12 +248,19 @@ class Eval:
             jobs += [Job(row, row_id, model) for model in self.models]
             if self.grader.without_labels and int(row_id[:8], 16) < REPEAT_SHARE * 16**8:
                 jobs.append(Job(row, row_id, self.models[-1], repeat=True))
+            for one in self._questions.values():
+                draft = self._past.drafts.get((row_id, one.about))
+                if draft is not None and not one.needless(row, draft, self._check):
+                    jobs.append(Job(row, row_id, one.about, draft=draft, question=one.key))
         unjudged = self._past.unjudged
-        open_jobs = (job._replace(draft=unjudged.get(job.key)) for job in jobs)
-        return [job for job in open_jobs if job.draft is not None or job.key not in self._past.done]
+        open_jobs = [job for job in jobs if job.key in unjudged or job.key not in self._past.done]
+        return [job._replace(draft=unjudged.get(job.key, job.draft)) for job in open_jobs]
 
     def _router(self, model: str) -> Router:
         """A router whose task has this one rung, and no memory of earlier answers."""
+        if asking := self._questions.get(model):
+            rung = self._made(asking.alone(self._policy, lambda _: None)).plan(self.task).rungs[0]
+            return self._made(asking.alone(self._policy, rung.can))
         alone = replace(self._settings, ladder=(model_of(model),), threshold=0.8, cache=None, shadow_rate=None)
         policy = replace(self._policy, tasks={self.task: alone})
         if self._judging and model == self._judging.name:
@@ -303,9 +299,8 @@ class Eval:
         self, job: Job, router: Router, file: RunFile, limit_usd: float | None, session: Session
     ) -> Mapping[str, Any]:
         """One question, and its row in the file."""
-        if self._judging and job.draft is not None:
-            row = self._judging.verdict(router, job, job.draft, limit_usd, self._tap)
-            row["time_s"] = round(self._world.clock.time(), 3)
+        if job.draft is not None:
+            row = self._about(job, job.draft, router, limit_usd)
             file.append(row)
             return row
         outcomes: list[Outcome]
@@ -326,21 +321,40 @@ class Eval:
         try:
             if text is not None and self.grader.reads_labels:
                 row["quality"] = self.grader.grade(text, job.row.label)
-            elif self._judging:
-                self._look_before(self._judging, job, text, row, session)
         finally:
+            due = self._look_before(job, text, row, session)
             file.append(row)  # An answer that no grade was found for is paid for too.
+            session.due.extend(due)  # What is said of it stands behind it in the file.
         return row
 
-    def _look_before(self, judging: Judging, job: Job, text: str | None, row: Row, session: Session) -> None:
-        """Ask the judge about an answer next, unless there is nothing to ask about."""
-        if text is not None and not (why := judging.needless(job.row, text, self._check(text))):
-            session.due.append(job._replace(draft=text))
-            return
-        if text is not None:
+    def _about(self, job: Job, draft: str, router: Router, limit_usd: float | None) -> Row:
+        """A question about an answer: of a panel, or to the judge who grades."""
+        if job.question:
+            row = self._questions[job.question].ask(router, job, self._policy, limit_usd, self._tap)
+            row |= {"grader": self.grader.name, "bound": row_binding(self._bound, job.question)}
+        else:
+            assert self._judging
+            row = self._judging.verdict(router, job, draft, limit_usd, self._tap)
+        return {**row, "time_s": round(self._world.clock.time(), 3)}
+
+    def _look_before(self, job: Job, text: str | None, row: Row, session: Session) -> list[Job]:
+        """What to ask about an answer next, unless there is nothing to ask about."""
+        due = []
+        for later in self._later(job, text or ""):
+            if text is not None and not self._needless(later, text, row):
+                due.append(later)
+            elif is_final(row):
+                session.spared += 1
+        return due
+
+    def _needless(self, job: Job, text: str, row: Row) -> bool:
+        """Whether nobody need be asked about an answer; one that is worth nothing to a judge is graded so."""
+        if job.question:
+            return self._questions[job.question].needless(job.row, text, self._check)
+        if self._judging and (why := self._judging.needless(job.row, text, self._check(text))):
             row["quality"], row["worthless"] = 0.0, why
-        if is_final(row):
-            session.spared += 1
+            return True
+        return False
 
     def _head(self, job: Job) -> dict[str, Any]:
         head: dict[str, Any] = {
@@ -363,17 +377,9 @@ class Eval:
         return head
 
     def _upper(self, job: Job, rung: Rung) -> int | None:
-        limits = [self._settings.max_output_tokens, rung.max_output_tokens]
-        bound, deadline_s = input_tokens_bound(self._messages(job)), self._settings.deadline_s
-        if job.draft is not None:
-            limits[0], deadline_s = MOST_OUTPUT_TOKENS, None
-            bound = (
-                None if bound is None else bound + len(str(JUDGE.params())) + (job.draft == _ANY_DRAFT) * _MOST_BYTES
-            )
-        output = min((limit for limit in limits if limit is not None), default=None)
-        return rung.rates.upper_nusd(bound, output, deadline_s)
+        return upper_nusd(job, self._messages(job), rung, self._settings)
 
     def _report(self, session: Session, progress: Callable[[Progress], None]) -> None:
         kept = self._past.answers
-        done, everything = kept + session.asked, kept + self._open_questions() - session.spared
+        done, everything = kept + session.asked, kept + self._open_questions - session.spared
         progress(Progress(done, everything, session.failed, session.spent_nusd / NUSD_PER_USD))

@@ -16,12 +16,14 @@ class Job(NamedTuple):
     model: str
     repeat: bool = False
     draft: str | None = None
-    """The model's answer where the question is to the judge: what it is worth."""
+    """The model's answer where the question is about it: to the judge, or of a panel."""
+    question: str | None = None
+    """Key of a panel's question about the answer; without one it is the judge's, who grades."""
 
     @property
     def key(self) -> tuple[str, str, bool]:
         """What makes it the same question in another session."""
-        return self.row_id, self.model, self.repeat
+        return self.row_id, self.question or self.model, self.repeat
 
 
 class Estimate(NamedTuple):

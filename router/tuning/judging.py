@@ -11,7 +11,7 @@ from router.core.binding import digest
 from router.core.call import Message, has_media, to_messages
 from router.core.checks import Verdict
 from router.core.judge import JUDGE, MOST_OUTPUT_TOKENS, needs_no_judge, read_verdict
-from router.core.ladder import members_of
+from router.core.ladder import places
 from router.core.params import suggestion
 from router.core.policy import Policy, Task
 from router.errors import InvalidCall, NoAnswer, TuningError
@@ -61,10 +61,11 @@ class Judging:
                 argument="judge",
             )
         settings = policy.tasks[task]
-        for name in (name for rung in settings.ladder for name in members_of(rung)):
-            if _served(policy, name) == _served(policy, judge):
+        for place in places(settings.ladder):
+            if _served(policy, place.model) == _served(policy, judge):
+                does = "already tells a panel what it says" if place.kind else "would judge its own answers"
                 raise InvalidCall(
-                    f"judge: {judge!r} is {name!r} of the ladder, and would judge its own answers; name another model",
+                    f"judge: {judge!r} is {place.model!r} of the ladder, and {does}; name another model",
                     argument="judge",
                 )
         return cls(judge, task, settings, policy, show_label)

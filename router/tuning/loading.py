@@ -16,9 +16,9 @@ from router.core.binding import changed_rows, row_binding
 from router.core.call import Reply, texts, to_messages
 from router.core.checks import Check, Verdict, build_check
 from router.core.evidence import read_evidence
-from router.core.ladder import model_of, places
+from router.core.ladder import kind_of, model_of, panels
 from router.core.params import suggestion
-from router.core.policy import AnswerKind, Policy, Task, TextAnswer
+from router.core.policy import AnswerKind, Policy, TextAnswer
 from router.core.pricing import NUSD_PER_USD
 from router.core.reading import text_of
 from router.core.signals import FREE_SIGNALS, OwnSignal, compared, draft_text, read_own, read_signals
@@ -27,10 +27,11 @@ from router.models.replay import outcome_of
 from router.own_signals import OwnSignals, guarded_signals, is_own, is_value
 from router.resolve import bound, task_check
 from router.spec import Loaded, adopt, load
-from router.tuning.answers import is_final, is_verdict
+from router.tuning.answers import is_final, is_question, is_verdict, reply_of
 from router.tuning.columns import Cell, Columns, comparable
 from router.tuning.graders import Grader, build_grader, recorded_mark
 from router.tuning.judged import Answered, Judged
+from router.tuning.questions import Questioned, askings
 from router.tuning.rows import prompt_id
 from router.tuning.runfile import read_run
 from router.tuning.runs import EvalRun, LabelSource
@@ -81,10 +82,11 @@ def load_run(
     settings, own = loaded.policy.tasks[task], (checks or {}).get(task)
     binds_to = bound(loaded, task, own_check=own is not None)
     check = task_check(settings, own)
+    drafting = tuple(key for key in binds_to["ladder"] if kind_of(key) is None)
     reader = _Reader(
         Path(path),
-        names=tuple(binds_to["ladder"]),
-        litellm={loaded.policy.models[model_of(key)].litellm: key for key in reversed(binds_to["ladder"])},
+        names=drafting,
+        litellm={loaded.policy.models[model_of(key)].litellm: key for key in reversed(drafting)},
         check=check,
         grader=build_grader(grader, settings.answer, check, tolerance=tolerance, fields=fields),
         regrade=grader not in (None, "judge"),
@@ -94,15 +96,9 @@ def load_run(
         bound=binds_to,
         own=guarded_signals(signals),
         agree_on=settings.agree_on,
+        questions=Questioned(askings(task, settings)),
     )
-    return replace(reader.read(task, min_rows), panels=_panels(settings))
-
-
-def _panels(task: Task) -> tuple[tuple[str, ...], ...]:
-    """The keys of every panel of a task's ladder."""
-    asked = places(task.ladder)
-    rungs = {place.rung for place in asked if place.members > 1}
-    return tuple(tuple(place.key for place in asked if place.rung == rung) for rung in sorted(rungs))
+    return replace(reader.read(task, min_rows), panels=panels(settings.ladder))
 
 
 def load_columns(
@@ -167,9 +163,10 @@ class _Reader:
     repeats: list[tuple[int, str]] = field(default_factory=list)
     """The top model's second answers."""
     judged: Judged = field(default_factory=Judged)
+    questions: Questioned = field(default_factory=Questioned)
 
     def read(self, task: str, min_rows: int) -> EvalRun:
-        columns = Columns(self.names)
+        columns = Columns(self.names, [one.key for one in self.questions.askings])
         refused: set[str] = set()
         for line, row in self._rows():
             if row.get("refused"):
@@ -184,6 +181,7 @@ class _Reader:
         source: LabelSource = "disagreement" if self.texts else "labels"
         if self.judged.answers:
             source, provenance["judge"] = "judge", self.judged.grade(columns, self.names)
+        self.questions.put(columns)
         found = columns.run(task, label_source=source, provenance=provenance, min_rows=min_rows)
         return replace(found, own_signals=frozenset(self.own_seen))
 
@@ -194,6 +192,10 @@ class _Reader:
         for line, row in read_run(self.path):
             if is_verdict(row):
                 self.judged.add(self._key(row, line), row)
+                continue
+            if is_question(row) and self.questions.asks(row):
+                self._require_binding(line, row["name"], row)
+                self.questions.add(self._key(row, line), row, self.served)
                 continue
             name = row.get("name") if row.get("name") in self.names else self.litellm.get(row["model"])
             if name is None:
@@ -231,6 +233,7 @@ class _Reader:
         model = self.names.index(name)
         self.asked.add(name)
         columns.add(at, model, self._cell(line, row, label))
+        self.questions.drafted(self._key(row, line), at, row, self.check, self.system)
         if row.get("error") is None:
             self.served.setdefault(model_of(name), set()).add(str(row.get("model_served") or row["model"]))
         if row.get("grader"):
@@ -273,7 +276,7 @@ class _Reader:
             math.nan if check_usd is None else check_usd * NUSD_PER_USD,
             comparable(compared(found, self.agree_on)),
             signals,
-            draft_text(reply) if (reply := _reply(row)) else None,
+            draft_text(reply) if (reply := reply_of(row)) else None,
         )
 
     def _quality(self, line: int, row: Row, label: Any) -> float:
@@ -309,7 +312,7 @@ class _Reader:
         return self.check(row["response"]) if isinstance(row.get("response"), str) else Verdict(True)
 
     def _signals(self, row: Row, verdict: Verdict) -> Mapping[str, float]:
-        reply = _reply(row)
+        reply = reply_of(row)
         answer = verdict.value if verdict.valid else None
         closer = read_evidence(self._prompt(row) or "", reply, answer) if reply else {}
         if isinstance(row.get("signals"), dict):
@@ -331,7 +334,7 @@ class _Reader:
         stored = row["signals"].items() if isinstance(row.get("signals"), dict) else ()
         found = {name: float(value) for name, value in stored if is_own(name) and is_value(value)}
         others = {name: read for name, read in self.own.items() if name not in found}
-        if others and (reply := _reply(row)):
+        if others and (reply := reply_of(row)):
             found |= read_own(others, self._prompt(row) or "", draft_text(reply))
         self.own_seen |= found.keys()
         return found
@@ -385,16 +388,8 @@ class _Reader:
     def _provenance(self, refused: set[str]) -> dict[str, Any]:
         return {
             "run": str(self.path),
-            "served": {name: sorted(self.served[name]) for name in self.names if name in self.served},
+            "served": {name: sorted(ids) for name, ids in sorted(self.served.items())},
             "grader": self.grader.name if self.regrade else ", ".join(sorted(self.graders)),
             "failed_answers": self.failed,
             "refused_rows": len(refused),
         }
-
-
-def _reply(row: Row) -> Reply | None:
-    """The reply of a row that has a text."""
-    if row.get("response") is None:
-        return None
-    found = outcome_of({**row, "model_served": None})
-    return found if isinstance(found, Reply) else None

@@ -160,16 +160,18 @@ class Fitted(NamedTuple):
 
 def scores_of(table: Table, family: Family, fitted: Fitted) -> Scores:
     """The scores that the flow would give, from calibrators."""
-    names = table.run.models
+    names = table.names
     draft, prompt, leading = [], [], []
     for at, model in enumerate(family.rungs[:-1]):
-        own, members = fitted.models.get(names[model], Heads()), family.members(at)
-        columns = {**table.columns(model, family.rungs[at - 1] if at and len(members) == 1 else None)}
-        columns |= word_columns(table.run, model, own.words)
+        own, members, led = fitted.models.get(names[model], Heads()), family.members(at), None
+        columns: dict[str, Floats] = {}
+        if table.drafts(model):
+            earlier = next((one for one in reversed(family.rungs[:at]) if table.drafts(one)), None)
+            columns = {**table.columns(model, earlier if len(members) == 1 else None)}
+            columns |= word_columns(table.run, model, own.words)
         prompt.append(first_score(own.prompt, columns, table.rows))
-        led = None
         if len(members) > 1:
-            alone = [alone_score(table, one, fitted) for one in members]
+            alone = [alone_score(table, one, fitted) for one in members if table.drafts(one)]
             own = fitted.panels.get(tuple(names[one] for one in members), Heads())
             columns, led = table.panel(members, alone)
         leading.append(led)
@@ -205,5 +207,5 @@ def family_of(rungs: Sequence[TunedRung], models: Sequence[str]) -> tuple[Family
 
 def apply_rungs(table: Table, rungs: Sequence[TunedRung], fitted: Fitted) -> Outcome:
     """Follow the rungs of an artefact."""
-    family, thresholds = family_of(rungs, table.run.models)
+    family, thresholds = family_of(rungs, table.names)
     return follow(table, family, scores_of(table, family, fitted), thresholds)

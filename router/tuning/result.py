@@ -16,7 +16,7 @@ from router.tuning.features import Floats, first_score
 from router.tuning.plans import Fitted, Outcome, apply_rungs
 from router.tuning.quality import Quality, quality_of
 from router.tuning.runs import EvalRun
-from router.tuning.table import Table
+from router.tuning.table import table_of
 from router.tuning.texts import word_columns
 
 
@@ -78,8 +78,7 @@ class Tuning:
                 "tune on this run, or name its models in the ladder",
                 needed=0,
             )
-        check = np.zeros_like(run.quality) if run.check_cost_nusd is None else np.nan_to_num(run.check_cost_nusd)
-        table = Table(run, run.quality, run.cost_nusd, check, np.arange(run.rows), 0)
+        table = table_of(run, run.quality, run.cost_nusd, np.arange(run.rows))
         found = apply_rungs(table, self.plan.rungs, self.fitted)
         if run.group is not None:
             names = np.array([str(value) for value in run.group.tolist()], dtype=object)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from router.errors import TuningError
 
@@ -19,6 +19,21 @@ if TYPE_CHECKING:
     Strings = NDArray[np.object_]
 
 LabelSource = Literal["labels", "disagreement", "judge"]
+
+
+class QuestionColumns(NamedTuple):
+    """What a question about the draft of a panel's first member gave, row by row."""
+
+    value: Floats
+    """The signal, 0 to 1; NaN where the reply was not what was asked for."""
+    cost_nusd: Floats
+    """What asking cost; 0 where nobody had to be asked, NaN where unknown."""
+    answered: NDArray[np.bool_]
+    """Whether it was answered, or known without asking; a plan decides nothing where it was not."""
+
+    def take(self, rows: NDArray[np.intp]) -> QuestionColumns:
+        """The same for these rows only."""
+        return QuestionColumns(self.value[rows], self.cost_nusd[rows], self.answered[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +76,8 @@ class EvalRun:
     """Which group a row belongs to where groups are certified one by one."""
     panels: tuple[tuple[str, ...], ...] = ()
     """Models that the ladder asks as one panel, in order; a plan asks as many of them as pay, from the first on."""
+    questions: Mapping[str, QuestionColumns] = field(default_factory=dict)
+    """By key (`judge:mid`), what is asked about the draft of a panel's first member."""
     label_source: LabelSource = "labels"
     """`disagreement`: quality says whether an answer equals the top model's, which is not whether it is right. `judge`:
     it is what another model says of an answer, which is not that either."""
@@ -96,6 +113,7 @@ class EvalRun:
                 model: {name: column[rows] for name, column in own.items()} for model, own in self.signals.items()
             },
             prompt_signals={name: column[rows] for name, column in self.prompt_signals.items()},
+            questions={key: columns.take(rows) for key, columns in self.questions.items()},
             answers=cut(self.answers),
             prompts=cut(self.prompts),
             drafts=cut(self.drafts),
@@ -115,8 +133,10 @@ class EvalRun:
             name: None if getattr(self, name) is None else getattr(self, name)[:, at] for name in tables
         }
         signals = {model: own for model, own in self.signals.items() if model in models}
-        panels = tuple(panel for panel in self.panels if all(key in models for key in panel))
-        return replace(self, models=tuple(models), signals=signals, panels=panels, **picked)
+        known = {*models, *self.questions}
+        panels = tuple(panel for panel in self.panels if all(key in known for key in panel))
+        questions = {key: self.questions[key] for panel in panels for key in panel if key in self.questions}
+        return replace(self, models=tuple(models), signals=signals, panels=panels, questions=questions, **picked)
 
 
 def _check_shapes(run: EvalRun) -> None:
@@ -125,6 +145,7 @@ def _check_shapes(run: EvalRun) -> None:
         raise TuningError(f"models: {list(run.models)} must name at least one model, each once", needed=0)
     columns: dict[str, Any] = {f"signals.{m}.{name}": c for m, own in run.signals.items() for name, c in own.items()}
     columns |= {f"prompt_signals.{name}": column for name, column in run.prompt_signals.items()}
+    columns |= {f"questions.{key}.{name}": c for key, o in run.questions.items() for name, c in o._asdict().items()}
     columns |= {"cluster": run.cluster, "group": run.group, "prompts": run.prompts}
     names = ("quality", "cost_nusd", "latency_ms", "check_cost_nusd", "answers", "drafts")
     tables = {name: getattr(run, name) for name in names}
@@ -138,6 +159,10 @@ def _check_shapes(run: EvalRun) -> None:
 
 def _check_values(run: EvalRun) -> None:
     import numpy as np
+
+    for key, own in run.questions.items():
+        if ((own.value < 0) | (own.value > 1)).any():
+            raise TuningError(f"questions.{key}.value: holds a number that is not within 0 to 1", needed=0)
 
     ranges: list[tuple[str, Floats | None, float, float]] = [
         ("quality", run.quality, 0.0, 1.0),

@@ -102,11 +102,13 @@ def _panels(table: Table, trained: Trained) -> Iterator[Family]:
     """Panels of two and three models below a last rung, by confidence and by gain, asked in full or given up early."""
     above = [model for model in _alone(table) if model not in _members(table)]
     panels = {rungs[:-1] for size in (2, 3) for rungs in combinations(above, size + 1)}
-    names = table.run.models
     for panel in table.run.panels:
-        panels |= {tuple(names.index(key) for key in panel[:size]) for size in range(2, len(panel) + 1)}
+        whole = tuple(map(table.names.index, panel))
+        # Whether a question about the first draft pays shows beside the same panel without it.
+        for one in (whole, tuple(filter(table.drafts, whole))):
+            panels |= {one[:size] for size in range(2, len(one) + 1)}
     for members in sorted(panels):
-        lasts = [model for model in above if model > members[-1]]
+        lasts = [model for model in above if model > max(filter(table.drafts, members))]
         for last, by in product(lasts, _BY):
             size = len(members)
             plain = Family((*members, last), (by,) * size, (True,) * size, panel=(0, size))
@@ -117,7 +119,7 @@ def _panels(table: Table, trained: Trained) -> Iterator[Family]:
 
 
 def _members(table: Table) -> set[int]:
-    return {table.run.models.index(key) for panel in table.run.panels for key in panel}
+    return {table.names.index(key) for panel in table.run.panels for key in panel}
 
 
 def _alone(table: Table) -> list[int]:

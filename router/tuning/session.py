@@ -14,7 +14,7 @@ from router.core.binding import changed_rows, row_binding
 from router.core.faults import FAULTS
 from router.core.pricing import NUSD_PER_USD
 from router.errors import RecordingError, TuningError
-from router.tuning.answers import is_final, is_verdict
+from router.tuning.answers import is_final, is_question, is_verdict
 from router.tuning.jobs import Job
 from router.tuning.judging import require_verdicts
 from router.tuning.rows import EvalRow
@@ -32,6 +32,8 @@ class Past:
     """Answers and what they cost, by model."""
     labels: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     """Label and metadata that the answers of a prompt were graded with."""
+    drafts: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """The answers of a panel's first members, which its questions are about, by prompt and model."""
     unjudged: Mapping[tuple[str, str, bool], str] = field(default_factory=dict)
     """Where a judge grades: the text of each answer that it gave no verdict on."""
 
@@ -40,6 +42,8 @@ class Past:
         """Read it, and refuse the run of another policy or of another judge: its rows would not be comparable."""
         done: set[tuple[str, str, bool]] = set()
         unjudged: dict[tuple[str, str, bool], str] = {}
+        drafts: dict[tuple[str, str], str] = {}
+        firsts = {panel[0] for panel in bound["panels"]}
         spent = 0
         sums: dict[str, tuple[int, int]] = {}
         labels: dict[str, tuple[Any, Any]] = {}
@@ -53,21 +57,15 @@ class Past:
                     unjudged.pop((row["prompt_id"], row["judges"], False), None)
                     _add(sums, name, nusd)
                 continue
-            if name not in bound["ladder"] or not isinstance(row.get("bound"), dict):
-                raise RecordingError(
-                    f"{path}:{line}: is an answer of {name or row['model']!r}, which is not in the task's ladder "
-                    f"({', '.join(bound['ladder'])}); name another run file",
-                    path=str(path),
-                    line=line,
-                )
-            if other := changed_rows(row["bound"], row_binding(bound, name)):
-                raise RecordingError(
-                    f"{path}:{line}: was answered under another policy ({', '.join(other)} changed since); "
-                    "name another run file, or delete this one",
-                    path=str(path),
-                    line=line,
-                )
+            _require_bound(path, line, row, bound)
             spent += nusd
+            if is_question(row):
+                if is_final(row):
+                    done.add((row["prompt_id"], name, False))
+                    _add(sums, name, nusd)
+                continue
+            if name in firsts and row.get("error") is None:
+                drafts[row["prompt_id"], name] = row["response"]
             labels[row["prompt_id"]] = row.get("label"), row.get("metadata")
             if is_final(row):
                 key = (row["prompt_id"], name, bool(row.get("repeat")))
@@ -75,7 +73,7 @@ class Past:
                 _add(sums, name, nusd)
                 if judge is not None and row.get("error") is None and row.get("quality") is None:
                     unjudged[key] = row["response"]
-        return cls(frozenset(done), len(done), spent, sums, labels, unjudged)
+        return cls(frozenset(done), len(done), spent, sums, labels, drafts, unjudged)
 
     def require_same(self, rows: Sequence[EvalRow], path: Path) -> None:
         """Refuse rows whose labels or metadata have changed since: their answers are graded with the old ones.
@@ -104,6 +102,25 @@ class Past:
 def _add(sums: dict[str, tuple[int, int]], name: str, nusd: int) -> None:
     count, cost = sums.get(name, (0, 0))
     sums[name] = (count + 1, cost + nusd)
+
+
+def _require_bound(path: Path, line: int, row: Mapping[str, Any], bound: Mapping[str, Any]) -> None:
+    """A run is of one ladder under one policy."""
+    name = str(row.get("name", ""))
+    if name not in bound["ladder"] or not isinstance(row.get("bound"), dict):
+        raise RecordingError(
+            f"{path}:{line}: is an answer of {name or row['model']!r}, which is not in the task's ladder "
+            f"({', '.join(bound['ladder'])}); name another run file",
+            path=str(path),
+            line=line,
+        )
+    if other := changed_rows(row["bound"], row_binding(bound, name)):
+        raise RecordingError(
+            f"{path}:{line}: was answered under another policy ({', '.join(other)} changed since); "
+            "name another run file, or delete this one",
+            path=str(path),
+            line=line,
+        )
 
 
 def _require_grading(path: Path, line: int, row: Mapping[str, Any], judge: Mapping[str, str] | None) -> None:

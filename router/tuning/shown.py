@@ -12,6 +12,7 @@ from router.core.plan import Panel, Plan, follow
 from router.core.policy import Target
 from router.errors import TuningError
 from router.tuning.compare import Change, Choice, change, compare
+from router.tuning.plans import Heads
 from router.tuning.quality import Quality
 from router.tuning.result import Tuning
 from router.tuning.runs import EvalRun
@@ -80,18 +81,22 @@ def held_out(run: EvalRun, share: float) -> tuple[EvalRun, EvalRun | None]:
 
 def filled(table: Table, rows: Rows) -> EvalRun:
     """These rows of a run with every gap filled against the plan, as tuning has them."""
-    return replace(table.run.take(rows), quality=table.quality[rows], cost_nusd=table.cost[rows])
+    run, models = table.run.take(rows), len(table.run.models)
+    asking = dict(zip(run.questions, table.cost[rows, models:].T, strict=True))
+    questions = {key: own._replace(cost_nusd=asking[key]) for key, own in run.questions.items()}
+    return replace(run, quality=table.quality[rows], cost_nusd=table.cost[rows, :models], questions=questions)
 
 
 def planned(plan: Plan, found: Tuning) -> Plan:
     """The plan that calls would follow if what was found were in force."""
+    heads = {rung.key: found.fitted.models.get(rung.key, Heads()) for rung in plan.rungs}  # A question has none.
     ladder = tuple(
         replace(
             rung,
-            calibrators=found.fitted.models[rung.key].confidence,
-            gain=found.fitted.models[rung.key].gain,
-            prompt=found.fitted.models[rung.key].prompt,
-            words=found.fitted.models[rung.key].words,
+            calibrators=heads[rung.key].confidence,
+            gain=heads[rung.key].gain,
+            prompt=heads[rung.key].prompt,
+            words=heads[rung.key].words,
             alone=(),
             confidence_source="tuned",
             threshold=None,

@@ -16,7 +16,7 @@ from router.core.decision import Judged, first_probability, gate_reason, judge, 
 from router.core.panel import Vote, leading, panel_signals
 from router.core.plan import Plan, Rung
 from router.core.word_scores import PROMPT_WORDS
-from router.tuning.runs import EvalRun
+from router.tuning.runs import EvalRun, QuestionColumns
 from router.tuning.table import filled_against
 from router.tuning.texts import texts_of
 from router.tuning.units import Units, error_of_mean, unit_losses, units_of
@@ -134,7 +134,7 @@ class _Path:
     asked: list[tuple[Rung, int]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.asked = [(rung, self.names[rung.key]) for rung in self.rungs if not rung.skip and not rung.spare]
+        self.asked = [(rung, self.names.get(rung.key, -1)) for rung in self.rungs if not rung.skip and not rung.spare]
 
     def take(self, row: int) -> tuple[int, float, bool]:
         """Whose answer this row gets, what the call costs, and whether it climbed."""
@@ -143,26 +143,41 @@ class _Path:
         for rung, model in self.asked:
             if rung.member and panel.given_up == rung.level:
                 continue
-            words = self._words(rung, model, row)
-            if gate_reason(rung, _known(run.prompt_signals, row) | words):
+            if gate_reason(rung, _known(run.prompt_signals, row) | self._words(rung, model, row)):
                 panel.given_up = rung.level
                 continue
-            cost += float(run.cost_nusd[row, model])
-            signals = _known(run.signals.get(rung.key, {}), row) | words
-            if earlier is not None and run.answers is not None and rung.members == 1:
-                one, other = run.answers[row, model], run.answers[row, earlier]
-                signals["agreement"] = float(one is not None and one == other)
-            earlier = model
-            usable = not signals.get("invalid")
-            if rung.members > 1:
-                judged, model, usable = panel.judge(rung, model, signals)
+            cost += self._cost(rung, model, row)
+            if rung.kind:
+                said = panel.told(rung, run.questions[rung.key])
             else:
-                judged = judge(rung, signals, "" if usable else "is not usable")
+                said = self._said(rung, model, row, earlier, panel)
+                earlier = model
+            if said is None:
+                continue
+            judged, model, usable = said
             if judged.keep and (usable or held is None):
                 return model, cost, rung.level != self.asked[0][0].level
             if usable:
                 held = model
         return (model if held is None else held), cost, True
+
+    def _cost(self, rung: Rung, model: int, row: int) -> float:
+        known = self.run.questions[rung.key].cost_nusd[row] if rung.kind else self.run.cost_nusd[row, model]
+        return float(known)
+
+    def _said(
+        self, rung: Rung, model: int, row: int, earlier: int | None, panel: _PanelRow
+    ) -> tuple[Judged, int, bool]:
+        """What follows from a draft, whose draft leads, and whether that is usable."""
+        run = self.run
+        signals = _known(run.signals.get(rung.key, {}), row) | self._words(rung, model, row)
+        if rung.members > 1:
+            return panel.judge(rung, model, signals)
+        if earlier is not None and run.answers is not None:
+            one, other = run.answers[row, model], run.answers[row, earlier]
+            signals["agreement"] = float(one is not None and one == other)
+        usable = not signals.get("invalid")
+        return judge(rung, signals, "" if usable else "is not usable"), model, usable
 
     def _words(self, rung: Rung, model: int, row: int) -> dict[str, float]:
         """What the words of this row say."""
@@ -183,19 +198,35 @@ class _PanelRow:
         self._answers = path.run.answers
         self._row = row
         self._said: list[tuple[int, dict[str, float], Vote]] = []
+        self._answers_about: list[dict[str, float]] = []
 
     def judge(self, rung: Rung, model: int, signals: dict[str, float]) -> tuple[Judged, int, bool]:
         """What follows, whose draft leads, and whether that is usable."""
         if rung.member == 0:
-            self._said = []
+            self._said, self._answers_about = [], []
         usable = not signals.get("invalid") and self._answers is not None
         value = self._answers[self._row, model] if usable and self._answers is not None else None
         self._said.append((model, signals, Vote(value, first_probability(rung.alone, signals))))
+        return self._judged(rung)
+
+    def told(self, rung: Rung, asked: QuestionColumns) -> tuple[Judged, int, bool] | None:
+        """The same after a question; `None` where it was not answered."""
+        if not asked.answered[self._row]:
+            return None
+        self._answers_about.append(_known({rung.kind or "": asked.value}, self._row))
+        return self._judged(rung)
+
+    def _judged(self, rung: Rung) -> tuple[Judged, int, bool]:
         votes = [vote for *_, vote in self._said]
         led = leading(votes)
         model, own, _ = self._said[led or 0]
-        together = panel_signals(votes) if len(votes) > 1 else {}
-        judged = judge_panel(rung, own | together, votes, "is not usable" if led is None else "")
+        together: dict[str, float] = {}
+        whole = len(votes) + len(self._answers_about) == rung.member + 1
+        if rung.member and whole:
+            together = panel_signals(votes)
+            for signals in self._answers_about:
+                together |= signals
+        judged = judge_panel(rung, own | together, votes, "is not usable" if led is None else "", whole=whole)
         if judged.give_up:
             self.given_up = rung.level
         return judged, model, led is not None

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from router.core.ladder import kind_of
 from router.errors import TuningError
 from router.tuning.features import Columns
-from router.tuning.runs import EvalRun
+from router.tuning.runs import EvalRun, QuestionColumns
 from router.tuning.units import units_of
 
 Floats = NDArray[np.float64]
@@ -28,6 +29,7 @@ class Table:
     run: EvalRun
     quality: Floats
     cost: Floats
+    """One column for each model, and one for each question about a draft."""
     check_cost: Floats
     unit: Rows
     """Rows of one unit (a cluster) stay on one side of every split."""
@@ -38,6 +40,15 @@ class Table:
     def rows(self) -> int:
         """How many rows there are."""
         return len(self.unit)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the columns of `cost` are of: models, then questions by their keys."""
+        return (*self.run.models, *self.run.questions)
+
+    def drafts(self, column: int) -> bool:
+        """Whether a column is of a model that drafts, and not of a question."""
+        return column <= self.top
 
     @property
     def top(self) -> int:
@@ -55,10 +66,16 @@ class Table:
     def panel(self, members: Sequence[int], alone: Sequence[Floats]) -> tuple[dict[str, Floats], Rows]:
         """What members of a panel say together: its signals, and whose draft its answer is taken from, -1 for none.
 
-        `alone` has the confidence in each member's draft, read off that draft alone.
+        `alone` has the confidence in the draft of each member that drafts, read off that draft alone.
         """
-        columns, lead = panel_columns([self._answers(model) for model in members], alone)
-        return {**self.run.prompt_signals, **columns}, np.where(lead < 0, -1, np.asarray(members)[lead])
+        drafting = [one for one in members if self.drafts(one)]
+        columns, lead = panel_columns([self._answers(model) for model in drafting], alone)
+        lead = np.where(lead < 0, -1, np.asarray(drafting)[lead])
+        for key in (self.names[one] for one in members if not self.drafts(one)):
+            asked = self.run.questions[key]
+            columns[kind_of(key) or ""] = asked.value
+            lead = np.where(asked.answered, lead, -1)
+        return {**self.run.prompt_signals, **columns}, lead
 
     def _answers(self, model: int) -> NDArray[np.object_]:
         """The usable answers of a model, `None` for a draft without one."""
@@ -68,7 +85,9 @@ class Table:
         return found
 
     def refused(self, model: int) -> NDArray[np.bool_]:
-        """Drafts that the task's check refuses; no threshold keeps them."""
+        """Drafts that the task's check refuses; no threshold keeps them. A question has no draft of its own."""
+        if not self.drafts(model):
+            return np.zeros(self.rows, bool)
         invalid = self.run.signals.get(self.run.models[model], {}).get("invalid")
         return np.zeros(self.rows, bool) if invalid is None else invalid >= 0.5
 
@@ -149,11 +168,41 @@ def prepare(run: EvalRun, *, filled: bool = True) -> Table:
             "check the grader, or add rows that tell the models apart",
             needed=len(rows) + 1,
         )
-    check = np.zeros_like(quality) if kept.check_cost_nusd is None else np.nan_to_num(kept.check_cost_nusd)
     if kept.cluster is not None:
         _require_clusters(kept.cluster)
     units = units_of(kept.cluster, len(rows))
-    return Table(kept, quality, _costs(kept), check, units, run.rows - len(rows))
+    return table_of(kept, quality, _costs(kept), units, run.rows - len(rows))
+
+
+def table_of(run: EvalRun, quality: Floats, cost: Floats, unit: Rows, dropped: int = 0) -> Table:
+    """A table of a run's models with one column of cost more for each question; an unknown one counts as their mean."""
+    check = np.zeros_like(quality) if run.check_cost_nusd is None else np.nan_to_num(run.check_cost_nusd)
+    asking = [np.where(np.isnan(one.cost_nusd), _known_mean(one.cost_nusd), one.cost_nusd) for one in _questions(run)]
+    checking = [np.zeros(run.rows) for _ in asking]
+    return Table(run, quality, np.column_stack([cost, *asking]), np.column_stack([check, *checking]), unit, dropped)
+
+
+def _questions(run: EvalRun) -> list[QuestionColumns]:
+    """What was asked about drafts, as far as its cost is known.
+
+    Raises
+    ------
+    TuningError
+        Nobody knows what a question costs.
+    """
+    for key, own in run.questions.items():
+        if np.isnan(own.cost_nusd).mean() > MAX_UNKNOWN_SHARE:
+            raise TuningError(
+                f"cost_nusd: {key!r} has no known cost in {int(np.isnan(own.cost_nusd).sum())} of {run.rows} rows; "
+                "give the model a `price:` in the policy, so that plans can be compared",
+                needed=0,
+            )
+    return list(run.questions.values())
+
+
+def _known_mean(cost: Floats) -> float:
+    known = cost[~np.isnan(cost)]
+    return float(known.mean()) if len(known) else 0.0
 
 
 def filled_against(quality: Floats) -> Floats:

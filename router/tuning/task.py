@@ -195,7 +195,7 @@ def tune_task(
     question = {
         "target": [target.max_quality_loss, target.at_confidence, target.never_worse],
         "how": [method, each_alone, seed, settings.group, settings.cluster, *([test_share] if apart else [])],
-        "answers": [data.quality.tobytes().hex(), binds_to],
+        "answers": [data.quality.tobytes().hex(), binds_to, *_asked(data)],
     }
     tuner = Tuner(mine, method=method, seed=seed)
     asked: dict[str, Any] = {
@@ -268,6 +268,11 @@ def _answering(loaded: Loaded, task: str) -> Loaded:
     if loaded.policy.tasks[task].on_stale != "refuse":
         return loaded
     return replace(loaded, policy=replace(loaded.policy, tasks={**loaded.policy.tasks, task: settings}))
+
+
+def _asked(run: EvalRun) -> list[str]:
+    """What questions about drafts gave: other verdicts are other data."""
+    return [one.value.tobytes().hex() for _, one in sorted(run.questions.items())]
 
 
 def _target(

@@ -67,7 +67,7 @@ class Trained:
 
     def panel_of(self, table: Table, members: tuple[int, ...]) -> tuple[Floats, Rows]:
         """Confidence in what a panel's first members say of other rows, and whose draft leads, -1 for none."""
-        alone = [self.confidence_of(table, one) for one in members]
+        alone = [self.confidence_of(table, one) for one in members if table.drafts(one)]
         columns, lead = table.panel(members, alone)
         return first_score((self.panel(members).calibrator,), columns, table.rows), lead
 
@@ -118,7 +118,7 @@ class Trained:
 
     def _panel(self, members: tuple[int, ...]) -> tuple[dict[str, Floats], Rows]:
         if members not in self._panels:
-            alone = [self.confidence(one).out_of_fold for one in members]
+            alone = [self.confidence(one).out_of_fold for one in members if self.train.drafts(one)]
             self._panels[members] = self.train.panel(members, alone)
         return self._panels[members]
 
@@ -141,10 +141,8 @@ class Trained:
 
     def fitted(self, families: Iterable[Family]) -> Fitted:
         """The calibrators of all models, so that any answer has a confidence, and all that these families need."""
-        names = self.train.run.models
-        models = {
-            name: with_used(Heads((self.confidence(at).calibrator,)), self.words[at]) for at, name in enumerate(names)
-        }
+        names, drafting = self.train.names, enumerate(self.train.run.models)
+        models = {name: with_used(Heads((self.confidence(at).calibrator,)), self.words[at]) for at, name in drafting}
         panels: dict[tuple[str, ...], Heads] = {}
         for family in families:
             for at, model in enumerate(family.rungs[:-1]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from router.core.ladder import kind_of, model_of
 from router.core.plan import Plan, Rung
 from router.core.tuned import Certificate, Statement, TunedPlan, TunedRung
 from router.tuning.agreement import Agreement
@@ -29,12 +30,26 @@ def rungs_words(rungs: Sequence[TunedRung]) -> str:
         if rung.threshold is None:
             parts.append(f"ask {rung.model} to compare with{gate}")
             continue
-        asked = f"ask {', then '.join(rung.keys)}{gate}; keep {'what most say' if rung.panel else 'its draft'}"
+        most = sum(kind_of(key) is None for key in rung.keys) > 1
+        asked = f"ask {', then '.join(map(_place, rung.keys))}{gate}; keep {'what most say' if most else 'its draft'}"
         if rung.by == "gain":
             parts.append(f"{asked} where climbing gains {1 - rung.threshold:.3f} or less")
         else:
             parts.append(f"{asked} at confidence {rung.threshold:.3f} or above")
     return f"{'; else '.join(parts)}; else ask {rungs[-1].model}."
+
+
+_ABOUT = {
+    "judge": "to judge its draft",
+    "p_true": "whether its draft is right",
+    "stated": "how likely its draft is right",
+}
+
+
+def _place(key: str) -> str:
+    """Who is asked, and what, where that is about the draft of the first one."""
+    kind = kind_of(key)
+    return key if kind is None else f"{model_of(key)} {_ABOUT[kind]}"
 
 
 def idle_words(signals: Sequence[str]) -> list[str]:

@@ -124,7 +124,7 @@ def _mix(models: tuple[Point, ...]) -> tuple[str, str]:
 
 
 def _oracle(table: Table) -> Point:
-    best, cost = oracle_of(table.quality, table.cost)
+    best, cost = oracle_of(table.quality, table.cost[:, : table.top + 1])
     return _point("oracle", table, cost, table.quality[np.arange(table.rows), best])
 
 

@@ -118,9 +118,9 @@ def held_out(tuner: Tuner, tuning: Tuning, rows: Rows, target: float) -> HeldOut
     """
     table, plan = tuner.table.take(rows), tuning.plan
     names = None if table.run.group is None else np.array([str(value) for value in table.run.group.tolist()], object)
-    parts = [_part(np.ones(table.rows, bool), plan.rungs, tuning.models)]
+    parts = [_part(np.ones(table.rows, bool), plan.rungs, table.names)]
     if names is not None:
-        parts += [_part(names == name, rungs, tuning.models) for name, rungs in plan.groups.items()]
+        parts += [_part(names == name, rungs, table.names) for name, rungs in plan.groups.items()]
     cascade = next((part.family for part in reversed(parts) if len(part.family.rungs) > 1), None)
     if cascade is None:
         confidence = tuning.certificate.at_confidence if tuning.certificate else 0.95

@@ -107,7 +107,7 @@ def _named(
     threshold: float | None,
     skipped: NDArray[np.bool_] | None = None,
 ) -> list[tuple[float, Mistake]]:
-    name, ids = held.table.run.models[model], held.table.run.row_ids
+    name, ids = held.table.names[model], held.table.run.row_ids
     return [
         (
             float(np.nan_to_num(score[at])),

@@ -102,7 +102,7 @@ def _as_point(name: str, one: Realised) -> Point:
 
 def _drafts(held: HeldOut, position: int) -> Drafts:
     """The drafts of one rung of the plan's cascade."""
-    rungs, members, names = held.family.rungs, held.family.members(position), held.table.run.models
+    rungs, members, names = held.family.rungs, held.family.members(position), held.table.names
     model, earlier = rungs[position], rungs[position - 1] if position else None
     if len(members) > 1:
         p, outcome = held.panel(members)

@@ -43,7 +43,7 @@ def spend_of(held: HeldOut) -> Spend:
     table, whole = held.table, held.outcome()
     top = float(table.cost[:, table.top].mean())
     parts, first_cost, skipped = [], np.zeros(table.rows), np.zeros(table.rows, bool)
-    for at, name in enumerate(table.run.models):
+    for at, name in enumerate(table.names):
         paid = held.charged(_only(table.cost, at))
         asked = held.charged(_only(np.ones_like(table.cost), at)) > 0
         checks = held.charged(np.zeros_like(table.cost), _only(table.check_cost, at))
@@ -53,7 +53,9 @@ def spend_of(held: HeldOut) -> Spend:
         first_cost += np.where(first, paid + checks, 0.0)
         skipped |= first & ~asked
         kept = whole.answered == at
-        for what, cost in (("answers", paid * kept), ("drafts", paid * ~kept), ("checks", checks)):
+        answers, drafts = (paid * kept, paid * ~kept) if table.drafts(at) else (0.0 * paid, 0.0 * paid)
+        checks = checks if table.drafts(at) else paid
+        for what, cost in (("answers", answers), ("drafts", drafts), ("checks", checks)):
             if cost.any():
                 mean = float(cost.mean())
                 parts.append(Part(name, what, mean / NUSD_PER_USD, mean / top))
