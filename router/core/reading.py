@@ -8,6 +8,7 @@ from router.core.effects import Request
 from router.core.evidence import read_evidence
 from router.core.plan import Plan, Rung
 from router.core.signals import draft_text, read_own, read_signals
+from router.core.word_scores import PROMPT_WORDS
 
 
 def text_of(messages: tuple[Message, ...] | list[Message]) -> str:
@@ -18,8 +19,9 @@ def text_of(messages: tuple[Message, ...] | list[Message]) -> str:
 def prompt_signals(rung: Rung, request: Request) -> dict[str, float]:
     """What is known of a rung's draft before it is asked for."""
     found = {"input_chars": float(request.input_chars)}
-    if "prompt_words" in rung.needs_words:
-        found["prompt_words"] = rung.words["prompt_words"].chance(text_of(request.messages), request.group)
+    for name in rung.needs_words:
+        if name in PROMPT_WORDS:
+            found[name] = rung.words[name].chance(text_of(request.messages), request.group)
     return found
 
 
