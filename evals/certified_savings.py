@@ -1,10 +1,12 @@
 """Certified savings on recorded answers: tune on 70 % of the rows of each pair, look at the 30 % that were kept away.
 
-    python -m evals.certified_savings --data DIR --pairs FILE [--seeds N] [--jobs N] [--json]
+    python -m evals.certified_savings --data DIR --pairs FILE [--seeds N] [--methods NAME ...] [--jobs N] [--json]
+    python -m evals.certified_savings --data DIR --pairs FILE --levers [--seeds N] [--jobs N] [--json]
 
 DIR holds one folder per set with a `records.jsonl.gz`. FILE has one JSON object a line: `set`, `task` (or null),
 `cheap`, `top`, `peers`. The ladder is the cheap model, its peers and the top, in order of what they cost. Everything
-goes through `router.tuning`.
+goes through `router.tuning`. The method `split` is guaranteed, `crossfit` is simulation-checked. With `--levers` the
+same splits are tuned with everything, and again without each part of it.
 """
 
 from __future__ import annotations
@@ -13,20 +15,22 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from router.core.evidence import BLOCKS
 from router.errors import RouterError, TuningError
 from router.tuning.loading import load_columns
+from router.tuning.plans import Family
 from router.tuning.runs import EvalRun
-from router.tuning.tune import Tuner
+from router.tuning.tune import Method, Tuner
 
 TARGETS = (0.01, 0.02, 0.03, 0.05)
 CONFIDENCE = 0.90
@@ -37,10 +41,46 @@ DEARER = 0.005
 BEYOND = 1.645
 
 
+# What every method deserves to be called.
+METHODS: dict[Method, str] = {"split": "guaranteed", "crossfit": "simulation-checked"}
+
+
+class Lever(NamedTuple):
+    """One way to tune: with all there is, or without a part of it."""
+
+    name: str
+    method: Method = "split"
+    run: Callable[[EvalRun], EvalRun] = lambda run: run
+    allow: Callable[[Family], bool] | None = None
+
+
+def _without_words(run: EvalRun) -> EvalRun:
+    return replace(run, prompts=None, drafts=None)
+
+
+def _without_reading(run: EvalRun) -> EvalRun:
+    kept = {model: {name: one for name, one in own.items() if name not in BLOCKS} for model, own in run.signals.items()}
+    return replace(run, signals=kept)
+
+
+LEVERS = (
+    Lever("everything"),
+    Lever("without words", run=_without_words),
+    Lever("without closer reading", run=_without_reading),
+    Lever("without gain", allow=lambda family: "gain" not in family.by),
+    Lever("without gates", allow=lambda family: family.gate is None),
+    Lever("without panels", allow=lambda family: family.panel[1] - family.panel[0] == 1),
+    Lever("without third rungs", allow=lambda family: len(family.rungs) == 2),
+    Lever("with crossfit", method="crossfit"),
+)
+
+
 @dataclass(frozen=True)
 class Realised:
     """What one tuning came to on the untouched rows."""
 
+    way: str
+    """The method, or with `--levers` the lever."""
     pair: int
     seed: int
     target: float
@@ -68,27 +108,33 @@ class Summary:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line."""
     options = _options(arguments)
+    ways = LEVERS if options.levers else [Lever(method, method) for method in options.methods]
     pairs = [json.loads(line) for line in options.pairs.read_text().splitlines() if line.strip()]
     found: list[Realised] = []
     with ProcessPoolExecutor(options.jobs) as pool:
-        work = partial(realise, data=options.data, seeds=options.seeds)
+        work = partial(realise, data=options.data, seeds=options.seeds, ways=[way.name for way in ways])
         for pair, rows in zip(pairs, pool.map(work, range(len(pairs)), pairs), strict=True):
             if not rows:
                 print(f"skipped: {options.data / pair['set']} holds no such answers", file=sys.stderr)
                 continue
             found += rows
             if not options.json:
-                print(_line(pair, rows), flush=True)
-    summaries = [summary(found, target) for target in TARGETS] if found else []
+                for way in ways:
+                    print(_line(pair, way.name, [row for row in rows if row.way == way.name]), flush=True)
+    summaries = {way.name: [summary(found, way.name, target) for target in TARGETS] for way in ways} if found else {}
     if options.json:
+        by_way = {name: [asdict(one) for one in rows] for name, rows in summaries.items()}
         by_pair = [_by_pair(at, pair, found) for at, pair in enumerate(pairs)]
-        print(json.dumps({"seeds": options.seeds, "summary": [asdict(one) for one in summaries], "pairs": by_pair}))
+        print(json.dumps({"seeds": options.seeds, "summary": by_way, "pairs": by_pair}, indent=1))
         return 0
-    for one in summaries:
-        print(
-            f"target {one.target:.0%}: cost {one.cost_change:+.1%}, missed {one.missed:.1%} (beyond sampling error "
-            f"{one.missed_beyond_error:.1%}), dearer {one.dearer:.1%}, certified {one.certified:.0%}"
-        )
+    said: dict[str, str] = dict(METHODS.items())
+    for name, means in summaries.items():
+        for one in means:
+            print(
+                f"{said.get(name, name)}, target {one.target:.0%}: cost {one.cost_change:+.1%}, missed "
+                f"{one.missed:.1%} (beyond sampling error {one.missed_beyond_error:.1%}), dearer {one.dearer:.1%}, "
+                f"certified {one.certified:.0%}"
+            )
     return 0
 
 
@@ -97,15 +143,20 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder of the sets")
     parser.add_argument("--pairs", type=Path, required=True, help="JSON lines that name the pairs")
     parser.add_argument("--seeds", type=int, default=20, help="splits of each pair")
+    parser.add_argument("--methods", nargs="+", choices=tuple(METHODS), default=tuple(METHODS), help="else both")
+    parser.add_argument("--levers", action="store_true", help="say what each part is worth, by leaving it out")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser.parse_args(arguments)
 
 
-def realise(at: int, pair: dict[str, Any], *, data: Path, seeds: int) -> list[Realised]:
-    """Every seed and target of one pair."""
+def realise(at: int, pair: dict[str, Any], *, data: Path, seeds: int, ways: Sequence[str]) -> list[Realised]:
+    """Every way, seed and target of one pair."""
     run = read_pair(data, pair)
-    return [] if run is None else [one for seed in range(seeds) for one in _one_split(at, run, seed)]
+    if run is None:
+        return []
+    known = {way.name: way for way in (*LEVERS, *(Lever(method, method) for method in METHODS))}
+    return [one for name in ways for seed in range(seeds) for one in _one_split(at, run, seed, known[name])]
 
 
 def read_pair(data: Path, pair: dict[str, Any]) -> EvalRun | None:
@@ -125,25 +176,23 @@ def read_pair(data: Path, pair: dict[str, Any]) -> EvalRun | None:
     return run.of([*(below or [pair["cheap"]]), pair["top"]])
 
 
-def _one_split(at: int, run: EvalRun, seed: int) -> list[Realised]:
+def _one_split(at: int, run: EvalRun, seed: int, way: Lever) -> list[Realised]:
     tuned, untouched = parts(run, seed)
-    mine, test = run.take(tuned), run.take(untouched)
-    try:
-        tuner = Tuner(mine, seed=seed)
-    except TuningError:
-        return [Realised(at, seed, target, False, 0.0, 0.0, 0.0, "top") for target in TARGETS]
+    mine, test = way.run(run.take(tuned)), way.run(run.take(untouched))
     found = []
+    tuner: Tuner | None = None
     for target in TARGETS:
         try:
+            tuner = tuner or Tuner(mine, method=way.method, seed=seed, allow=way.allow)
             tuning = tuner.tune(target, at_confidence=CONFIDENCE)
         except TuningError:
-            found.append(Realised(at, seed, target, False, 0.0, 0.0, 0.0, "top"))
+            found.append(Realised(way.name, at, seed, target, False, 0.0, 0.0, 0.0, "top"))
             continue
         applied = tuning.apply(test)
         error = float(applied.loss.std(ddof=1)) / math.sqrt(len(applied.loss))
         plan = " > ".join(rung.model for rung in tuning.plan.rungs)
         loss = float(applied.loss.mean())
-        found.append(Realised(at, seed, target, tuning.certified, applied.cost_change, loss, error, plan))
+        found.append(Realised(way.name, at, seed, target, tuning.certified, applied.cost_change, loss, error, plan))
     return found
 
 
@@ -155,10 +204,11 @@ def parts(run: EvalRun, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     return np.flatnonzero(inside), np.flatnonzero(~inside)
 
 
-def summary(rows: Sequence[Realised], target: float) -> Summary:
+def summary(rows: Sequence[Realised], way: str, target: float) -> Summary:
     """Mean over the pairs, each a mean over its seeds."""
+    rows = [row for row in rows if row.way == way and row.target == target]
     pairs = sorted({row.pair for row in rows})
-    means = [_means([row for row in rows if row.pair == pair and row.target == target]) for pair in pairs]
+    means = [_means([row for row in rows if row.pair == pair]) for pair in pairs]
     return Summary(target, *(float(value) for value in np.mean(means, axis=0)))
 
 
@@ -175,17 +225,19 @@ def _means(rows: Sequence[Realised]) -> list[float]:
 
 
 def _by_pair(at: int, pair: dict[str, Any], rows: Sequence[Realised]) -> dict[str, Any]:
-    own = {target: [row for row in rows if row.pair == at and row.target == target] for target in TARGETS}
-    means = {f"{target:g}": _means(found) for target, found in own.items() if found}
-    return {**pair, "cost_change": {target: round(one[0], 4) for target, one in means.items()}}
+    changes: dict[str, dict[str, float]] = {}
+    for way, target in dict.fromkeys((row.way, row.target) for row in rows if row.pair == at):
+        own = [row for row in rows if (row.pair, row.way, row.target) == (at, way, target)]
+        changes.setdefault(way, {})[f"{target:g}"] = round(_means(own)[0], 4)
+    return {**pair, "cost_change": changes}
 
 
-def _line(pair: dict[str, Any], rows: Sequence[Realised]) -> str:
+def _line(pair: dict[str, Any], way: str, rows: Sequence[Realised]) -> str:
     cells = []
     for target in TARGETS:
         cost, missed, beyond, *_ = _means([row for row in rows if row.target == target])
         cells.append(f"{target:.0%}: {cost:+.0%} (missed {missed:.0%}, {beyond:.0%})")
-    return f"{pair['set']}/{pair.get('task') or 'all'} {pair['cheap']} -> {pair['top']}  " + "  ".join(cells)
+    return f"{pair['set']}/{pair.get('task') or 'all'} {pair['cheap']} -> {pair['top']} {way}  " + "  ".join(cells)
 
 
 if __name__ == "__main__":

@@ -16,16 +16,17 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from router.core.word_scores import Words, WordSignal
 from router.tuning.features import score as score_columns
-from router.tuning.fit import FOLDS, Fit
+from router.tuning.fit import Fit
 from router.tuning.loading import load_columns
-from router.tuning.table import Table, folds_of, prepare
-from router.tuning.texts import fit_words, hashed, word_columns
+from router.tuning.table import Table, prepare
+from router.tuning.texts import word_columns
 from router.tuning.trained import Trained
 
 Floats = NDArray[np.float64]
@@ -134,22 +135,22 @@ def mmlu(path: Path, repeats: int) -> list[Line]:
 
 
 def worth(train: Table, test: Table, seed: int, *, alone: bool) -> Floats:
-    """The chance that the small model is no worse, from the prompt: half of it where both are as good."""
-    outcome = (1.0 + train.quality[:, 0] - train.quality[:, 1]) / 2.0
-    folds = folds_of(train.unit, FOLDS, seed)
-    words = fit_words(_hashed(train, alone), outcome, folds, groups=train.run.group).words
-    subjects = [None] * test.rows if test.run.group is None else test.run.group.tolist()
-    texts = [""] * test.rows if alone or test.run.prompts is None else test.run.prompts.tolist()
-    return np.array([words.chance(text, str(one)) for text, one in zip(texts, subjects, strict=True)])
+    """By how much the small model is better, from the prompt: its chance to be right less the large one's."""
+    if alone:
+        train, test = _without_text(train), _without_text(test)
+    small, large = Trained(train, seed).prompts
+    chances = word_columns(test.run, 0, {"prompt_words": small.words, "last_words": large.words})
+    return np.asarray((1.0 + chances["prompt_words"] - chances["last_words"]) / 2.0)
 
 
-def _hashed(table: Table, alone: bool) -> Any:
-    return hashed([""] * table.rows if alone or table.run.prompts is None else table.run.prompts)
+def _without_text(table: Table) -> Table:
+    return replace(table, run=replace(table.run, prompts=np.full(table.rows, "", dtype=object)))
 
 
 def scored(trained: Trained, head: Fit, rows: Table) -> Floats:
     """What a fitted head says of other rows."""
-    columns = {**rows.columns(0), **word_columns(rows.run, 0, trained.words[0])}
+    words: dict[WordSignal, Words] = {**trained.words[0], "last_words": trained.prompts[1].words}
+    columns = {**rows.columns(0), **word_columns(rows.run, 0, words)}
     return score_columns(head.calibrator, columns, rows.rows)
 
 

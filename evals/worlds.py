@@ -150,6 +150,50 @@ def _grouped(random: Random, n: int) -> EvalRun:
     return _replaced(run, group=np.array(["one", "two", "three"], dtype=object)[group])
 
 
+def _gated(random: Random, n: int) -> EvalRun:
+    """Prompts whose length tells how hard they are, drafts that tell little more, and a top rung not much dearer."""
+    hard = random.normal(size=n)
+    right = np.column_stack([_chance(1.0 - 2.5 * hard), _chance(3.0 - 1.0 * hard)])
+    run = _run(random, right, np.minimum(0.0, -1.0 - 0.3 * hard + random.normal(size=n)))
+    price = run.cost_nusd[:, :1] * np.array([[1.0, 2.5]])
+    return _replaced(run, cost_nusd=price, prompt_signals={"input_chars": np.exp(5.0 + hard).round()})
+
+
+def _specialist(random: Random, n: int) -> EvalRun:
+    """A top rung that is right on prompts of its own kind only, so that gain and confidence are not the same."""
+    hard, kind = random.normal(size=n), random.normal(size=n)
+    right = np.column_stack([_chance(1.0 - 1.5 * hard), _chance(1.6 - 1.5 * hard + 2.0 * kind)])
+    lp = np.minimum(0.0, -1.0 - hard + 0.5 * random.normal(size=n))
+    return _run(random, right, {"lp_mean": lp, "taste": kind + 0.3 * random.normal(size=n)})
+
+
+def _worded(random: Random, n: int) -> EvalRun:
+    """Prompts and drafts whose words tell something, among others that do not, and many signals that tell nothing."""
+    hard, luck = random.normal(size=n), random.normal(size=n)
+    right = np.column_stack([_chance(1.4 - 1.5 * hard - luck), _chance(2.4 - 1.2 * hard)])
+    noise = {f"noise_{at}": random.normal(size=n) for at in range(12)}
+    run = _run(random, right, {"lp_mean": np.minimum(0.0, -1.0 - hard + 2.0 * random.normal(size=n)), **noise})
+    drafts = _texts(random, luck)
+    return _replaced(run, prompts=_texts(random, hard), drafts=np.column_stack([drafts, drafts]))
+
+
+def _texts(random: Random, told: Floats) -> Any:
+    """Five words each, of which the first is a common one for much and another for little."""
+    words = random.integers(0, 300, (len(told), 4))
+    first = np.round(told + 0.5 * random.normal(size=len(told))).astype(int)
+    return np.array([f"told{a} " + " ".join(map("w{}".format, b)) for a, b in zip(first, words, strict=True)], object)
+
+
+def _panel(random: Random, n: int) -> EvalRun:
+    """Three cheap rungs of nearly the same price whose errors have nothing to do with each other, and a dear one."""
+    hard = random.normal(size=n)
+    right = np.column_stack([_chance(level - 0.6 * hard) for level in (1.1, 1.1, 1.2, 3.0)])
+    run = _run(random, right, np.minimum(0.0, -1.0 - 0.3 * hard + random.normal(size=n)))
+    wrong = random.integers(1, 5, run.quality.shape)
+    price = run.cost_nusd[:, :1] * np.array([[1.0, 1.1, 1.2, 40.0]])
+    return _replaced(run, cost_nusd=price, answers=np.where(run.quality > 0.5, 0, wrong).astype(object))
+
+
 def _with_signals(run: EvalRun, named: dict[str, Floats]) -> EvalRun:
     return _replaced(run, signals={model: dict(named) for model in run.models[:-1]})
 
@@ -179,5 +223,22 @@ CROSSFIT = World("crossfit: a pair, 3 points", 400, 0.03, _pair(1.2, 2.2, 1.5, 0
 HEAVY_CLUSTERS = World(
     "clusters of very unlike sizes (betting), 5 points", 4000, 0.05, _heavy_clustered, fresh_rows=100_000
 )
+MORE = (
+    World("gates: the prompt tells, 3 points", 700, 0.03, _gated),
+    World("gain: the top rung is a specialist, 3 points", 700, 0.03, _specialist),
+    World("words that tell and signals that do not, 4 points", 700, 0.04, _worded, fresh_rows=20_000),
+    World("panels of three with errors of their own, 3 points", 700, 0.03, _panel),
+    World(
+        "crossfit: words that tell and signals that do not, 4 points",
+        400,
+        0.04,
+        _worded,
+        method="crossfit",
+        fresh_rows=20_000,
+    ),
+    World("crossfit: no signal, loss just at the target, 5 points", 300, 0.05, _useless, method="crossfit"),
+    World("crossfit: panels of three, 3 points", 400, 0.03, _panel, method="crossfit"),
+    World("crossfit: the top rung is a specialist, 3 points", 400, 0.03, _specialist, method="crossfit"),
+)
 # In the order of their seeds: a new one comes last, so that what was counted in the others still holds.
-EVERY = (*WORLDS, CROSSFIT, HEAVY_CLUSTERS)
+EVERY = (*WORLDS, CROSSFIT, HEAVY_CLUSTERS, *MORE)

@@ -64,6 +64,10 @@ def guarded_signals(signals: OwnSignals | None) -> dict[str, OwnSignal]:
     InvalidCall
         A name is that of a built-in signal or cannot be one, or what it names is no plain function.
     """
+    if signals is not None and not isinstance(signals, Mapping):
+        raise InvalidCall(
+            f"signals: is a {type(signals).__name__}; give a mapping from names to functions", argument="signals"
+        )
     for name, function in (signals or {}).items():
         if problem := _problem(name, function):
             raise InvalidCall(f"signals: {problem}", argument="signals")
@@ -77,7 +81,8 @@ def _problem(name: object, function: object) -> str:
         return f"{shown(name)} cannot be a name; give a letter, then at most 63 letters, digits and `_`, `.`, `-`"
     if not callable(function):
         return f"{name!r} is a {type(function).__name__}; give a function of a prompt and its draft"
-    return f"{name!r} is async; give a plain function" if inspect.iscoroutinefunction(function) else ""
+    asynchronous = any(map(inspect.iscoroutinefunction, (function, type(function).__call__)))
+    return f"{name!r} is async; give a plain function" if asynchronous else ""
 
 
 def _guarded(name: str, function: OwnSignal) -> OwnSignal:

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from router import Router, load_policy
 from router.audit.costs import cost_lines
 from router.audit.query import Filters
 from router.audit.reading import reading
 from router.core.answer import Answer
-from router.core.call import Failure
+from router.core.call import Failure, Reply, ToolCall, Usage
 from router.core.faults import Fault
 from router.core.ladder import places
 from router.core.panel import Vote, agreeing, hopeless, leading, panel_signals, settled
@@ -137,6 +138,62 @@ def test_json_answers_agree_on_the_fields_that_count(tmp_path: Path) -> None:
     answer, actions = asked(tmp_path, script, ("a", "b"), policy=policy)
     assert actions == [("a", "next"), ("b", "accept")]
     assert answer.parsed == {"why": "it crashed", "label": "bug"}
+
+
+@pytest.mark.parametrize("said", ['{"error": 1}', "null", "[]"])
+def test_json_that_lacks_what_counts_has_no_vote(tmp_path: Path, said: str) -> None:
+    """Members that all say nothing to the point are no majority."""
+    policy = POLICY.replace("{choice: [bug, billing, how-to]}", "{json: {}}\n    agree_on: [label]")
+    answer, actions = asked(tmp_path, {"a": said, "b": said, "large": '{"label": 1}'}, ("a", "b"), policy=policy)
+    assert actions == [("a", "escalate"), ("large", "accept")]  # With one vote of two missing, none is a majority.
+    assert answer.steps[0].reason == "the draft holds nothing to be compared"
+
+
+class Label(BaseModel):
+    """A caller's own type that cannot be compared."""
+
+    label: str
+    why: str = ""
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("secret")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def test_a_shape_of_the_caller_s_own_is_compared_as_json(tmp_path: Path) -> None:
+    """By the fields that count, whatever the type makes of them."""
+    policy = POLICY.replace("{choice: [bug, billing, how-to]}", "{json: {}}\n    agree_on: [label]")
+    script = {"a": '{"label": "bug", "why": "1"}', "b": '{"label": "bug", "why": "2"}'}
+    answer, actions = asked(tmp_path, script, ("a", "b"), policy=policy, schema=Label)
+    assert actions == [("a", "next"), ("b", "accept")]
+    assert answer.parsed.why == "1"
+
+
+def test_tool_calls_agree_by_name_and_arguments(tmp_path: Path) -> None:
+    """The ids that models make up, and the spaces between their arguments, do not count."""
+    tool = {"name": "f", "parameters": {"type": "object", "properties": {"x": {"type": "integer"}}}}
+    script = {
+        name: Reply("", Usage(10, output_tokens=5), tool_calls=(ToolCall(f"id-{name}", "f", arguments),))
+        for name, arguments in (("a", '{"x": 1}'), ("b", '{ "x":1 }'))
+    }
+    answer, actions = asked(tmp_path, script, ("a", "b"), tools=[{"type": "function", "function": tool}])
+    assert actions == [("a", "next"), ("b", "accept")]
+    assert [call.name for call in answer.tool_calls] == ["f"]
+
+
+def test_a_majority_that_looks_doubtful_is_not_asked_further(tmp_path: Path) -> None:
+    """Nobody's vote would change what the drafts look like."""
+    policy = POLICY.replace("0.8", "0.99")
+    _, actions = asked(tmp_path, {"a": "bug", "b": "bug", "large": "bug"}, policy=policy)
+    assert actions == [("a", "next"), ("b", "escalate"), ("large", "accept")]
+
+
+def test_nobody_is_asked_when_too_many_are_down(tmp_path: Path) -> None:
+    """One of two can never be more than half."""
+    with pytest.warns(UserWarning, match="a"):
+        _, actions = asked(tmp_path, {"a": Failure(Fault.NOT_FOUND), "b": "never", "large": "bug"}, ("a", "b"))
+    assert actions == [("a", "fail"), ("large", "accept")]
 
 
 # Limits and records

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from router.core.call import Reply, Usage
 from router.core.checks import Verdict
+from router.core.comparing import canonical
 from router.core.signals import FREE_SIGNALS, LP_FLOOR, agreement, read_signals, repetition
 from tests.strategies import replies
 
@@ -64,16 +66,24 @@ def test_a_signal_that_cannot_be_read_is_absent(reply: Reply, missing: set[str])
 @pytest.mark.parametrize(
     ("one", "other", "expected"),
     [
-        (Verdict(True, "A"), Verdict(True, "A"), 1.0),
-        (Verdict(True, "A"), Verdict(True, "B"), 0.0),
-        (Verdict(False, None), Verdict(False, None), 0.0),
-        (Verdict(True, {"a": [1]}), Verdict(True, {"a": [1.0]}), 1.0),
+        ("A", "A", 1.0),
+        ("A", "B", 0.0),
+        (None, None, 0.0),
+        ({"a": [1], "b": 2}, {"b": 2.0, "a": [1.0]}, 1.0),
+        ({"a": 1}, {"a": True}, 0.0),
     ],
-    ids=["equal", "other", "unusable", "json"],
+    ids=["equal", "other", "unusable", "json", "truth"],
 )
-def test_drafts_agree_when_their_usable_answers_are_equal(one: Verdict, other: Verdict, expected: float) -> None:
-    """Two drafts without an answer agree on nothing."""
-    assert agreement(one, other) == expected
+def test_drafts_agree_when_their_usable_answers_are_equal(one: Any, other: Any, expected: float) -> None:
+    """Two drafts without an answer agree on nothing; whole numbers are equal however they are written."""
+    assert agreement(canonical(one), canonical(other)) == expected
+
+
+@pytest.mark.parametrize("value", [{"other": 1}, [1], "text", None], ids=["lacks_it", "list", "text", "nothing"])
+def test_an_object_without_the_fields_that_count_agrees_with_nothing(value: Any) -> None:
+    """Not even with itself: a misspelt field must not make every draft agree."""
+    assert canonical(value, ["label"]) is None
+    assert canonical({"label": 1, "why": value}, ["label"]) == canonical({"label": 1.0}, ["label"])
 
 
 @pytest.mark.parametrize(

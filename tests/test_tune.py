@@ -18,9 +18,10 @@ from router.errors import TuningError
 from router.tuning.certify import Test as LossTest
 from router.tuning.certify import Tried, saves, walk
 from router.tuning.compare import compare
-from router.tuning.fit import MAX_ROWS
+from router.tuning.crossfit import on_scale
+from router.tuning.fit import FOLDS, MAX_ROWS
 from router.tuning.least import MIN_TRAIN_ROWS, certify_least, least_units
-from router.tuning.plans import Fitted, Heads, apply_rungs
+from router.tuning.plans import Family, Fitted, Heads, apply_rungs
 from router.tuning.runs import EvalRun
 from router.tuning.search import MAX_SETTINGS, between, chain_of, choose, needed_rows
 from router.tuning.table import folds_of, prepare, split
@@ -384,6 +385,38 @@ def test_crossfit_does_not_call_itself_guaranteed() -> None:
     assert found.certificate is not None
     assert found.certificate.guarantee == "simulation-checked"
     assert found.certificate.statements["all"].rows == found.certificate.train_rows == 800
+
+
+def test_crossfit_scores_a_row_by_fits_that_never_saw_it() -> None:
+    """Turning a row's own labels around changes nothing that is certified of it, whatever was selected."""
+    run = draw(rows=300)
+    family = Family((0, 1), ("confidence",), (True,))
+    tuner = Tuner(run, method="crossfit")
+    folds = folds_of(tuner.table.unit, FOLDS, 0)
+    turned = run.quality.copy()
+    turned[folds == 2] = 1.0 - turned[folds == 2]
+    other = Tuner(replace(run, quality=turned), method="crossfit")
+    one, two = (each.left_out.read(lambda fit, rows: fit.confidence_of(rows, 0)) for each in (tuner, other))
+    assert (one[folds == 2] == two[folds == 2]).all()
+    assert (one[folds != 2] != two[folds != 2]).any()
+    assert len(tuner.left_out.scores(family, tuner.trained.scores(family)).draft[0]) == 300
+
+
+@given(st.sets(st.integers(0, 1000), min_size=2, max_size=30), st.floats(0.1, 5.0), st.floats(-1.0, 1.0))
+def test_a_score_stands_on_another_scale_where_it_stood_on_its_own(own: set[int], wide: float, shift: float) -> None:
+    """Stretched and moved scores are stretched and moved back; what has no score gets none."""
+    known = np.array(sorted(own)) / 1000.0
+    assert on_scale(known, known, wide * known + shift) == pytest.approx(wide * known + shift, abs=1e-9)
+    assert np.isnan(on_scale(np.array([np.nan]), known, known)).all()
+
+
+def test_ties_on_another_scale_stay_ties() -> None:
+    """Three scores in other shares are still three scores in the same order, those beyond all seen included."""
+    own, wanted = np.repeat([0.2, 0.5, 0.9], [30, 40, 30]), np.repeat([0.3, 0.6, 0.8], [33, 38, 29])
+    assert on_scale(np.array([0.2, 0.5, 0.9]), own, wanted) == pytest.approx([0.3, 0.6, 0.8])
+    below, above = on_scale(np.array([0.1, 1.0]), own, wanted)
+    assert below < 0.3
+    assert above > 0.8
 
 
 def test_groups_have_statements_of_their_own_and_unseen_ones_get_the_top_rung() -> None:

@@ -92,6 +92,10 @@ def test_certified_savings_runs_on_any_folder(tmp_path: Path, capsys: pytest.Cap
     assert certified_savings.main([*arguments, "--json"]) == 0
     shown = capsys.readouterr()
     summaries = json.loads(shown.out)["summary"]
-    assert [one["target"] for one in summaries] == [0.01, 0.02, 0.03, 0.05]
-    assert summaries[-1]["cost_change"] < -0.1
+    assert set(summaries) == {"split", "crossfit"}
+    for of_method in summaries.values():
+        assert [one["target"] for one in of_method] == [0.01, 0.02, 0.03, 0.05]
+        assert of_method[-1]["cost_change"] < -0.1
     assert "gone holds no such answers" in shown.err
+    assert certified_savings.main([*arguments, "--seeds", "1", "--levers", "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["summary"]) == {one.name for one in certified_savings.LEVERS}

@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 
 from router import Router, load_policy
 from router.core.evidence import MOST_CHARS
-from router.core.word_scores import WORD_FEATURES, Words
+from router.core.word_scores import WORD_FEATURES, Words, form_of
 from router.errors import PolicyError
 from router.models.replay import Replay
 from router.spec import load_tuned
@@ -25,7 +25,7 @@ from router.tuning import Tuner, load_run, simulate, tune_task
 from router.tuning.features import first_score
 from router.tuning.runs import EvalRun
 from router.tuning.table import prepare
-from router.tuning.texts import MIN_ROWS, fit_words, hashed, word_columns
+from router.tuning.texts import MIN_ROWS, fit_prompts, fit_words, hashed, word_columns
 from tests.tuning_support import Row, recorded, write_policy, write_rows
 
 any_text = st.text(st.characters(exclude_categories=()), max_size=120)
@@ -74,8 +74,8 @@ def test_a_group_has_a_base_rate_of_its_own() -> None:
     groups = np.array([name for name in shares for _ in range(400)] + ["rare"] * 4, dtype=object)
     outcome = np.r_[np.concatenate([np.tile(share, 40) for share in shares.values()]), np.zeros(4)]
     order = np.random.default_rng(0).permutation(len(groups))
-    table = hashed(["red"] * len(groups))
-    fitted = fit_words(table, outcome[order], np.arange(len(groups)) % 5, groups=groups[order]).words
+    texts = np.full(len(groups), "red", dtype=object)
+    fitted = fit_prompts(texts, outcome[order, None], np.arange(len(groups)) % 5, groups[order])[0].words
     chance = {name: fitted.chance("red", name) for name in ("good", "bad", "rare", "other", "unseen", None)}
     assert chance["good"] == pytest.approx(0.9, abs=0.03)
     assert chance["bad"] == pytest.approx(0.1, abs=0.03)
@@ -90,6 +90,8 @@ def test_a_group_has_a_base_rate_of_its_own() -> None:
         ({"weights": (math.nan,) * WORD_FEATURES.buckets}, "not finite"),
         ({"intercept": math.inf}, "not finite"),
         ({"groups": {"law": math.nan}}, "not finite"),
+        ({"form": (1.0,)}, "form has 1 numbers"),
+        ({"form": (math.nan,) * 4}, "not finite"),
     ],
 )
 def test_numbers_that_no_fit_gives_are_refused(parts: dict[str, Any], problem: str) -> None:
@@ -98,19 +100,43 @@ def test_numbers_that_no_fit_gives_are_refused(parts: dict[str, Any], problem: s
         replace(FITTED[0][1], **parts)
 
 
+@given(any_text)
+def test_the_form_of_a_text_adds_its_own_part(text: str) -> None:
+    """Each part of the form by its weight; without weights it does not count."""
+    plain = FITTED[0][1]
+    formed = replace(plain, form=(0.1, -0.2, 0.3, 0.4))
+    odds = [math.log(one.chance(text) / (1 - one.chance(text))) for one in (plain, formed)]
+    told = sum(weight * part for weight, part in zip(formed.form, form_of(text), strict=True))
+    assert odds[1] - odds[0] == pytest.approx(told, abs=1e-9)
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.booleans())
 def test_whole_columns_equal_single_calls(seed: int, graded: bool) -> None:
-    """What tuning scores at once is what a call scores, groups included, to 1e-12."""
+    """What tuning scores at once is what a call scores, form and groups included, to 1e-12."""
     dice = np.random.default_rng(seed)
-    texts = np.array([" ".join(dice.choice(WORDS, 5)) for _ in range(60)], dtype=object)
+    texts = np.array([" ".join(dice.choice([*WORDS, "7\n"], 5)) for _ in range(60)], dtype=object)
     groups = dice.choice(["law", "art"], 60).astype(object)
-    outcome = dice.random(60) if graded else dice.integers(0, 2, 60).astype(float)
-    fitted = fit_words(hashed(texts), outcome, dice.permutation(60) % 5, groups=groups).words
+    quality = dice.random((60, 2)) if graded else dice.integers(0, 2, (60, 2)).astype(float)
+    small, large = (one.words for one in fit_prompts(texts, quality, dice.permutation(60) % 5, groups))
     run = load_columns_of(texts, groups)
-    (column,) = word_columns(run, 0, {"prompt_words": fitted}).values()
-    single = [fitted.chance(text, group) for text, group in zip(texts, groups, strict=True)]
-    assert column == pytest.approx(single, abs=1e-12)
+    found = word_columns(run, 0, {"prompt_words": small, "last_words": large})
+    for fitted, column in zip((small, large), found.values(), strict=True):
+        single = [fitted.chance(text, group) for text, group in zip(texts, groups, strict=True)]
+        assert column == pytest.approx(single, abs=1e-12)
+
+
+def test_models_fitted_together_share_what_is_hard() -> None:
+    """Where one model's labels say little, the other's tell which of its prompts are hard."""
+    dice = np.random.default_rng(5)
+    hard = np.arange(240) % 2 == 0
+    texts = np.array([f"{'dusk' if one else 'red'} {dice.choice(WORDS[1:3])}" for one in hard], dtype=object)
+    told = (dice.random(240) < np.where(hard, 0.1, 0.9)).astype(float)
+    noise = (dice.random(240) < np.where(hard, 0.5, 0.6)).astype(float)
+    together = fit_prompts(texts, np.column_stack([told, noise]), np.arange(240) % 5)[1].words
+    alone = fit_prompts(texts, noise[:, None], np.arange(240) % 5)[0].words
+    gaps = [words.chance("red green") - words.chance("dusk green") for words in (together, alone)]
+    assert gaps[0] > gaps[1]
 
 
 def load_columns_of(texts: Any, groups: Any) -> EvalRun:

@@ -14,7 +14,7 @@ from router.core import compose
 from router.core.answer import Action, Answer, Attempt, Step, climbed, costs
 from router.core.baseline import baseline, price_of
 from router.core.call import Call, Failure, Reply, Usage, has_media, input_tokens_bound
-from router.core.checks import Verdict
+from router.core.comparing import answer_of
 from router.core.counters import Line, Refusal, Unbounded
 from router.core.decision import Judged, first_probability, judge, skip_reason
 from router.core.effects import Ask, Asked, CountTokens, Do, Effect, Finish, Flow, ReadClock, Request, Reserve, Wait
@@ -26,7 +26,7 @@ from router.core.panel_state import Draft, PanelState
 from router.core.plan import NOT_IN_PLAN, Plan, Rung
 from router.core.pricing import total
 from router.core.reading import draft_signals, prompt_signals, verdict_of
-from router.core.signals import compared
+from router.core.signals import agreement
 from router.core.tools import marked, rung_of
 from router.errors import RouterError
 
@@ -75,7 +75,7 @@ class _Climb:
         self.goes_on: int | None = None
         self.shown = False
         self.down = False  # Whether the rung that was asked last could not be reached.
-        self.before: Verdict | None = None
+        self.said: list[str | None] = []  # What every draft so far says, to be compared.
         self.usage_below: Usage | None = None  # As reported for the last draft below the top rung.
         self.input_bound = input_tokens_bound(request.messages)
         self.endings = Endings(plan, request, self.steps, self.attempts)
@@ -171,9 +171,8 @@ class _Climb:
 
     def _ended(self) -> Answer:
         """What is left when every rung has been asked: the best usable draft, if there is one."""
-        if kept := self._kept(None, ""):
-            return kept
-        raise self.endings.deadline() if self._out_of_time() else self.endings.exhausted()
+        error = self.endings.deadline() if self._out_of_time() else self.endings.exhausted()
+        return self._kept(None, "") or _raise(error)
 
     def _reserve(self, index: int, call: Call, upper: int | None) -> Generator[Effect, Any, Answer | None]:
         """Take room in every budget for the first request to a rung; where there is none, the draft that is kept."""
@@ -230,7 +229,14 @@ class _Climb:
             self._step(index, "skip", unfit)
             if rung.gate is not None:  # It is the first of a panel, if of any: what it skips is all of it.
                 self.given_up = rung.level
+            self._done_without(index)
         return bool(unfit)
+
+    def _done_without(self, index: int) -> None:
+        """A member gave no draft: before tuning nobody is asked then who cannot change the outcome any more."""
+        rung = self.plan.rungs[index]
+        if rung.members > 1 and not rung.kind and not rung.skip and self.panel.lost(rung) and not rung.tuned:
+            self.given_up = rung.level
 
     def _unfit(self, index: int) -> str:
         """Why a rung is not asked at all, or ""."""
@@ -287,12 +293,12 @@ class _Climb:
     def _step(
         self, rung: int, action: Literal["skip", "fail"], reason: str, attempts: tuple[Attempt, ...] = ()
     ) -> None:
-        cost = total([attempt.amount.nusd for attempt in attempts])
-        place = self.plan.rungs[rung]
+        cost, place = total([attempt.amount.nusd for attempt in attempts]), self.plan.rungs[rung]
         self.steps.append(Step(place.level, place.name, action, reason, cost_nusd=cost, attempts=len(attempts)))
 
     def _failed(self, index: int, failure: Failure, attempts: tuple[Attempt, ...]) -> None:
         self._step(index, "fail", failed(failure, attempts), attempts)
+        self._done_without(index)
         then = FAULTS[failure.fault].then
         if then == "on_filter":
             then = self.plan.task.on_filter
@@ -304,16 +310,15 @@ class _Climb:
     def _judge(self, index: int, reply: Reply, attempts: tuple[Attempt, ...]) -> Draft:
         rung = self.plan.rungs[index]
         verdict = verdict_of(self.plan, self.request, reply)
+        said = answer_of(reply, verdict, self.plan.task.agree_on, shaped=self.request.shape is not None)
         # Members of a panel are compared with all others, not with the one before.
-        before = None if rung.members > 1 else self.before
-        agree_on = self.plan.task.agree_on
-        signals: Mapping[str, float] = draft_signals(rung, self.request, reply, verdict, before, agree_on)
-        self.before = verdict
+        agrees = agreement(self.said[-1], said) if self.said and rung.members == 1 else None
+        signals: Mapping[str, float] = draft_signals(rung, self.request, reply, verdict, agrees)
+        self.said.append(said)
         draft = Draft(index, reply, verdict, attempts[-1].usage, signals)
         # Who goes on after tool calls does so alone.
         if rung.members > 1 and self.goes_on is None:
-            value = compared(verdict.value, agree_on) if verdict.valid else None
-            self.panel.add(rung, draft, Vote(value, first_probability(rung.alone, signals)))
+            self.panel.add(rung, draft, Vote(said, first_probability(rung.alone, signals)))
             draft, judged, together = self.panel.judge(rung)
             signals = {**signals, **together}
         else:
@@ -357,10 +362,9 @@ class _Climb:
         reason = ": ".join(filter(None, ("no rung above gave a usable answer", why.partition(": ")[0])))
         if blocked is not None:
             self._step(blocked, "skip", why)
-        assert self.held.step is not None
-        name = self.plan.rungs[self.held.place].name
-        step = replace(self.held.step, model=name, action="keep", reason=reason, cost_nusd=0, attempts=0, signals={})
-        self.steps.append(step)
+        step, name = self.held.step, self.plan.rungs[self.held.place].name
+        assert step is not None
+        self.steps.append(replace(step, model=name, action="keep", reason=reason, cost_nusd=0, attempts=0, signals={}))
         return self._answer(self.held)
 
     def _answer(self, draft: Draft) -> Answer:

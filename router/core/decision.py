@@ -53,18 +53,19 @@ def _by_gain(rung: Rung, signals: Mapping[str, float], p: float, source: str) ->
 
 
 def judge_panel(
-    rung: Rung, signals: Mapping[str, float], votes: Sequence[Vote], problem: str, *, whole: bool = True
+    rung: Rung, signals: Mapping[str, float], votes: Sequence[Vote], problem: str, *, whole: bool = True, lost: int = 0
 ) -> Judged:
     """Keep what a panel has said so far, ask its next member, or give it up.
 
     A fitted confidence decides alone. Without one more than half of all that draft must agree, and nobody is asked who
-    cannot change that: a question never. Nothing fitted is known of a panel that is not `whole` up to here.
+    cannot change that: a question never, and no one after a majority that looks doubtful. `lost` members gave no draft.
+    Nothing fitted is known of a panel that is not `whole` up to here.
     """
     judged = judge(rung, signals, problem)
     if rung.tuned and not whole and not problem:
         return judged._replace(keep=False, reason="a member is missing, and the plan knows nothing without it")
     if rung.threshold is None or problem:
-        return judged._replace(give_up=hopeless(votes, rung.voters) and not rung.tuned)
+        return judged._replace(give_up=hopeless(votes, rung.voters, lost) and not rung.tuned)
     if rung.tuned or judged.source != "prior":
         low = rung.low is not None and judged.score is not None and judged.score < rung.low
         told = f"{judged.reason}; below {rung.low:.3f} the rest of the panel is not asked" if low else judged.reason
@@ -73,10 +74,11 @@ def judge_panel(
     count = 0 if lead is None else agreeing(votes, lead)
     told = f"{count} of {rung.voters} members give this answer"
     if not settled(votes, rung.voters):
-        told = f"the members do not agree yet: {told}" if len(votes) < rung.voters else f"the members differ: {told}"
-        return judged._replace(keep=False, reason=told, give_up=hopeless(votes, rung.voters))
+        open_still = len(votes) + lost < rung.voters
+        told = f"the members do not agree yet: {told}" if open_still else f"the members differ: {told}"
+        return judged._replace(keep=False, reason=told, give_up=hopeless(votes, rung.voters, lost))
     told = f"{told}; {judged.reason}" if rung.voters > 1 else judged.reason
-    return judged._replace(reason=told, give_up=len(votes) == rung.voters)
+    return judged._replace(reason=told, give_up=not judged.keep)
 
 
 def skip_reason(rung: Rung, prompt_signals: Mapping[str, float], down: bool) -> str:

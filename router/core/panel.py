@@ -6,7 +6,7 @@ The panel's answer is the one that most of its members gave so far; where severa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 # By name, what is known once some members of a panel have answered; the docs table is made from it.
 PANEL_SIGNALS: dict[str, str] = {
@@ -21,7 +21,7 @@ PANEL_SIGNALS: dict[str, str] = {
 class Vote(NamedTuple):
     """What one member said: its answer, `None` where it gave none that is usable, and how sure its draft looks."""
 
-    value: Any
+    value: str | None
     alone: float | None
     """Confidence read off its draft alone; `None` where no calibrator says it."""
 
@@ -39,7 +39,7 @@ def leading(votes: Sequence[Vote]) -> int | None:
 def agreeing(votes: Sequence[Vote], at: int) -> int:
     """How many members gave this member's answer, itself included."""
     value = votes[at].value
-    return sum(bool(vote.value == value) for vote in votes)
+    return sum(vote.value == value for vote in votes)
 
 
 def panel_signals(votes: Sequence[Vote]) -> dict[str, float]:
@@ -52,8 +52,8 @@ def panel_signals(votes: Sequence[Vote]) -> dict[str, float]:
     others = [vote for at, vote in enumerate(votes) if at != lead and vote.value is not None]
     if votes[lead].alone is None or any(vote.alone is None for vote in others):
         return found
-    support = [vote.alone or 0.0 for vote in others if bool(vote.value == value)]
-    against = [vote.alone or 0.0 for vote in others if not bool(vote.value == value)]
+    support = [vote.alone or 0.0 for vote in others if vote.value == value]
+    against = [vote.alone or 0.0 for vote in others if vote.value != value]
     return {
         **found,
         "panel_own": votes[lead].alone or 0.0,
@@ -68,8 +68,8 @@ def settled(votes: Sequence[Vote], voters: int) -> bool:
     return lead is not None and 2 * agreeing(votes, lead) > voters
 
 
-def hopeless(votes: Sequence[Vote], voters: int) -> bool:
-    """Whether no answer can reach more than half of all that draft any more."""
+def hopeless(votes: Sequence[Vote], voters: int, lost: int = 0) -> bool:
+    """Whether no answer can reach more than half of all that draft any more; `lost` of them gave no draft."""
     lead = leading(votes)
     most = 0 if lead is None else agreeing(votes, lead)
-    return 2 * (most + voters - len(votes)) <= voters
+    return 2 * (most + voters - lost - len(votes)) <= voters

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from router.core.call import Message, Reply, texts
 from router.core.checks import REFUSED, Verdict
 from router.core.effects import Request
 from router.core.evidence import read_evidence
 from router.core.plan import Plan, Rung
-from router.core.signals import agreement, draft_text, read_own, read_signals
+from router.core.signals import draft_text, read_own, read_signals
+from router.core.word_scores import PROMPT_WORDS
 
 
 def text_of(messages: tuple[Message, ...] | list[Message]) -> str:
@@ -20,18 +19,19 @@ def text_of(messages: tuple[Message, ...] | list[Message]) -> str:
 def prompt_signals(rung: Rung, request: Request) -> dict[str, float]:
     """What is known of a rung's draft before it is asked for."""
     found = {"input_chars": float(request.input_chars)}
-    if "prompt_words" in rung.needs_words:
-        found["prompt_words"] = rung.words["prompt_words"].chance(text_of(request.messages), request.group)
+    for name in rung.needs_words:
+        if name in PROMPT_WORDS:
+            found[name] = rung.words[name].chance(text_of(request.messages), request.group)
     return found
 
 
 def draft_signals(
-    rung: Rung, request: Request, reply: Reply, verdict: Verdict, before: Verdict | None, agree_on: Sequence[str] = ()
+    rung: Rung, request: Request, reply: Reply, verdict: Verdict, agrees: float | None = None
 ) -> dict[str, float]:
-    """Every signal of a draft that is wanted; `before` is the verdict on the draft before it."""
+    """Every signal of a draft that is wanted; `agrees` says whether it gives the answer of the draft before it."""
     found = read_signals(request.input_chars, reply, verdict)
-    if before is not None:
-        found["agreement"] = agreement(before, verdict, agree_on)
+    if agrees is not None:
+        found["agreement"] = agrees
     if rung.blocks:
         answer = verdict.value if verdict.valid else None
         found |= read_evidence(text_of(request.messages), reply, answer, rung.blocks)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from router.core.call import Reply
 from router.core.checks import Verdict
@@ -94,16 +93,9 @@ def _logprob_signals(lps: Sequence[float]) -> dict[str, float]:
     return {"lp_mean": total / len(lps), "lp_min": lowest, "lp_first": lps[0]}
 
 
-def agreement(one: Verdict, other: Verdict, agree_on: Sequence[str] = ()) -> float:
-    """1 when two drafts give the same usable answer, else 0; of JSON answers the fields that count."""
-    return float(one.valid and other.valid and bool(compared(one.value, agree_on) == compared(other.value, agree_on)))
-
-
-def compared(value: Any, agree_on: Sequence[str]) -> Any:
-    """The part of an answer that two drafts must agree on: these fields of an object, or all of it."""
-    if not agree_on or not isinstance(value, Mapping):
-        return value
-    return {name: value.get(name) for name in agree_on}
+def agreement(one: str | None, other: str | None) -> float:
+    """1 when two drafts give the same usable answer, else 0."""
+    return float(one is not None and one == other)
 
 
 def repetition(text: str) -> float:

@@ -1,4 +1,4 @@
-"""What the words of a text say: a linear score over hashed words, as plain numbers.
+"""What the words and the form of a text say: a linear score over hashed words, as plain numbers.
 
 Fitted offline with scikit-learn; scoring here is plain Python and equals scikit-learn's own output to 1e-12.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import mul
 from typing import Annotated, Literal
 
 from router.core.calibration import sigmoid
@@ -16,13 +17,17 @@ from router.core.grammar import STRICT, Limit, Text
 from router.core.text_features import SIZES
 
 WORD_FEATURES = SIZES["small"]
-WordSignal = Literal["prompt_words", "draft_words"]
+FORMS = 4
+WordSignal = Literal["prompt_words", "last_words", "draft_words"]
 
 # The docs table is made from it.
 WORD_SIGNALS: dict[WordSignal, str] = {
-    "prompt_words": "chance that the draft is right by the words of its prompt and the call's group, 0 to 1",
+    "prompt_words": "chance that the draft is right by the words and form of its prompt and the call's group, 0 to 1",
+    "last_words": "the same of the plan's last rung: whether there is anything to gain by climbing, 0 to 1",
     "draft_words": "chance that the draft is right by its own words, 0 to 1",
 }
+# Those that are read off the prompt, and know the call's group.
+PROMPT_WORDS: frozenset[WordSignal] = frozenset({"prompt_words", "last_words"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +42,23 @@ class Words:
     """Logistic intercept."""
     groups: Mapping[Text, float] = field(default_factory=dict)
     """What a call's group adds to the logit: the value of the metadata key that the task's `group:` names."""
+    form: tuple[float, ...] = ()
+    """Logistic weights of the text's form: logarithms of its characters, digits, lines and characters to a word; empty
+    where that does not count."""
 
     def __post_init__(self) -> None:
         if len(self.weights) != WORD_FEATURES.buckets:
             raise ValueError(f"weights has {len(self.weights)} numbers, not {WORD_FEATURES.buckets}")
-        if not all(map(math.isfinite, (*self.weights, self.intercept, *self.groups.values()))):
+        if len(self.form) not in (0, FORMS):
+            raise ValueError(f"form has {len(self.form)} numbers, not {FORMS}")
+        if not all(map(math.isfinite, (*self.weights, self.intercept, *self.groups.values(), *self.form))):
             raise ValueError("holds a number that is not finite")
 
     def chance(self, text: str, group: str | None = None) -> float:
         """The chance that the words of a text give, 0 to 1."""
         logit = self.intercept + (self.groups.get(group, 0.0) if group is not None else 0.0)
+        if self.form:
+            logit += sum(map(mul, self.form, form_of(text)))
         counts = word_counts(text)
         weights, told, length = self.weights, 0.0, 0.0
         for bucket, count in counts.items():
@@ -58,3 +70,15 @@ class Words:
 def word_counts(text: str) -> dict[int, float]:
     """The hashed words of a text, or of the beginning and end of a long one."""
     return WORD_FEATURES.counts(shortened(text))
+
+
+def form_of(text: str) -> tuple[float, ...]:
+    """What a text looks like: how long it is, how many digits and lines it has, and how long its words are."""
+    text = shortened(text)
+    chars, digits = len(text) + 1, sum(map(text.count, "0123456789")) + 1
+    return (
+        math.log(chars),
+        math.log(digits),
+        math.log(text.count("\n") + 1),
+        math.log(chars / (len(text.split()) + 1)),
+    )

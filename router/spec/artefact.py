@@ -362,7 +362,9 @@ def _signal_problem(entry: ModelCalibrators, own_signals: Collection[str]) -> st
     known = {*FREE_SIGNALS, *BLOCKS, *entry.words, *own_signals}
     lacking = sorted({name for one in fitted for name in one.signals} & WORD_SIGNALS.keys() - known)
     if lacking:
-        return f"a calibrator names {lacking[0]!r}, which `words` has not; restore the file, or tune the task again"
+        return (
+            f"a calibrator names {lacking[0]!r}, which `words` does not have; restore the file, or tune the task again"
+        )
     return _unknown_signal(fitted, known)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from router.core.answer import climbed
 from router.core.binding import changed_rows, row_binding
+from router.core.comparing import canonical
 from router.core.params import suggestion
 from router.core.plan import Force, Plan, Rung
 from router.core.policy import Policy
@@ -23,7 +24,6 @@ from router.resolve import bound, task_check
 from router.spec import Loaded, loaded_of
 from router.tuning.calls import Calls, RecordedCall, read_calls
 from router.tuning.candidate import Candidate
-from router.tuning.columns import comparable
 from router.tuning.graders import Grader, build_grader, recorded_mark
 from router.tuning.paired import Comparison, Outcome, compared
 from router.tuning.play import Played, Player, prepared
@@ -279,7 +279,7 @@ class _Sides:
         answer = played.answer
         said: Any = None
         if answer is not None:
-            said = comparable(answer.parsed) if answer.parsed is not None else answer.text.strip()
+            said = canonical(answer.parsed) if answer.parsed is not None else answer.text.strip()
         return Outcome(
             model=answer.model if answer else None,
             said=said,
@@ -292,7 +292,7 @@ class _Sides:
     def _unit(self, call: RecordedCall) -> Any:
         """What calls err together by: their cluster, else their prompt."""
         value = None if self.cluster is None else call.value(self.cluster)
-        return prompt_id(call.prompt) if value is None else ("cluster", comparable(value))
+        return prompt_id(call.prompt) if value is None else ("cluster", canonical(value))
 
     def _require_models(self, pairs: Sequence[tuple[Played, Played]]) -> None:
         """A model that the recording has no answer of at all is named at once."""

@@ -94,7 +94,7 @@ class Columns:
         self._at.append(row * len(self.models) + model)
         for name, column in self._numbers.items():
             column.append(getattr(cell, name))
-        self._answers.append(comparable(cell.answer))
+        self._answers.append(cell.answer)
         self._texts.append(cell.text)
         for name, value in cell.signals.items():
             rows, values = self._signals.setdefault((model, name), (array("q"), array("d")))
@@ -197,13 +197,6 @@ class Columns:
         table = np.full(n * k, np.nan)
         table[np.asarray(self._at)] = np.asarray(column)
         return table.reshape(n, k)
-
-
-def comparable(answer: Any) -> Any:
-    """An answer that `==` can compare, whatever JSON it is; `None` for none."""
-    if answer is None or answer == "":
-        return None
-    return json.dumps(answer, sort_keys=True, default=str) if isinstance(answer, dict | list) else answer
 
 
 def _data_hash(row_ids: Sequence[str], labels: Sequence[str]) -> str:

@@ -22,10 +22,13 @@ FOLDS = 5
 # A curve of a dozen numbers is as good from twenty thousand rows as from a million.
 MAX_ROWS = 20_000
 _CLIP = 1e-9
-# How strongly the signals that every call reads are fitted, and how strongly with more of them: a weaker pull by each.
-_STRENGTH, _CAREFUL = 1.0, 0.1
-# By how many of its standard errors a block must lower the held-out loss to be read at all.
-_PAYS = 1.645
+# Strengths of the fit that are tried, the inverse of the ridge penalty on standardised signals: with many rows any of
+# them does, and few rows bear only a weak pull by each signal.
+STRENGTHS = (1.0, 0.1, 0.01)
+# With more signals than every call reads the pull is no stronger than this while they are chosen.
+_CAREFUL = 0.03
+# By how many standard errors a block must lower the held-out loss to be read at all: the one-standard-error rule.
+_PAYS = 1.0
 
 
 class Fit(NamedTuple):
@@ -74,28 +77,39 @@ def _selected(
     """The columns that say something of held-out rows, how strongly they are fitted, and those rows' probabilities.
 
     Signals that every call reads are all kept: they cost nothing more. A block of further ones is kept only when it
-    lowers the held-out loss with one-sided 95 % confidence, the best block first. Each of the application's own signals
-    is a block by itself.
+    lowers the held-out loss by more than its standard error, the best block first. Each of the application's own
+    signals is a block by itself.
     """
     blocks: dict[str, list[str]] = {}
     for name in columns:
         alone = name in WORD_SIGNALS or name in own_signals
         blocks.setdefault(name if alone else BLOCKS.get(name, ""), []).append(name)
     kept = {name: columns[name] for name in blocks.pop("", ())}
-    strength, best = _STRENGTH, _out_of_fold(kept, outcome, folds, _STRENGTH)
+    strength, best = _strongest(kept, outcome, folds)
+    careful = min(strength, _CAREFUL)
 
-    def tried(block: str) -> tuple[dict[str, Floats], Floats, float]:
+    def tried(block: str) -> tuple[float, dict[str, Floats], Floats]:
         more = kept | {name: columns[name] for name in blocks[block]}
-        held_out = _out_of_fold(more, outcome, folds, _CAREFUL)
+        held_out = _out_of_fold(more, outcome, folds, careful)
         gain = row_losses(best, outcome) - row_losses(held_out, outcome)
         error = float(gain.std()) / math.sqrt(len(gain))
-        return more, held_out, float(gain.mean()) - _PAYS * error
+        return float(gain.mean()) - _PAYS * error, more, held_out
 
-    for block in sorted(blocks, key=lambda block: -tried(block)[2]):
-        more, held_out, gain = tried(block)
+    free = len(kept)
+    first = {block: tried(block) for block in blocks}
+    for block in sorted(first, key=lambda block: -first[block][0]):
+        gain, more, held_out = first[block] if len(kept) == free else tried(block)
         if gain > 0.0:
-            kept, strength, best = more, _CAREFUL, held_out
+            kept, best = more, held_out
+    if len(kept) > free:
+        strength, best = _strongest(kept, outcome, folds)
     return kept, strength, best
+
+
+def _strongest(columns: Columns, outcome: Floats, folds: NDArray[np.intp]) -> tuple[float, Floats]:
+    """The strength with the lowest held-out loss, and the held-out probabilities."""
+    tried = [(strength, _out_of_fold(columns, outcome, folds, strength)) for strength in STRENGTHS]
+    return min(tried, key=lambda one: log_loss(one[1], outcome))
 
 
 def _out_of_fold(columns: Columns, outcome: Floats, folds: NDArray[np.intp], strength: float) -> Floats:

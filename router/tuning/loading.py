@@ -15,20 +15,21 @@ from typing import Any
 from router.core.binding import changed_rows, row_binding
 from router.core.call import Reply, texts, to_messages
 from router.core.checks import Check, Verdict, build_check
+from router.core.comparing import canonical
 from router.core.evidence import read_evidence
 from router.core.ladder import kind_of, model_of, panels
 from router.core.params import suggestion
 from router.core.policy import AnswerKind, Policy, TextAnswer
 from router.core.pricing import NUSD_PER_USD
 from router.core.reading import text_of
-from router.core.signals import FREE_SIGNALS, OwnSignal, compared, draft_text, read_own, read_signals
+from router.core.signals import FREE_SIGNALS, OwnSignal, draft_text, read_own, read_signals
 from router.errors import RecordingError, TuningError, UnknownTask
 from router.models.replay import outcome_of
 from router.own_signals import OwnSignals, guarded_signals, is_own, is_value
 from router.resolve import bound, task_check
 from router.spec import Loaded, adopt, load
 from router.tuning.answers import is_final, is_question, is_verdict, reply_of
-from router.tuning.columns import Cell, Columns, comparable
+from router.tuning.columns import Cell, Columns
 from router.tuning.graders import Grader, build_grader, recorded_mark
 from router.tuning.judged import Answered, Judged
 from router.tuning.questions import Questioned, askings
@@ -274,7 +275,7 @@ class _Reader:
             cost_nusd,
             latency_ms,
             math.nan if check_usd is None else check_usd * NUSD_PER_USD,
-            comparable(compared(found, self.agree_on)),
+            canonical(found, self.agree_on),
             signals,
             draft_text(reply) if (reply := reply_of(row)) else None,
         )
@@ -307,7 +308,7 @@ class _Reader:
         return not self.regrade and (self.grader.asks_judge or row.get("grader") == "judge")
 
     def _verdict(self, row: Row) -> Verdict:
-        if self.bound is None and "answer" in row and comparable(row["answer"]) is None:
+        if self.bound is None and "answer" in row and canonical(row["answer"]) is None:
             return Verdict(False, None, "has no answer in it")  # Whoever made the columns looked for one.
         return self.check(row["response"]) if isinstance(row.get("response"), str) else Verdict(True)
 

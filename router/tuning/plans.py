@@ -62,6 +62,10 @@ class Family:
         """The gate of each model but the last."""
         return tuple(self.gate if at == 0 else None for at in range(len(self.judged)))
 
+    def opens_panel(self, at: int) -> bool:
+        """Whether the model at this place is the first of a panel."""
+        return at == self.panel[0] and self.panel[1] - self.panel[0] > 1
+
     def members(self, at: int) -> tuple[int, ...]:
         """The columns of a panel's members up to this place; one for a model that is in no panel."""
         start, stop = self.panel
@@ -170,6 +174,8 @@ def scores_of(table: Table, family: Family, fitted: Fitted) -> Scores:
             columns = {**table.columns(model, earlier if len(members) == 1 else None)}
             columns |= word_columns(table.run, model, own.words)
         prompt.append(first_score(own.prompt, columns, table.rows))
+        if family.opens_panel(at):
+            led = table.led(model)
         if len(members) > 1:
             alone = [alone_score(table, one, fitted) for one in members if table.drafts(one)]
             own = fitted.panels.get(tuple(names[one] for one in members), Heads())

@@ -7,7 +7,7 @@ only, the threshold. Nothing here sees a certify row, so nothing here can make a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import combinations, product
 from typing import NamedTuple
@@ -177,8 +177,14 @@ def _normal(share: float) -> float:
     return NormalDist().inv_cdf(1.0 - share)
 
 
-def choose(trained: Trained, target: float, share: float, certify_units: int) -> Forecast:
-    """The family that is predicted to be cheapest once certified.
+def choose(
+    trained: Trained,
+    target: float,
+    share: float,
+    certify_units: int,
+    allow: Callable[[Family], bool] | None = None,
+) -> Forecast:
+    """The family that is predicted to be cheapest once certified, of those that are allowed; plain pairs always are.
 
     Anything longer than a pair by confidence must pay: its saving over the best pair, row by row, has a 90 % interval
     above 0.
@@ -186,8 +192,10 @@ def choose(trained: Trained, target: float, share: float, certify_units: int) ->
     plain: list[Forecast] = []
     more: list[Forecast] = []
     for family in families(trained.train, trained):
-        found = forecast(trained, family, target, share, certify_units)
         simple = family.by == ("confidence",) and family.gate is None and len(family.rungs) == 2
+        if allow and not simple and not allow(family):
+            continue
+        found = forecast(trained, family, target, share, certify_units)
         (plain if simple else more).append(found)
     best = min(plain, key=_rank)
     for one in sorted(more, key=_rank):

@@ -77,6 +77,11 @@ class Table:
             lead = np.where(asked.answered, lead, -1)
         return {**self.run.prompt_signals, **columns}, lead
 
+    def led(self, model: int) -> Rows:
+        """A panel of one: its column, or -1 where it gave no answer that others could be compared with."""
+        answered = np.array([answer is not None for answer in self._answers(model).tolist()])
+        return np.where(answered, model, -1)
+
     def _answers(self, model: int) -> NDArray[np.object_]:
         """The usable answers of a model, `None` for a draft without one."""
         assert self.run.answers is not None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from router.core.word_scores import WORD_FEATURES, Words, WordSignal, word_counts
+from router.core.word_scores import FORMS, PROMPT_WORDS, WORD_FEATURES, Words, WordSignal, form_of, word_counts
 from router.tuning.features import Floats
 from router.tuning.fit import FOLDS, log_loss, weighted
 from router.tuning.runs import EvalRun
@@ -19,6 +20,9 @@ MIN_ROWS = 200
 _STRENGTHS = (0.01, 0.03, 0.1)
 # How much less a word is held back than a signal: a text's words have the length 1 in all, a signal's spread is 1.
 _LOOSER = 3.0
+# How much of a prompt's part is a model's own and not shared by all: its weights count half, so they are held back four
+# times as much. The level of each model is free. Chosen, not measured.
+_OWN, _FREE = 0.5, 10.0
 
 
 class WordFit(NamedTuple):
@@ -36,9 +40,10 @@ def word_columns(run: EvalRun, model: int, words: Mapping[WordSignal, Words]) ->
         texts = texts_of(run, model, name)
         if name in there or texts is None:
             continue
-        table = hashed(texts)
-        logit = fitted.intercept + table @ np.asarray(fitted.weights)
-        if name == "prompt_words" and run.group is not None:
+        logit = fitted.intercept + hashed(texts) @ np.asarray(fitted.weights)
+        if fitted.form:
+            logit = logit + forms(texts) @ np.asarray(fitted.form)
+        if name in PROMPT_WORDS and run.group is not None:
             logit = logit + np.array([fitted.groups.get(str(one), 0.0) for one in run.group.tolist()])
         found[name] = _sigmoid(logit)
     return found
@@ -46,7 +51,7 @@ def word_columns(run: EvalRun, model: int, words: Mapping[WordSignal, Words]) ->
 
 def texts_of(run: EvalRun, model: int, name: WordSignal) -> NDArray[np.object_] | None:
     """The texts that a word signal is read off."""
-    if name == "prompt_words":
+    if name in PROMPT_WORDS:
         return run.prompts
     return None if run.drafts is None else run.drafts[:, model]
 
@@ -55,27 +60,27 @@ def hashed(texts: Sequence[Any] | NDArray[np.object_]) -> Any:
     """Texts by hashed words, each row of length 1; a sparse matrix."""
     from scipy.sparse import csr_matrix
 
-    indices: list[int] = []
-    values: list[float] = []
-    ends = [0]
-    for text in texts:
-        counts = word_counts(text or "")
-        row = np.fromiter(counts.values(), float, len(counts))
-        indices += counts.keys()
-        values += (row / max(float(np.sqrt(row @ row)), 1e-12)).tolist()
-        ends.append(len(indices))
-    return csr_matrix((values, indices, ends), shape=(len(ends) - 1, WORD_FEATURES.buckets))
+    rows = [_row(text or "") for text in texts]
+    indices, values = (np.concatenate([row[at] for row in rows] or [np.empty(0)]) for at in (0, 1))
+    ends = np.cumsum([0, *(len(row[0]) for row in rows)])
+    return csr_matrix((values, indices, ends), shape=(len(rows), WORD_FEATURES.buckets))
 
 
-def fit_words(
-    table: Any,
-    outcome: Floats,
-    folds: NDArray[np.intp],
-    *,
-    groups: NDArray[np.object_] | None = None,
-    beside: Floats | None = None,
-) -> WordFit:
-    """Fit the chance of an outcome from hashed words, and from the group of a row where it has one.
+# Tuning reads the same texts once for every fold, target and plan.
+@lru_cache(maxsize=20_000)
+def _row(text: str) -> tuple[NDArray[np.int32], Floats]:
+    counts = word_counts(text)
+    values = np.fromiter(counts.values(), float, len(counts))
+    return np.fromiter(counts, np.int32, len(counts)), values / max(float(np.sqrt(values @ values)), 1e-12)
+
+
+def forms(texts: Sequence[Any] | NDArray[np.object_]) -> Floats:
+    """The form of each text, a column for each part of it."""
+    return np.array([form_of(text or "") for text in texts], dtype=float).reshape(len(texts), FORMS)
+
+
+def fit_words(table: Any, outcome: Floats, folds: NDArray[np.intp], beside: Floats | None = None) -> WordFit:
+    """Fit the chance of an outcome from hashed words.
 
     Parameters
     ----------
@@ -85,47 +90,92 @@ def fit_words(
         0 to 1.
     folds
         The fold of each row.
-    groups
-        The group of each row; its part is in the words' chance.
     beside
         Other signals, a column each, that are fitted together with the words but are not part of their chance: so the
         words tell only what the signals do not.
     """
     from scipy.sparse import csr_matrix, hstack
 
-    names: list[str] = []
     parts = [table * _LOOSER]
+    if beside is not None and beside.shape[1]:
+        spread = beside.std(axis=0)
+        parts.append(csr_matrix((beside - beside.mean(axis=0)) / np.where(spread > 0, spread, 1.0)))
+    whole = hstack(parts).tocsr()
+    strength, chances = _held_out(whole, outcome, folds, table.shape[1])
+    weights, intercept = _fitted(whole, outcome, strength)
+    return WordFit(Words(tuple((weights[: table.shape[1]] * _LOOSER).tolist()), intercept), chances)
+
+
+def fit_prompts(
+    prompts: NDArray[np.object_], quality: Floats, folds: NDArray[np.intp], groups: NDArray[np.object_] | None = None
+) -> list[WordFit]:
+    """Fit each model's chance from the words, the form and the group of a prompt, all models together.
+
+    What is hard for one model is mostly hard for the others. So the weights of a model are what all share and a part
+    of its own, which is held back more: few labels of each then tell as much as many of one.
+
+    Parameters
+    ----------
+    prompts
+        The texts.
+    quality
+        A row for each prompt, a column for each model, 0 to 1.
+    folds
+        The fold of each row.
+    groups
+        The group of each row, where calls have one.
+    """
+    from scipy.sparse import csr_matrix, hstack
+
+    form = forms(prompts)
+    parts, names = [hashed(prompts) * _LOOSER, csr_matrix(form - form.mean(axis=0))], []
     if groups is not None:
         known, codes = np.unique(groups.astype(str), return_inverse=True)
         names = known.tolist()
         ones = (np.full(len(codes), _LOOSER), (np.arange(len(codes)), codes))
         parts.append(csr_matrix(ones, shape=(len(codes), len(names))))
-    size = WORD_FEATURES.buckets
-    own = size + len(names)
-    if beside is not None and beside.shape[1]:
-        spread = beside.std(axis=0)
-        parts.append(csr_matrix((beside - beside.mean(axis=0)) / np.where(spread > 0, spread, 1.0)))
-    whole = hstack(parts).tocsr()
-    _, strength, chances = min(
-        (_held_out(whole, outcome, folds, strength, own) for strength in _STRENGTHS), key=lambda one: one[0]
-    )
+    own = hstack(parts).tocsr()
+    models, columns = quality.shape[1], own.shape[1]
+    whole = _shared(own, models)
+    outcome, fold = quality.T.ravel(), np.tile(folds, models)
+    strength, chances = _held_out(whole, outcome, fold, whole.shape[1])
     weights, intercept = _fitted(whole, outcome, strength)
-    weights = (weights * _LOOSER).tolist()
-    by_group = dict(zip(names, weights[size:own], strict=True))
-    return WordFit(Words(tuple(weights[:size]), intercept, by_group), chances)
+    found = []
+    for model in range(models):
+        part = weights[:columns] + _OWN * weights[columns * (model + 1) : columns * (model + 2)]
+        level = intercept + _FREE * float(weights[columns * (models + 1) + model])
+        told, formed, grouped = np.split(part, [WORD_FEATURES.buckets, WORD_FEATURES.buckets + FORMS])
+        words = Words(
+            tuple((_LOOSER * told).tolist()),
+            level - float(form.mean(axis=0) @ formed),
+            dict(zip(names, (_LOOSER * grouped).tolist(), strict=True)),
+            tuple(formed.tolist()),
+        )
+        found.append(WordFit(words, chances[model * len(folds) : (model + 1) * len(folds)]))
+    return found
 
 
-def _held_out(
-    table: Any, outcome: Floats, folds: NDArray[np.intp], strength: float, own_columns: int
-) -> tuple[float, float, Floats]:
-    """The held-out loss of a strength, the strength, and the held-out chances by the words' own columns."""
-    found, chances = np.empty(len(outcome)), np.empty(len(outcome))
-    for fold in range(FOLDS):
-        own, others = folds == fold, folds != fold
-        weights, intercept = _fitted(table[others], outcome[others], strength)
-        found[own] = _sigmoid(intercept + table[own] @ weights)
-        chances[own] = _sigmoid(intercept + table[own][:, :own_columns] @ weights[:own_columns])
-    return log_loss(found, outcome), strength, chances
+def _shared(table: Any, models: int) -> Any:
+    """The rows once for each model: columns that all models share, then those of each, then a level for each."""
+    from scipy.sparse import csr_matrix, eye, hstack, kron
+
+    level = kron(eye(models) * _FREE, np.ones((table.shape[0], 1)))
+    return hstack([kron(np.ones((models, 1)), table), kron(eye(models), table * _OWN), csr_matrix(level)]).tocsr()
+
+
+def _held_out(table: Any, outcome: Floats, folds: NDArray[np.intp], own_columns: int) -> tuple[float, Floats]:
+    """The strength with the lowest held-out loss, and the held-out chances by the words' own columns."""
+    tried = []
+    for strength in _STRENGTHS:
+        found, chances = np.empty(len(outcome)), np.empty(len(outcome))
+        for fold in range(FOLDS):
+            own, others = folds == fold, folds != fold
+            weights, intercept = _fitted(table[others], outcome[others], strength)
+            found[own] = _sigmoid(intercept + table[own] @ weights)
+            chances[own] = _sigmoid(intercept + table[own][:, :own_columns] @ weights[:own_columns])
+        tried.append((log_loss(found, outcome), strength, chances))
+    _, strength, chances = min(tried, key=lambda one: one[0])
+    return strength, chances
 
 
 def _fitted(table: Any, outcome: Floats, strength: float) -> tuple[Floats, float]:

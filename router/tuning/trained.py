@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from itertools import product
 
 import numpy as np
 
-from router.core.word_scores import WORD_SIGNALS, Words, WordSignal
-from router.tuning.features import Columns, Floats, matrix, terms_of
+from router.core.word_scores import Words, WordSignal
+from router.tuning.features import Columns, Floats, first_score, matrix, terms_of
 from router.tuning.fit import FOLDS, Fit, fit
 from router.tuning.plans import Family, Fitted, Heads, Scores, with_used
 from router.tuning.table import Rows, Table, folds_of
-from router.tuning.texts import MIN_ROWS, fit_words, hashed, texts_of
+from router.tuning.texts import MIN_ROWS, WordFit, fit_prompts, fit_words, hashed, word_columns
 
 
 class Trained:
@@ -26,6 +25,8 @@ class Trained:
         _, self._codes, sizes = np.unique(train.unit, return_inverse=True, return_counts=True)
         self._sizes = sizes if len(sizes) < train.rows else None
         self.words: list[dict[WordSignal, Words]] = [{} for _ in train.run.models]
+        self.prompts: list[WordFit] = []
+        """What prompts say of each model; empty where there are none, or too few."""
         self.train = self._with_words(train)
 
     @property
@@ -42,22 +43,33 @@ class Trained:
         run = train.run
         if train.rows < MIN_ROWS:
             return train
-        signals = {model: dict(own) for model, own in run.signals.items()}
-        prompts = None if run.prompts is None else hashed(run.prompts)
-        for model, name in product(range(train.top), WORD_SIGNALS):
-            texts = texts_of(run, model, name)
-            if texts is None:
-                continue
-            whole = name == "prompt_words"
-            table = prompts if whole else hashed(texts)
-            columns = train.columns(model)
-            # Words of a prompt also serve alone, before there is a draft.
-            beside = None if whole else matrix(columns, terms_of(columns))
-            groups = run.group if whole else None
-            fitted = fit_words(table, train.quality[:, model], self._folds, groups=groups, beside=beside)
-            self.words[model][name], column = fitted
-            signals.setdefault(run.models[model], {})[name] = column
+        signals = {model: dict(run.signals.get(model, {})) for model in run.models}
+        if run.prompts is not None:
+            self.prompts = fit_prompts(run.prompts, train.quality, self._folds, run.group)
+        for model, name in enumerate(run.models[:-1]):
+            if self.prompts:
+                self.words[model]["prompt_words"], signals[name]["prompt_words"] = self.prompts[model]
+            if run.drafts is not None:
+                columns = train.columns(model)
+                beside = matrix(columns, terms_of(columns))
+                fitted = fit_words(hashed(run.drafts[:, model]), train.quality[:, model], self._folds, beside)
+                self.words[model]["draft_words"], signals[name]["draft_words"] = fitted
         return replace(train, run=replace(run, signals=signals))
+
+    def columns(self, table: Table, model: int, earlier: int | None = None) -> Columns:
+        """The signals of other rows, with what words say of them."""
+        return {**table.columns(model, earlier), **word_columns(table.run, model, self.words[model])}
+
+    def confidence_of(self, table: Table, model: int, earlier: int | None = None) -> Floats:
+        """Confidence in a model's drafts of other rows; NaN where there is none."""
+        fitted = self.confidence(model, earlier).calibrator
+        return first_score((fitted,), self.columns(table, model, earlier), table.rows)
+
+    def panel_of(self, table: Table, members: tuple[int, ...]) -> tuple[Floats, Rows]:
+        """Confidence in what a panel's first members say of other rows, and whose draft leads, -1 for none."""
+        alone = [self.confidence_of(table, one) for one in members if table.drafts(one)]
+        columns, lead = table.panel(members, alone)
+        return first_score((self.panel(members).calibrator,), columns, table.rows), lead
 
     def _fit(self, columns: Columns, outcome: Floats) -> Fit:
         return fit(columns, outcome, self._folds, own_signals=self.train.run.own_signals)
@@ -75,7 +87,8 @@ class Trained:
         key = ("gain", model, last)
         if key not in self._fits:
             gained = np.maximum(self.train.quality[:, last] - self.train.quality[:, model], 0.0)
-            self._fits[key] = self._fit(self.train.columns(model), gained)
+            known = {"last_words": self.prompts[last].out_of_fold} if self.prompts else {}
+            self._fits[key] = self._fit({**self.train.columns(model), **known}, gained)
         return self._fits[key]
 
     def prompt(self, model: int) -> Fit:
@@ -122,7 +135,8 @@ class Trained:
             else:
                 one = self.confidence(model, family.rungs[at - 1] if at else None)
             draft.append(one.out_of_fold if last is None else 1.0 - one.out_of_fold)
-            leading.append(self.leading(members) if len(members) > 1 else None)
+            opens = self.train.led(model) if family.opens_panel(at) else None
+            leading.append(self.leading(members) if len(members) > 1 else opens)
         prompt = () if family.gate is None else (self.prompt(family.rungs[0]).out_of_fold,)
         return Scores(tuple(draft), prompt, tuple(leading))
 
@@ -148,4 +162,7 @@ class Trained:
         compared = (self.confidence(model, family.rungs[at - 1]).calibrator,) if at else ()
         gain = (self.gain(model, family.rungs[-1]).calibrator,) if family.by[at] == "gain" else ()
         prompt = (self.prompt(model).calibrator,) if at == 0 and family.gate is not None else ()
-        return with_used(Heads((*compared, alone), gain, prompt), self.words[model])
+        words = self.words[model]
+        if self.prompts:
+            words = {**words, "last_words": self.prompts[family.rungs[-1]].words}
+        return with_used(Heads((*compared, alone), gain, prompt), words)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -12,9 +13,10 @@ from router.core.tuned import Certificate, TunedPlan, TunedRung
 from router.errors import TuningError
 from router.tuning.certify import test_for
 from router.tuning.chains import Chains, Goal, Kept
+from router.tuning.crossfit import LeftOut
 from router.tuning.fit import MAX_ROWS
 from router.tuning.least import MIN_TRAIN_ROWS, certify_least, confidence_words, least_units, too_few
-from router.tuning.plans import scores_of
+from router.tuning.plans import Family, scores_of
 from router.tuning.result import Tuning
 from router.tuning.runs import EvalRun
 from router.tuning.search import Forecast, chain_of, choose, needed_rows, side_rungs
@@ -87,21 +89,32 @@ def tune(
 
 
 class Tuner:
-    """A run that is split and fitted once, for several targets. Every target tuned opens the certify split again."""
+    """A run that is split and fitted once, for several targets. Every target tuned opens the certify split again.
+
+    `allow` leaves kinds of plans out of the comparison; plain pairs are always in it.
+    """
 
     def __init__(
-        self, run: EvalRun, *, method: Method = "split", seed: int = 0, train_share: float = TRAIN_SHARE
+        self,
+        run: EvalRun,
+        *,
+        method: Method = "split",
+        seed: int = 0,
+        train_share: float = TRAIN_SHARE,
+        allow: Callable[[Family], bool] | None = None,
     ) -> None:
         _require_share("train_share", train_share)
         if method not in ("split", "crossfit"):
             raise TuningError(f"method: {method!r} is neither split nor crossfit", needed=0)
         if seed < 0:
             raise TuningError(f"seed: {seed} is below 0", needed=0)
-        self.run, self.method, self.seed = run, method, seed
+        self.run, self.method, self.seed, self.allow = run, method, seed, allow
         self.train_share = None if method == "crossfit" else train_share
         self.table = prepare(run)
         self.train, self.certify = self._split()
         self.trained = Trained(self.table.take(self.train), seed)
+        # Of `crossfit`: fitted when it is asked.
+        self.left_out = LeftOut(self.table, seed)
         self.data_hash = run.data_hash or self._digest()
 
     def _split(self) -> tuple[Rows, Rows]:
@@ -141,7 +154,7 @@ class Tuner:
             group=group,
             each_alone=each_alone,
         )
-        best = choose(self.trained, target, goal.budget, self.certify_units // len(parts))
+        best = choose(self.trained, target, goal.budget, self.certify_units // len(parts), self.allow)
         kept = {name: one for name, rows in parts.items() if (one := self._certified(rows, best, goal)) is not None}
         heads = self.trained.fitted([one.family for one in kept.values() if one.family])
         if not kept:
@@ -208,8 +221,9 @@ class Tuner:
     def _certified(self, rows: Rows, best: Forecast, goal: Goal) -> Kept | None:
         """The cheapest plan that these certify rows certify, or `None`."""
         table, family = self.table.take(rows), best.family
-        if self.method == "crossfit":  # Each row is scored by the fit that left it out.
-            fitted, scores = best.scores, best.scores.take(rows)
+        if self.method == "crossfit":  # Each row is scored by fits that saw nothing of its fold.
+            fitted = self.left_out.scores(family, best.scores)
+            scores = fitted.take(rows)
         else:
             heads = self.trained.fitted([family])
             fitted, scores = scores_of(self.trained.train, family, heads), scores_of(table, family, heads)

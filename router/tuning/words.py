@@ -89,20 +89,24 @@ def certificate_words(certificate: Certificate, top: str) -> list[str]:
     if certificate.label_source == "judge":
         lines.append("The label is what a judge says, another model: the loss is the judge's opinion, not the truth.")
     for name, one in certificate.statements.items():
-        lines.append(("" if name == "all" else f"{name}: ") + _statement_words(one))
+        lines.append(("" if name == "all" else f"{name}: ") + _statement_words(one, certificate.method == "crossfit"))
     if any(one.clusters for one in certificate.statements.values()):
         lines.append("Each cluster counts once, by the mean of its rows: the loss is that of a cluster, not of a call.")
     if len(certificate.statements) > 1:
         alone = "each of them holds by itself" if certificate.each_alone else "all of them hold together"
         lines.append(f"Groups: {alone}.")
     if certificate.method == "crossfit":
-        lines.append("Rows that were fitted on were certified on too: no theorem stands behind that, only simulation.")
+        lines.append(
+            "Simulation-checked, not guaranteed: rows that were fitted on were certified on too, each scored by fits "
+            "that never saw it; no theorem stands behind that, only simulation."
+        )
     if own := certificate.binds_to.get("own_signals"):
         names = ", ".join(map(str, own))
         lines.append(f"It reads your own signals ({names}): a process that does not register them cannot follow it.")
     dates = f"Issued {certificate.issued}, runs out {certificate.expires}. " if certificate.expires else ""
     look = f"Look {certificate.look} at these rows" if certificate.open_ended else "The only look at these rows"
-    lines.append(f"{dates}{look}; {certificate.train_rows:,} others chose the plan.")
+    chose = "they" if certificate.method == "crossfit" else f"{certificate.train_rows:,} others"
+    lines.append(f"{dates}{look}; {chose} chose the plan.")
     return lines
 
 
@@ -120,11 +124,12 @@ def _means(certificate: Certificate) -> str:
     return f"{certificate.guarantee}, {certificate.test} test"
 
 
-def _statement_words(one: Statement) -> str:
+def _statement_words(one: Statement, crossfit: bool) -> str:
     low, high = one.cost_interval
     of = f" in {one.clusters:,} clusters" if one.clusters else ""
+    chose = "chose the plan too" if crossfit else "did not choose the plan"
     return (
-        f"On {one.rows:,} rows{of} that did not choose the plan it lost {_points(one.loss)} points (at most "
+        f"On {one.rows:,} rows{of} that {chose} it lost {_points(one.loss)} points (at most "
         f"{_points(one.loss_upper)}), cost {one.cost:.1%} of the top rung alone ({low:.1%} to {high:.1%}) and climbed "
         f"in {one.escalated:.1%} of the calls."
     )

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from router.core.tuned import By, TunedRung
-from router.tuning.features import Floats, first_score
-from router.tuning.plans import Family, Outcome, Scores, alone_score, family_of, follow, scores_of
+from router.core.tuned import TunedRung
+from router.tuning.features import Floats
+from router.tuning.plans import Family, Outcome, Scores, family_of, follow, scores_of
 from router.tuning.result import Tuning
 from router.tuning.search import between, choose, drafts_of
 from router.tuning.table import Rows, Table
+from router.tuning.trained import Trained
 from router.tuning.tune import Tuner
 
 
@@ -53,34 +54,34 @@ class HeldOut:
         """What the thresholds and gates of a family are compared with."""
         trained = self.tuner.trained
         if self.crossfit:
-            return trained.scores(family).take(self.rows)
+            return self.tuner.left_out.scores(family, trained.scores(family)).take(self.rows)
         return scores_of(self.table, family, trained.fitted([family]))
 
     def confidence(self, model: int, earlier: int | None = None) -> Floats:
         """Confidence in a model's drafts; NaN where there is none."""
-        fitted = self.tuner.trained.confidence(model, earlier)
-        if self.crossfit:
-            return fitted.out_of_fold[self.rows]
-        return first_score((fitted.calibrator,), self.table.columns(model, earlier), self.table.rows)
+        return self._read(lambda trained, table: trained.confidence_of(table, model, earlier))
 
     def panel(self, members: tuple[int, ...]) -> tuple[Floats, Floats]:
         """Confidence in what a panel's first members say together, NaN where there is none, and how good that is."""
-        trained = self.tuner.trained
-        by: list[By] = ["confidence"] * len(members)
-        fitted = trained.fitted([Family((*members, self.table.top), tuple(by), panel=(0, len(members)))])
-        if self.crossfit:
-            p, lead = trained.panel(members).out_of_fold[self.rows], trained.leading(members)[self.rows]
-        else:
-            alone = [alone_score(self.table, one, fitted) for one in members if self.table.drafts(one)]
-            columns, lead = self.table.panel(members, alone)
-            p = first_score((trained.panel(members).calibrator,), columns, self.table.rows)
+        p = self._read(lambda trained, table: trained.panel_of(table, members)[0])
+        lead = self._read(lambda trained, table: trained.panel_of(table, members)[1].astype(float)).astype(np.intp)
         quality = self.table.quality[np.arange(self.table.rows), lead]
         return p, np.where(lead < 0, 0.0, quality)
+
+    def _read(self, read: Callable[[Trained, Table], Floats]) -> Floats:
+        """What fits say of the rows that had no part in them."""
+        if self.crossfit:
+            return self.tuner.left_out.read(read)[self.rows]
+        return read(self.tuner.trained, self.table)
 
     def settings(self, most: int) -> Floats:
         """Thresholds of the family at equal shares of the training drafts, strict to loose."""
         trained, family = self.tuner.trained, self.family
-        scores = trained.scores(family) if self.crossfit else scores_of(trained.train, family, trained.fitted([family]))
+        scores = (
+            self.tuner.left_out.scores(family, trained.scores(family))
+            if self.crossfit
+            else scores_of(trained.train, family, trained.fitted([family]))
+        )
         drafts = drafts_of(family, scores)
         return between(drafts, np.quantile(drafts, np.linspace(0.0, 1.0, most))) if len(drafts) else drafts
 

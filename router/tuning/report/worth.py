@@ -63,7 +63,8 @@ class _Refits:
         self.crossfit = held.crossfit
         train = _sample(held.tuner.trained.train, _FIT_ROWS)
         shown = train if held.crossfit else _sample(held.table, _SHOWN_ROWS)
-        self.trained, self.columns = train.columns(model, earlier), shown.columns(model, earlier)
+        self.trained = train.columns(model, earlier)
+        self.columns = held.tuner.trained.columns(shown, model, earlier)
         self.trained_outcome, self.outcome = train.quality[:, model], shown.quality[:, model]
         self.folds = folds_of(train.unit, FOLDS, held.tuner.seed)
         self.own_signals = train.run.own_signals
