@@ -715,13 +715,6 @@ def _summed(one: Mapping[str, float]) -> tuple[str, ...]:
     return (f"{one['cost_change']:+.1%}", *(f"{share:.1%}" for share in shares), f"{one['certified']:.0%}")
 
 
-def savings_levers() -> str:
-    """What each part of tuning is worth: the mean cost change without it."""
-    summary = _result("savings_levers")["summary"]
-    rows = [(name, *(f"{one['cost_change']:+.1%}" for one in lines)) for name, lines in summary.items()]
-    return _table(("tuned", *(f"{one['target']:.0%}" for one in summary["everything"])), rows)
-
-
 def _points(share: float) -> str:
     return f"{100 * share:g} point" + ("" if share == 0.01 else "s")
 
@@ -831,7 +824,6 @@ PARTS: dict[str, Callable[[], str]] = {
     "audit-example": audit_example,
     "backtest-example": backtest_example,
     "certified-savings": certified_savings,
-    "savings-levers": savings_levers,
     "validity": validity,
     "tune-speed": tune_speed,
     "policy-reference": policy_reference,

@@ -129,8 +129,9 @@ def request_of(plan: Plan, prompt: Prompt, options: Mapping[str, Any], *, route_
     """
     require_known("route", options)
     for name in _MAPPINGS:
-        if not isinstance(options.get(name) or {}, Mapping):
-            raise InvalidCall(f"{name}: is a {type(options[name]).__name__}; give a mapping", argument=name)
+        given = options.get(name)
+        if given and not isinstance(given, Mapping):
+            raise InvalidCall(f"{name}: is a {type(given).__name__}; give a mapping", argument=name)
     try:
         messages = to_messages(prompt, plan.task.system)
     except ValueError as error:
@@ -159,7 +160,7 @@ def request_of(plan: Plan, prompt: Prompt, options: Mapping[str, Any], *, route_
         stream=stream,
         tools=tools_of(options.get("tools"), options.get("tool_choice")),
         shape=_guarded(shape_of(schema)),
-        keys=checked_keys(options.get("credentials"), plan.names),
+        keys=checked_keys(options["credentials"], plan.names) if options.get("credentials") else {},
         headers=checked_headers(options.get("extra_headers")),
         group=_group(plan.task.group, options.get("metadata")),
     )

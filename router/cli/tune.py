@@ -71,18 +71,10 @@ def tune(
         raise typer.BadParameter(f"{max_loss} is not between 0 and 1; 0.02 is two points", param_hint="--max-loss")
     if data is None and (judge is not None or show_label):
         raise typer.BadParameter("is asked with --data; `router eval` asks it too", param_hint="--judge")
+    where: dict[str, Any] = {"policies": policies, "environment": environment}
     if data is not None:
-        _require_target(
-            task,
-            data,
-            policies=policies,
-            environment=environment,
-            max_quality_loss=max_loss,
-            at_confidence=confidence,
-            test_share=test_share,
-            method=method,
-            only_look=only_look,
-        )
+        wanted = {"max_quality_loss": max_loss, "at_confidence": confidence, "test_share": test_share}
+        _require_target(task, data, **where, **wanted, method=method, only_look=only_look)
         done = run_eval(
             task,
             data,
@@ -96,8 +88,7 @@ def tune(
             judge=judge,
             show_label=show_label,
             max_usd=max_usd,
-            policies=policies,
-            environment=environment,
+            **where,
         )
         if done.stopped:
             typer.echo(f"stopped: {done.stopped}; nothing was tuned", err=True)
@@ -106,8 +97,7 @@ def tune(
         tuned = tune_task(
             task,
             run,
-            policies=policies,
-            environment=environment,
+            **where,
             grader=grader,
             tolerance=tolerance,
             fields=[name.strip() for name in fields.split(",") if name.strip()],

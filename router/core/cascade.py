@@ -78,10 +78,17 @@ class _Climb:
         self.said: list[str | None] = []  # What every draft so far says, to be compared.
         self.usage_below: Usage | None = None  # As reported for the last draft below the top rung.
         self.input_bound = input_tokens_bound(request.messages)
-        self.endings = Endings(plan, request, self.steps, self.attempts)
+
+    @property
+    def endings(self) -> Endings:
+        """The errors that the call may end with; most end with none."""
+        return Endings(self.plan, self.request, self.steps, self.attempts)
 
     def run(self) -> Flow:
-        yield from self._check_input(self.plan.task.max_input_tokens)
+        limit = self.plan.task.max_input_tokens
+        surely = compose.surely_fits(limit, self.input_bound)
+        if not surely and (yield from self._exceeds(compose.call(self.plan, 0, self.request), limit)):
+            raise self.endings.too_long(limit)
         self.goes_on = rung_of(self.request.messages)
         for index, rung in enumerate(self.plan.rungs):
             if self._passed_over(index):
@@ -95,7 +102,8 @@ class _Climb:
         """Ask a model for its draft; the answer of the call where it ends here."""
         rung = self.plan.rungs[index]
         call = compose.call(self.plan, index, self.request)
-        if (yield from self._exceeds(call, rung.context_tokens, self.input_bound)):
+        surely = compose.surely_fits(rung.context_tokens, self.input_bound)
+        if not surely and (yield from self._exceeds(call, rung.context_tokens)):
             self._step(index, "skip", f"the prompt is longer than its {rung.context_tokens} tokens of context")
             return None
         yield from self._read_clock()
@@ -103,8 +111,7 @@ class _Climb:
             return self._kept(index, "the deadline passed") or _raise(self.endings.deadline())
         upper = compose.upper_nusd(rung, call, self.request, self.input_bound)
         if (attempts := self._affordable(upper)) == 0:
-            kept = self._kept(index, "the cost limit leaves no room for it")
-            spent = self._spent_upper()
+            kept, spent = self._kept(index, "the cost limit leaves no room for it"), self._spent_upper()
             return kept or _raise(self.endings.cost_limit(rung, call, upper, spent, self.input_bound))
         if self.budgets and (kept := (yield from self._reserve(index, call, upper))):
             return kept
@@ -116,8 +123,7 @@ class _Climb:
         """Ask about the draft of the panel's first member; what fails or has no room is done without."""
         rung = self.plan.rungs[index]
         first = self.panel.first(rung)
-        assert rung.kind
-        assert first
+        assert rung.kind and first  # noqa: PT018 - both, or the place is passed over
         question, text = QUESTIONS[rung.kind], first.reply.text
         known = question.foregone(self.request.messages, text, self.plan.task.answer, first.verdict)
         if known is not None:
@@ -140,7 +146,8 @@ class _Climb:
     def _no_room(self, index: int, call: Call, upper: int | None, bound: int | None) -> Generator[Effect, Any, str]:
         """Why a question is not sent, or ""."""
         rung = self.plan.rungs[index]
-        if (yield from self._exceeds(call, rung.context_tokens, bound)):
+        surely = compose.surely_fits(rung.context_tokens, bound)
+        if not surely and (yield from self._exceeds(call, rung.context_tokens)):
             return f"the question is longer than its {rung.context_tokens} tokens of context"
         yield from self._read_clock()
         if self._out_of_time():
@@ -215,10 +222,6 @@ class _Climb:
             return None
         return self._judge(index, asked.outcome, asked.attempts)
 
-    def _check_input(self, limit: int | None) -> Generator[Effect, Any, None]:
-        if (yield from self._exceeds(compose.call(self.plan, 0, self.request), limit, self.input_bound)):
-            raise self.endings.too_long(limit)
-
     def _passed_over(self, index: int) -> bool:
         """Whether a rung is not asked; its step says why, but for the rest of a panel that was given up."""
         rung = self.plan.rungs[index]
@@ -261,12 +264,10 @@ class _Climb:
             return "there is no draft of the panel's first member to ask about"
         return "it reads text only" if has_media(self.request.messages) else ""
 
-    def _exceeds(self, call: Call, limit: int | None, bound: int | None) -> Generator[Effect, Any, bool]:
+    def _exceeds(self, call: Call, limit: int | None) -> Generator[Effect, Any, bool]:
         """Whether a prompt is over a limit; counting is slow, and only done where its bound does not tell."""
-        if limit is None or (bound is not None and bound <= limit):
-            return False
         counted: int = yield Do(CountTokens(call))
-        return counted > limit
+        return limit is not None and counted > limit
 
     def _read_clock(self) -> Generator[Effect, Any, None]:
         if self.request.deadline_s is not None and self.attempts:  # A check of the caller's own may have been slow.
@@ -369,8 +370,7 @@ class _Climb:
 
     def _answer(self, draft: Draft) -> Answer:
         assert draft.step is not None
-        spent, rung = costs(self.attempts), self.plan.rungs[draft.place]
-        top = self.plan.rungs[-1]
+        spent, rung, top = costs(self.attempts), self.plan.rungs[draft.place], self.plan.rungs[-1]
         cost, source = baseline(top, self.attempts, draft.reply.usage)
         estimate = price_of(top, self.usage_below) if source == "known" else None
         return Answer(

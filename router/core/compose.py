@@ -82,6 +82,11 @@ def upper_nusd(rung: Rung, call: Call, request: Request, input_bound: int | None
     return rung.rates.upper_nusd(input_bound, output, request.deadline_s, tier)
 
 
+def surely_fits(limit: int | None, input_bound: int | None) -> bool:
+    """Whether a prompt is within a limit without counting: counting is slow, and rarely needed."""
+    return limit is None or (input_bound is not None and input_bound <= limit)
+
+
 def unbounded(rung: Rung, call: Call, request: Request, input_bound: int | None) -> str:
     """Why nothing bounds what a request to this rung costs, and what helps."""
     name = f"a request to {rung.name!r} has no bound: "

@@ -29,6 +29,8 @@ class Draft(NamedTuple):
 class PanelState:
     """The members of one panel that were asked; another panel begins anew."""
 
+    __slots__ = ("_answers", "_drafts", "_first", "_level", "_lost", "_votes")
+
     def __init__(self) -> None:
         self._level: int | None = None
         self._drafts: list[Draft] = []

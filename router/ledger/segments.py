@@ -17,7 +17,10 @@ from router.ledger.rows import Row
 
 SEGMENTS_FOLDER = "segments"
 
-_encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"), default=str).encode
+# Rows are made here and hold themselves nowhere: looking for that takes time.
+_encode = json.JSONEncoder(
+    ensure_ascii=True, allow_nan=False, check_circular=False, separators=(",", ":"), default=str
+).encode
 _decode = json.JSONDecoder().decode
 
 
