@@ -459,14 +459,14 @@ def test_a_tuned_file_and_a_threshold_under_a_tuned_plan(tmp_path: Path) -> None
 
 def test_own_signals_are_read_as_in_production(tmp_path: Path) -> None:
     """A plan that was tuned with a signal of the application's own is played with it, and noted where it is lacking."""
-
-    def own(_: str, draft: str) -> float:
-        return float("*" in draft)
-
     rows = recorded(600)
+    right = {(row["prompt"], row["response"]) for row in rows if row["correct"]}
     for row in rows:
         row.pop("logprob")
-        row["response"] += " *" * row["correct"]
+
+    def own(prompt: str, draft: str) -> float:
+        return float((prompt, draft) in right)
+
     policies = write_policy(tmp_path / "policies", answer={"text": {}})
     run = write_rows(tmp_path / "runs" / "colours.jsonl", rows)
     tuned = tune_task("colours", run, policies=policies, signals={"stars": own})

@@ -25,7 +25,12 @@ def canonical(value: Any, agree_on: Sequence[str] = ()) -> str | None:
         value = {name: value[name] for name in agree_on}
     if value is None or value == "":
         return None
-    return value if isinstance(value, str) else json.dumps(_plain(value), sort_keys=True, default=str)
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(_plain(value), sort_keys=True, default=str)
+    except RecursionError:  # Nested so deeply that nothing reads it.
+        return None
 
 
 def answer_of(reply: Reply, verdict: Verdict, agree_on: Sequence[str], *, shaped: bool) -> str | None:
