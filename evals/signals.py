@@ -27,7 +27,7 @@ from router.core.call import Reply, Usage
 from router.core.checks import Verdict
 from router.core.evidence import BLOCKS, EVIDENCE, read_evidence
 from router.core.signals import FREE_SIGNALS, read_signals
-from router.core.word_scores import WORD_FEATURES, WORD_SIGNALS, Words
+from router.core.word_scores import FORMS, WORD_FEATURES, WORD_SIGNALS, Words
 from router.tuning.fit import FOLDS, fit
 from router.tuning.quality import quality_of
 from router.tuning.table import folds_of
@@ -143,10 +143,11 @@ def microseconds() -> dict[str, float]:
     sizes = tuple(len(draft[at::500]) for at in range(500))
     reply = Reply(draft, Usage(200, 500), logprobs=logprobs, token_bytes=sizes, margins=tuple(-lp for lp in logprobs))
     verdict = Verdict(True)
-    words = Words((0.01,) * WORD_FEATURES.buckets, 0.0)
+    words = Words((0.01,) * WORD_FEATURES.buckets, 0.0, form=(0.01,) * FORMS)
     reads: dict[str, Callable[[], object]] = {
         "free": lambda: read_signals(600, reply, verdict),
         "prompt_words": lambda: words.chance(prompt),
+        "last_words": lambda: words.chance(prompt),
         "draft_words": lambda: words.chance(draft),
     }
     reads |= {block: partial(read_evidence, prompt, reply, 2.5, (block,)) for block in EVIDENCE}
