@@ -51,22 +51,22 @@ sums_text = st.text("0123456789.,()+-*/x×÷−%$= \n", max_size=200)
 )
 def test_sums_are_checked(text: str, found: list[tuple[float, bool]]) -> None:
     """What a sum is said to come to, and whether it does; what is no sum is passed over."""
-    assert list(sums(text)) == found
+    assert [(one.result, one.right) for one in sums(text)] == found
 
 
 @given(st.integers(0, 9999), st.integers(0, 9999), st.sampled_from("+-*"))
 def test_every_whole_sum_is_read(one: int, other: int, sign: str) -> None:
     """A sum that is right counts as right, and one that is off by one as wrong, whatever its numbers."""
     result = {"+": one + other, "-": one - other, "*": one * other}[sign]
-    assert list(sums(f"{one} {sign} {other} = {result}")) == [(float(result), True)]
+    assert list(sums(f"{one} {sign} {other} = {result}")) == [(float(result), True, (float(one), float(other)))]
     wrong = result + max(1, abs(result) // 100)
-    assert [right for _, right in sums(f"{one} {sign} {other} = {wrong}")] == [False]
+    assert [found.right for found in sums(f"{one} {sign} {other} = {wrong}")] == [False]
 
 
 @given(sums_text)
 def test_no_text_of_signs_and_digits_is_too_much(text: str) -> None:
     """Any of them is read without an error, and every result is a finite number."""
-    assert all(math.isfinite(value) for value, _ in sums(text))
+    assert all(math.isfinite(value) for one in sums(text) for value in (one.result, *one.operands))
 
 
 PROMPT = "Anna has 12 eggs and sells three of them for $2.50 each. What does she get?"
@@ -85,6 +85,23 @@ def test_numbers_are_compared_with_the_prompt() -> None:
     assert read_evidence(PROMPT, "3 * 2.50 = 7.50")["ends_on_sum"] == 1.0
 
 
+@pytest.mark.parametrize(
+    ("draft", "found"),
+    [
+        ("3 * 4 = 12, then 12 + 1 = 13. It is 13.", {}),
+        ("3 * 4 = 12 and 2 * 5 = 10, so 10", {"results_unused": 1}),
+        ("3 - 12 = -9, so -9 + 12 = 3 remain", {"sum_negative": 1}),
+        ("12 / 5 = 2.4, so 2.4", {"sum_fraction": 1}),
+        ("2.5 * 3 = 7.5, so 7.5", {}),
+    ],
+)
+def test_sums_that_lead_nowhere_or_break_are_told(draft: str, found: dict[str, float]) -> None:
+    """Results that nothing goes on with, results below nothing, and whole numbers that come to a fraction."""
+    names = ("results_unused", "sum_negative", "sum_fraction")
+    told = read_evidence(PROMPT, draft)
+    assert {name: told[name] for name in names} == dict.fromkeys(names, 0.0) | found
+
+
 def test_a_draft_without_numbers_or_words_lacks_their_signals() -> None:
     """What cannot be read is absent, never 0."""
     assert "last_number" not in read_evidence(PROMPT, "seven")
@@ -99,6 +116,9 @@ def test_words_and_doubts_are_counted() -> None:
     assert found["words_shared"] == pytest.approx(2 / 3)
     assert found["words_own"] == pytest.approx(5 / 7)
     assert found["hedges"] == 2.0
+    assert found["turns"] == found["reasons"] == 0.0
+    found = read_evidence("", "Seven, because there are eight. However, since one broke and since it did, but seven.")
+    assert (found["turns"], found["reasons"]) == (2.0, 3.0)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from operator import add, mul, sub
+from typing import NamedTuple
 
 NUMBER = re.compile(r"\d{1,15}(?:,\d{3}){0,4}(?:\.\d{1,12})?")
 # Of ASCII text the parts that numbers are in: splitting is several times as fast as looking at every place.
@@ -28,6 +29,17 @@ _ALONE = re.compile(rf"{_SHORT}[ .,]*")
 _OPERATIONS: dict[str, Callable[[float, float], float]] = {"+": add, "-": sub, "*": mul}
 
 
+class Sum(NamedTuple):
+    """One sum in a text."""
+
+    result: float
+    """What it is said to come to."""
+    right: bool
+    """Whether it does."""
+    operands: tuple[float, ...]
+    """The numbers it is made of."""
+
+
 def number(text: str) -> float:
     """The value of a number as it is written."""
     return float(text.replace(",", "") if "," in text else text)
@@ -46,8 +58,8 @@ def numbers_in(text: str) -> list[str]:
     return found
 
 
-def sums(text: str) -> Iterator[tuple[float, bool]]:
-    """What each sum in a text is said to come to, and whether it does; `6*7=42` gives (42.0, True)."""
+def sums(text: str) -> Iterator[Sum]:
+    """The sums in a text, in order; `6*7=42` gives `Sum(42.0, True, (6.0, 7.0))`."""
     parts = text.split("=", _MOST_SUMS)
     for before, after in pairwise(parts):
         tail, head = before[-_REACH:], after[:_REACH]
@@ -57,15 +69,17 @@ def sums(text: str) -> Iterator[tuple[float, bool]]:
             continue
         two, alone = _TWO.fullmatch(left_text), _ALONE.fullmatch(right_text)
         if two and alone:  # Most sums are this short, and read several times as fast.
-            one: float | None = _OPERATIONS[two[2]](number(two[1]), number(two[3]))
+            operands: tuple[float, ...] = (number(two[1]), number(two[3]))
+            one: float | None = _OPERATIONS[two[2]](*operands)
             other: float | None = number(alone[1])
         else:
             left, right = _last(_tokens(left_text)), _first(_tokens(right_text))
             if len(left) < 3 and len(right) < 3:  # "x = 5" is no sum.
                 continue
+            operands = tuple(token for token in left if isinstance(token, float))
             one, other = _value(left), _value(right)
         if one is not None and other is not None:
-            yield other, abs(one - other) <= _ROUNDED + _RELATIVE * abs(other)
+            yield Sum(other, abs(one - other) <= _ROUNDED + _RELATIVE * abs(other), operands)
 
 
 def _tokens(text: str) -> list[_Token]:

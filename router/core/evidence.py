@@ -12,17 +12,24 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from router.core.answer_tokens import answer_signals, margin_signals
-from router.core.arithmetic import number, numbers_in, sums
+from router.core.arithmetic import Sum, number, numbers_in, sums
 from router.core.call import Reply
 from router.core.signals import LP_FLOOR, draft_text
 
 # By block the name of every signal of closer reading and what it means; the docs table is made from it. What one block
 # needs is read in one go, so a block is the smallest part that a call can do without.
 EVIDENCE: dict[str, dict[str, str]] = {
-    "numbers": {
+    "reasoning": {
         "sums_right": "sums in the draft that come out right, such as 6*7=42",
         "sum_wrong": "1 when some sum in the draft does not, else 0",
+        "sum_negative": "1 when some sum in the draft is said to come to less than nothing, else 0",
+        "sum_fraction": "1 when some sum of whole numbers in the draft comes to one that is not, else 0",
+        "results_unused": "different results of the draft's sums that are in no other sum and are not its last number",
         "ends_on_sum": "1 when the draft's last number is what one of its right sums comes to, else 0",
+        "reasons": "how often the draft says since or because",
+        "turns": "different words in the draft that turn against what went before: however, but, actually",
+    },
+    "numbers": {
         "numbers_unused": "different numbers of the prompt that the draft never mentions",
         "numbers_new": "different numbers of the draft that neither the prompt nor a right sum gives",
         "numbers_new_share": "the same as a share of the draft's different numbers, 0 to 1",
@@ -71,6 +78,8 @@ _DOUBTS = """maybe perhaps possibly probably presumably approximately roughly ap
     unsure assume assuming guess seems appears might"""
 _HEDGES = frozenset(_DOUBTS.split())
 _HEDGING = ("i think", "i believe", "not sure", "not certain", "not clear", "could be", "may be")
+_REASONS = ("since", "because")
+_TURNS = ("however", " but ", "although", "actually", "instead")
 _NUMBER_WORDS = {
     "half": 0.5,
     "one": 1.0,
@@ -124,16 +133,33 @@ def _words(text: str) -> set[str]:
     return set(text.lower().translate(_NO_WORD).split())
 
 
-def _of_numbers(prompt: str, asked: set[str], draft: str) -> dict[str, float]:
-    given, said = set(map(number, set(numbers_in(prompt)))), numbers_in(draft)
-    given.update(_NUMBER_WORDS[word] for word in _NUMBER_WORDS.keys() & asked)
-    came_out = list(sums(draft)) if "=" in draft else []
-    right = {abs(value) for value, comes_out in came_out if comes_out}
-    different = set(map(number, set(said)))
-    new = len(different - given - right)
+def _of_reasoning(draft: str, said: Sequence[str], came_out: Sequence[Sum]) -> dict[str, float]:
+    lower = draft.lower()
+    last = number(said[-1]) if said else None
+    left_over = {abs(one.result) for one in came_out} - {value for one in came_out for value in one.operands} - {last}
     found = {
-        "sums_right": float(sum(comes_out for _, comes_out in came_out)),
-        "sum_wrong": float(not all(comes_out for _, comes_out in came_out)),
+        "sums_right": float(sum(one.right for one in came_out)),
+        "sum_wrong": float(not all(one.right for one in came_out)),
+        "sum_negative": float(any(one.result < 0.0 for one in came_out)),
+        "sum_fraction": float(any(map(_breaks_whole, came_out))),
+        "results_unused": float(len(left_over)),
+        "reasons": float(sum(map(lower.count, _REASONS))),
+        "turns": float(sum(word in lower for word in _TURNS)),
+    }
+    if said:
+        found["ends_on_sum"] = float(any(one.right and abs(one.result) == last for one in came_out))
+    return found
+
+
+def _breaks_whole(one: Sum) -> bool:
+    return one.result != int(one.result) and all(map(float.is_integer, one.operands))
+
+
+def _of_numbers(prompt: View, said: Sequence[str], came_out: Sequence[Sum]) -> dict[str, float]:
+    given = prompt.numbers | {_NUMBER_WORDS[word] for word in _NUMBER_WORDS.keys() & prompt.words}
+    different = set(map(number, set(said)))
+    new = len(different - given - {abs(one.result) for one in came_out if one.right})
+    found = {
         "numbers_unused": float(len(given - different)),
         "numbers_new": float(new),
         "numbers_new_share": new / len(different) if different else 0.0,
@@ -145,7 +171,6 @@ def _of_numbers(prompt: str, asked: set[str], draft: str) -> dict[str, float]:
         last = number(said[-1])
         found["last_number"], found["largest_number"] = last, max(different)
         found["last_is_fraction"] = float(last != int(last))
-        found["ends_on_sum"] = float(last in right)
     return found
 
 

@@ -179,18 +179,16 @@ def _held_out(table: Any, outcome: Floats, folds: NDArray[np.intp], own_columns:
 
 
 def _fitted(table: Any, outcome: Floats, strength: float) -> tuple[Floats, float]:
-    from scipy.sparse import vstack
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
 
     if outcome.min() == outcome.max():
         p = (outcome.sum() + 1.0) / (len(outcome) + 2.0)  # Laplace's rule, as for calibrators.
         return np.zeros(table.shape[1]), float(np.log(p / (1.0 - p)))
-    twice, right, weight = weighted(np.arange(len(outcome), dtype=float), outcome)
-    rows = table if len(twice) == len(outcome) else vstack([table, table])
+    rows, right, weight = weighted(outcome)
     # The solver's steps are so short that threads mostly wait for each other.
     with threadpool_limits(1):
-        model = LogisticRegression(C=strength, max_iter=300, tol=1e-3).fit(rows, right, sample_weight=weight)
+        model = LogisticRegression(C=strength, max_iter=300, tol=1e-3).fit(table[rows], right, sample_weight=weight)
     return model.coef_[0], float(model.intercept_[0])
 
 

@@ -86,7 +86,7 @@ class Trained:
         """Gain of climbing from a model's draft to the plan's last rung."""
         key = ("gain", model, last)
         if key not in self._fits:
-            gained = np.maximum(self.train.quality[:, last] - self.train.quality[:, model], 0.0)
+            gained = wins(self.train.quality[:, last], self.train.quality[:, model])
             known = {"last_words": self.prompts[last].out_of_fold} if self.prompts else {}
             self._fits[key] = self._fit({**self.train.columns(model), **known}, gained)
         return self._fits[key]
@@ -108,7 +108,7 @@ class Trained:
             columns, lead = self._panel(members)
             quality = np.where(lead < 0, 0.0, self.train.quality[np.arange(self.train.rows), lead])
             if last is not None:
-                quality = np.maximum(self.train.quality[:, last] - quality, 0.0)
+                quality = wins(self.train.quality[:, last], quality)
             self._fits[key] = fit(columns, quality, self._folds)
         return self._fits[key]
 
@@ -166,3 +166,12 @@ class Trained:
         if self.prompts:
             words = {**words, "last_words": self.prompts[family.rungs[-1]].words}
         return with_used(Heads((*compared, alone), gain, prompt), words)
+
+
+def wins(last: Floats, draft: Floats) -> Floats:
+    """How far the last rung's answer beats the draft, 0 to 1: the better one wins, a tie is half a win.
+
+    A plan is certified on what it loses less what it wins back, and a climb can do either. So this, not only whether
+    the last rung is right where the draft is wrong, is what climbing is worth.
+    """
+    return np.asarray((1.0 + last - draft) / 2.0)
