@@ -144,11 +144,7 @@ def request_of(plan: Plan, prompt: Prompt, options: Mapping[str, Any], *, route_
         )
     rest, max_output_tokens = checked_params(options.get("params") or {})
     deadline = positive("deadline_s", options.get("deadline_s"))
-    limits = [
-        limit
-        for limit in (plan.task.budget.usd_per_call, positive("max_cost_usd", options.get("max_cost_usd")))
-        if limit is not None
-    ]
+    limits = (plan.task.budget.usd_per_call, positive("max_cost_usd", options.get("max_cost_usd")))
     return Request(
         route_id=route_id,
         messages=messages,
@@ -156,7 +152,7 @@ def request_of(plan: Plan, prompt: Prompt, options: Mapping[str, Any], *, route_
         params=rest,
         max_output_tokens=max_output_tokens,
         deadline_s=plan.task.deadline_s if deadline is None else deadline,
-        max_cost_nusd=min((int(exact_product(limit, NUSD_PER_USD)) for limit in limits), default=None),
+        max_cost_nusd=min([int(exact_product(usd, NUSD_PER_USD)) for usd in limits if usd is not None], default=None),
         stream=stream,
         tools=tools_of(options.get("tools"), options.get("tool_choice")),
         shape=_guarded(shape_of(schema)),
@@ -240,7 +236,7 @@ def trace_of(
         prompt,
         prefixes,
         who.get("feature"),
-        fingerprints.name("user", who.get("user")),
+        fingerprints.user or fingerprints.name("user", who.get("user")),
         who.get("tenant"),
         fingerprints.name("session", who.get("session")),
         checked_metadata(metadata),
