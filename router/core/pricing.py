@@ -317,6 +317,8 @@ def used_source(amount: Amount, rates: Rates) -> str | None:
 
 def tier_name(tier: object, speed: object = None, place: object = None) -> str:
     """What a `PriceTier` calls a service tier with Anthropic's speed and place; empty for that of the list prices."""
+    if not (tier or speed or place):
+        return ""
     word = tier.lower() if isinstance(tier, str) else ""
     parts = ("" if word in _USUAL else word, "fast" if speed == "fast" else "", "us" if place == "us" else "")
     return "-".join(filter(None, parts))
