@@ -91,7 +91,7 @@ def attribute(
 
 def attribution(options: Mapping[str, Any]) -> Mapping[str, Any]:
     """Who this call belongs to: its own words, else those of the block it is in."""
-    own = {name: options[name] for name in _ATTRIBUTION if options.get(name) is not None}
+    own = {name: given for name in _ATTRIBUTION if (given := options.get(name)) is not None}
     return {**_attributed.get(), **checked_attribution(own)}
 
 

@@ -96,7 +96,7 @@ def settle_row(attempt: Attempt, time_s: float) -> Row:
         "price_source": attempt.price_source,
         "service_tier": attempt.service_tier or None,
         "usage_source": attempt.usage_source,
-        **dict(zip(Usage.__slots__, usage.buckets, strict=True)),
+        **{name: getattr(usage, name) for name in Usage.__slots__},
         # A backend may bring a latency of its own, and JSON has no NaN.
         "latency_ms": round(attempt.latency_ms, 3) if math.isfinite(attempt.latency_ms) else None,
         "first_token_ms": None if attempt.first_token_ms is None else round(attempt.first_token_ms, 3),

@@ -92,12 +92,12 @@ class SharedBudgets:
             The shared state cannot be read or written.
         """
         with self._lock:
-            now_s = dated(self._world.clock.time())
+            now_s, escalations = dated(self._world.clock.time()), int(escalates)
             hold = Hold(self._age, lines)
             try:
                 for line in lines:
                     in_dollars = line.counter.unit == "usd"
-                    units = nusd if in_dollars else int(escalates)
+                    units = nusd if in_dollars else escalations
                     if not units:
                         continue
                     found = self._room(line, units, now_s)
