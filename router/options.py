@@ -246,5 +246,7 @@ def trace_of(
 
 def _guarded(shape: Shape | None) -> Shape | None:
     """A shape whose type's own code may fail, as a validator of the caller's may: the draft is then not usable."""
+    if shape is None:
+        return None
     failed = Verdict(False, None, "cannot be read: the schema's own code failed")
-    return replace(shape, check=guarded(shape.check, failed)) if shape else None
+    return replace(shape, check=guarded(shape.check, failed))
