@@ -62,7 +62,6 @@ class Options(Attribution, total=False):
 
 
 OPTION_NAMES = frozenset(Options.__annotations__)
-_MAPPINGS = ("params", "metadata", "credentials", "extra_headers")
 _ATTRIBUTION = tuple(Attribution.__annotations__)
 
 _attributed: ContextVar[Attribution] = ContextVar("router_attribution", default={})  # noqa: B039 - never changed
@@ -128,10 +127,6 @@ def request_of(plan: Plan, prompt: Prompt, options: Mapping[str, Any], *, route_
         There is no such argument.
     """
     require_known("route", options)
-    for name in _MAPPINGS:
-        given = options.get(name)
-        if given and not isinstance(given, Mapping):
-            raise InvalidCall(f"{name}: is a {type(given).__name__}; give a mapping", argument=name)
     try:
         messages = to_messages(prompt, plan.task.system)
     except ValueError as error:
@@ -163,7 +158,7 @@ def request_of(plan: Plan, prompt: Prompt, options: Mapping[str, Any], *, route_
 
 
 def _group(key: str | None, metadata: Mapping[str, Any] | None) -> str | None:
-    value = (metadata or {}).get(key) if key is not None else None
+    value = metadata.get(key) if key is not None and isinstance(metadata, Mapping) else None
     return None if value is None else str(value)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol
 
 from router.core.call import Call, Chunk, Outcome, Reply, ToolCall
 from router.core.policy import Model, Price
@@ -55,7 +55,6 @@ class Backend(Protocol):
         ...
 
 
-@runtime_checkable
 class Streams(Protocol):
     """What a backend has, too, that can give an answer while it comes.
 
