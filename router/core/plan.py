@@ -157,8 +157,7 @@ class Plan:
         """The plan for a call with this metadata: that of its group, where groups have plans of their own."""
         if self.group is None:
             return self
-        # A group may be called "None"; a call that says nothing of its group is in none. What is no mapping is refused with
-        # the other arguments.
+        # A group may be called "None"; a call that says nothing of its group is in none. Arguments are checked later.
         value = metadata.get(self.group) if isinstance(metadata, Mapping) else None
         rungs = None if value is None else self.groups.get(str(value))
         return self if rungs is None else replace(self, rungs=rungs)
