@@ -22,7 +22,7 @@ from router.errors import InvalidCall
 from router.inforce import Checks, InForce
 from router.ledger import Fingerprints, LedgerWriter, Trace, load_fingerprints
 from router.ledger.segments import SEGMENTS_FOLDER
-from router.models import Backend, origin
+from router.models import Backend
 from router.models.record import Recorder
 from router.models.recording import REDACTED
 from router.options import Options, Prompt, allowed, attribution, request_of, top_only, trace_of
@@ -334,7 +334,7 @@ class Router:
             self._keep(in_force)
         prints = self._fingerprints or self._load_fingerprints()
         who = attribution(options)
-        trace = trace_of(plan, request, who, options.get("metadata"), prints, origin(in_force.backend))
+        trace = trace_of(plan, request, who, options.get("metadata"), prints, in_force.origin)
         lines = in_force.lines(trace, who.get("user"), prints)
         ride = Ride(
             trace,

@@ -15,7 +15,7 @@ from router.core.usual import Usual
 from router.errors import UnknownTask, shown
 from router.ledger import Fingerprints, Trace
 from router.limits import Limits
-from router.models import Backend, checked_backend
+from router.models import Backend, checked_backend, origin
 from router.models.real import RealModels
 from router.own_signals import OwnSignals
 from router.resolve import Plans
@@ -33,6 +33,8 @@ class InForce:
     ) -> None:
         self.loaded = loaded
         self.backend = checked_backend(backend) or RealModels(loaded.folder or Path())
+        self.origin = origin(self.backend)
+        """Where its calls come from, as the ledger marks them."""
         self._own_backend = backend
         self._checks = checks
         self._signals = signals

@@ -48,10 +48,10 @@ class Limits:
         """
         if not self._any or trace.origin == REPLAY:  # A recording is paid for already.
             return ()
-        own = fingerprints.shared(user) if user is not None and self._at("user", user) else None
         who = (trace.task, trace.feature, user, trace.tenant, trace.user)
         lines = self._lines.get(who)
-        if lines is None:
+        if lines is None:  # Of a user without a shared name there are none yet: that raises each time.
+            own = fingerprints.shared(user) if user is not None and self._at("user", user) else None
             if len(self._lines) >= _MOST_CALLERS:
                 self._lines.clear()
             lines = self._lines[who] = tuple(self._made(who[:4], own))

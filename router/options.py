@@ -62,7 +62,6 @@ class Options(Attribution, total=False):
 
 
 OPTION_NAMES = frozenset(Options.__annotations__)
-_MAPPINGS = ("params", "metadata", "credentials", "extra_headers")
 _ATTRIBUTION = tuple(Attribution.__annotations__)
 
 _attributed: ContextVar[Attribution] = ContextVar("router_attribution", default={})  # noqa: B039 - never changed
@@ -91,7 +90,7 @@ def attribute(
 
 def attribution(options: Mapping[str, Any]) -> Mapping[str, Any]:
     """Who this call belongs to: its own words, else those of the block it is in."""
-    own = {name: options[name] for name in _ATTRIBUTION if options.get(name) is not None}
+    own = {name: given for name in _ATTRIBUTION if (given := options.get(name)) is not None}
     return {**_attributed.get(), **checked_attribution(own)}
 
 
@@ -128,10 +127,6 @@ def request_of(plan: Plan, prompt: Prompt, options: Mapping[str, Any], *, route_
         There is no such argument.
     """
     require_known("route", options)
-    for name in _MAPPINGS:
-        given = options.get(name)
-        if given and not isinstance(given, Mapping):
-            raise InvalidCall(f"{name}: is a {type(given).__name__}; give a mapping", argument=name)
     try:
         messages = to_messages(prompt, plan.task.system)
     except ValueError as error:
@@ -144,11 +139,7 @@ def request_of(plan: Plan, prompt: Prompt, options: Mapping[str, Any], *, route_
         )
     rest, max_output_tokens = checked_params(options.get("params") or {})
     deadline = positive("deadline_s", options.get("deadline_s"))
-    limits = [
-        limit
-        for limit in (plan.task.budget.usd_per_call, positive("max_cost_usd", options.get("max_cost_usd")))
-        if limit is not None
-    ]
+    limits = (plan.task.budget.usd_per_call, positive("max_cost_usd", options.get("max_cost_usd")))
     return Request(
         route_id=route_id,
         messages=messages,
@@ -156,7 +147,7 @@ def request_of(plan: Plan, prompt: Prompt, options: Mapping[str, Any], *, route_
         params=rest,
         max_output_tokens=max_output_tokens,
         deadline_s=plan.task.deadline_s if deadline is None else deadline,
-        max_cost_nusd=min((int(exact_product(limit, NUSD_PER_USD)) for limit in limits), default=None),
+        max_cost_nusd=min([int(exact_product(usd, NUSD_PER_USD)) for usd in limits if usd is not None], default=None),
         stream=stream,
         tools=tools_of(options.get("tools"), options.get("tool_choice")),
         shape=_guarded(shape_of(schema)),
@@ -167,7 +158,7 @@ def request_of(plan: Plan, prompt: Prompt, options: Mapping[str, Any], *, route_
 
 
 def _group(key: str | None, metadata: Mapping[str, Any] | None) -> str | None:
-    value = (metadata or {}).get(key) if key is not None else None
+    value = metadata.get(key) if key is not None and isinstance(metadata, Mapping) else None
     return None if value is None else str(value)
 
 
@@ -240,7 +231,7 @@ def trace_of(
         prompt,
         prefixes,
         who.get("feature"),
-        fingerprints.name("user", who.get("user")),
+        fingerprints.user or fingerprints.name("user", who.get("user")),
         who.get("tenant"),
         fingerprints.name("session", who.get("session")),
         checked_metadata(metadata),
@@ -250,5 +241,7 @@ def trace_of(
 
 def _guarded(shape: Shape | None) -> Shape | None:
     """A shape whose type's own code may fail, as a validator of the caller's may: the draft is then not usable."""
+    if shape is None:
+        return None
     failed = Verdict(False, None, "cannot be read: the schema's own code failed")
-    return replace(shape, check=guarded(shape.check, failed)) if shape else None
+    return replace(shape, check=guarded(shape.check, failed))

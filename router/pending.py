@@ -84,11 +84,11 @@ def attempt_of(pending: Pending, outcome: Outcome, seconds: float, usual: Usual)
     failure = outcome if isinstance(outcome, Failure) else None
     come_bytes = pending.come_bytes or _size_bytes(outcome)
     came = bool(come_bytes or not failure)
-    guess = Usage(
-        input_tokens=input_tokens_estimate(ask.call.messages, ask.call.params.get("tools")),
-        output_tokens=-(-come_bytes // BYTES_PER_TOKEN) if came else usual.output_tokens,
-    )
-    usage = guess if outcome.usage is None and came else outcome.usage
+    # What the texts alone let expect: it stands in for a usage, and shows by how much such guesses are off.
+    input_tokens = input_tokens_estimate(ask.call.messages, ask.call.params.get("tools"))
+    output_tokens = -(-come_bytes // BYTES_PER_TOKEN) if came else usual.output_tokens
+    guess = outcome.usage or Usage(input_tokens=input_tokens, output_tokens=output_tokens)
+    usage = guess if came else outcome.usage
     amount = settle(
         outcome,
         rates,
@@ -99,7 +99,7 @@ def attempt_of(pending: Pending, outcome: Outcome, seconds: float, usual: Usual)
         began=came,
     )
     if failure is None and amount.state == "settled":
-        usual.learn(guess, rates.cost_nusd(guess, seconds), amount.nusd)
+        usual.learn(output_tokens, rates.guess_nusd(input_tokens, output_tokens, seconds), amount.nusd)
     return Attempt(
         attempt_id=pending.attempt_id,
         rung=ask.rung,

@@ -133,8 +133,8 @@ class Ride:
         match effect:
             case Ask():
                 return self.ask(effect)
-            case Do(operation):
-                return self._do(operation)
+            case Do():
+                return self._do(effect.operation)
             case Wait(seconds):
                 self._world.clock.sleep(self._at_most(seconds))
                 return None
@@ -144,23 +144,23 @@ class Ride:
         match effect:
             case Ask():
                 return await self.aask(effect)
-            case Do(operation):
-                return self._do(operation)
+            case Do():
+                return self._do(effect.operation)
             case Wait(seconds):
                 await self._world.clock.asleep(self._at_most(seconds))
                 return None
 
     def _do(self, operation: CountTokens | ReadClock | Reserve | Finish) -> int | float | Refusal | StateError | None:
         match operation:
-            case CountTokens(call):
-                return self._backend.count_tokens(call)
-            case ReadClock():
-                return self._elapsed_s()
-            case Reserve(upper_nusd, escalates):
-                return self._reserve(upper_nusd, escalates=escalates)
             case Finish():
                 self._finish(operation)
                 return None
+            case Reserve():
+                return self._reserve(operation.upper_nusd, escalates=operation.escalates)
+            case ReadClock():
+                return self._elapsed_s()
+            case CountTokens():
+                return self._backend.count_tokens(operation.call)
 
     def _reserve(self, upper_nusd: int | None, *, escalates: bool = False) -> Refusal | StateError | None:
         """Take room for one request; what is said where there is none."""

@@ -8,6 +8,7 @@ import multiprocessing
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,7 @@ def test_a_prompt_over_the_limit_is_refused_before_anything_is_sent() -> None:
         ({"params": {"temperature": 10**5000}}, r"params: holds something that is no JSON"),
         ({"params": {"stop": object()}}, r"params: holds something that is no JSON"),
         ({"params": {"stop": "\ud800"}}, r"params: holds something that is no JSON"),
+        ({"metadata": ["a"]}, r"metadata: is a list; give a mapping"),
         ({"metadata": {"a": object()}}, r"metadata: holds something that is no JSON"),
         ({"metadata": {"a": math.nan}}, r"metadata: holds something that is no JSON"),
         ({"metadata": {"a": "x" * 5000}}, r"metadata: has \d+ characters of JSON; give at most 2000"),
@@ -101,6 +103,15 @@ def test_an_argument_that_cannot_be_used_is_named(options: dict[str, Any], messa
     assert caught.value.argument == next(iter(options))
     assert models.history == []
     assert "secret" not in str(caught.value)
+
+
+def test_metadata_that_names_a_group_has_to_be_a_mapping(home: Path) -> None:
+    """Also where a task's groups have plans of their own, which are looked up first."""
+    router = Router(make_policy({"group": "tier"}), backend=ScriptedModels({"small": "yes"}), home=home)
+    with pytest.raises(InvalidCall, match="metadata: is a str; give a mapping"):
+        router.route("t", "hello", metadata="gold")  # type: ignore[call-overload]
+    plan = replace(router.plan("t"), group="tier")
+    assert plan.chosen("gold") is plan  # type: ignore[arg-type]
 
 
 def test_no_policies_name_the_command_that_writes_some(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from router.core.call import Call
 from router.errors import LedgerError
 from router.ledger import LedgerWriter, fold
 from router.ledger.rows import Row
-from router.ledger.segments import frame, read_lines, segments_in, unframe, writer_lives
+from router.ledger.segments import encode, frame, read_lines, segments_in, unframe, writer_lives
 from router.testing import ScriptedModels, SimulatedDisk, SimulatedWorld, capture
 from router.world import AppendFile, Random, World
 from tests.support import make_policy, read_table
@@ -69,6 +69,13 @@ def _quietly() -> Iterator[list[warnings.WarningMessage]]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield caught
+
+
+@given(st.dictionaries(_TEXT, _JSON, max_size=4))
+def test_a_row_is_written_as_json_writes_it(row: Row) -> None:
+    """In ASCII, without a space, and what is no JSON as its text."""
+    row = {**row, "path": Path("a")}
+    assert encode(row) == json.dumps(row, separators=(",", ":"), default=str).encode("ascii")
 
 
 @given(row=st.dictionaries(_TEXT, _JSON, max_size=4))

@@ -31,17 +31,17 @@ def test_a_guess_stands_until_something_is_known() -> None:
 def test_guesses_are_put_right_by_what_replies_cost() -> None:
     """Three times as much as their texts had said, and five tokens of output each."""
     usual = Usual()
-    usual.learn(Usage(10, output_tokens=4), 100, 300)
-    usual.learn(Usage(10, output_tokens=6), 300, 900)
+    usual.learn(4, 100, 300)
+    usual.learn(6, 300, 900)
     assert (usual.expected_nusd(70), usual.output_tokens) == (210, 5)
 
 
 def test_what_has_no_price_teaches_nothing_of_costs() -> None:
     """Nor does a figure that no guess explains."""
     usual = Usual()
-    usual.learn(Usage(10), None, 300)
-    usual.learn(Usage(10), 0, 300)
-    usual.learn(Usage(10), 1, 10**9)
+    usual.learn(0, None, 300)
+    usual.learn(0, 0, 300)
+    usual.learn(0, 1, 10**9)
     assert usual.expected_nusd(70) == 70
 
 
@@ -50,7 +50,7 @@ def test_the_same_requests_again_are_expected_to_cost_the_same(seen: list[tuple[
     """Summed over all of them, and but for the rounding of each."""
     usual = Usual()
     for guessed, settled in seen:
-        usual.learn(Usage(1), guessed, settled)
+        usual.learn(0, guessed, settled)
     learned = [(guessed, settled) for guessed, settled in seen if settled <= 1000 * guessed]
     expected = sum(usual.expected_nusd(guessed) for guessed, _ in learned)
     assert abs(expected - sum(settled for _, settled in learned)) <= len(learned)

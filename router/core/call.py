@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import add, attrgetter
 from typing import Any, Literal
 
 from router.core.faults import Fault
@@ -102,6 +103,11 @@ class Usage:
     output_image_tokens: int = 0
 
     @property
+    def buckets(self) -> tuple[int, ...]:
+        """All of them, in order."""
+        return _buckets(self)
+
+    @property
     def all_input_tokens(self) -> int:
         """Input of every kind."""
         cached = self.cached_read_tokens + self.cache_write_tokens + self.cache_write_1h_tokens
@@ -118,7 +124,10 @@ class Usage:
         return self.all_input_tokens + self.all_output_tokens
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+        return Usage(*map(add, self.buckets, other.buckets))
+
+
+_buckets = attrgetter(*Usage.__slots__)
 
 
 FinishReason = Literal["stop", "length", "content_filter", "tool_calls", "unknown"]
@@ -189,9 +198,9 @@ MOST_NUSD = 10**15
 def plausible(outcome: Outcome) -> Outcome:
     """The outcome without figures that cannot be; they then count as not reported. A backend may be anybody's."""
     usage = outcome.usage
-    counts = () if usage is None else [getattr(usage, name) for name in Usage.__slots__]
+    counts = (0,) if usage is None else usage.buckets
     wrong: dict[str, Any] = {}
-    if not all(type(count) is int and count >= 0 for count in counts):
+    if set(map(type, counts)) != {int} or min(counts) < 0:
         wrong["usage"] = None
     cost = outcome.reported_cost_nusd
     if cost is not None and (type(cost) is not int or not 0 <= cost <= MOST_NUSD):
@@ -203,6 +212,10 @@ def plausible(outcome: Outcome) -> Outcome:
     return replace(outcome, **wrong) if wrong else outcome
 
 
+_EMPTY = "is empty; give some text"
+_NOT_SENDABLE = "holds something that no provider takes, such as half of a surrogate pair; remove it"
+
+
 def to_messages(prompt: str | Sequence[Message], system: str | None) -> tuple[Message, ...]:
     """The chat messages of a prompt, with the task's system text first unless the prompt brings its own.
 
@@ -211,12 +224,24 @@ def to_messages(prompt: str | Sequence[Message], system: str | None) -> tuple[Me
     ValueError
         The prompt is empty, or is no list of messages with a role.
     """
-    if isinstance(prompt, str):
-        messages: tuple[Message, ...] = ({"role": "user", "content": prompt},)
-    elif isinstance(prompt, list | tuple):
-        messages = tuple(map(_as_message, prompt))
-    else:
+    messages = _of_text(prompt) if isinstance(prompt, str) else _of_chat(prompt)
+    if system and messages[0]["role"] not in ("system", "developer"):
+        return ({"role": "system", "content": system}, *messages)
+    return messages
+
+
+def _of_text(prompt: str) -> tuple[Message, ...]:
+    if not prompt.isascii() and not is_json(prompt):
+        raise ValueError(_NOT_SENDABLE)
+    if not prompt.strip():
+        raise ValueError(_EMPTY)
+    return ({"role": "user", "content": prompt},)
+
+
+def _of_chat(prompt: Any) -> tuple[Message, ...]:
+    if not isinstance(prompt, list | tuple):
         raise ValueError(f"is a {type(prompt).__name__}; give text or a list of chat messages")
+    messages = tuple(map(_as_message, prompt))
     for number, message in enumerate(messages):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise ValueError(f"message {number} has no role; give {{'role': 'user', 'content': ...}}")
@@ -224,13 +249,10 @@ def to_messages(prompt: str | Sequence[Message], system: str | None) -> tuple[Me
         if not isinstance(calls, list | tuple) or not all(isinstance(call, Mapping) for call in calls):
             raise ValueError(f"message {number} has tool_calls that are no list of calls; give those of the answer")
         if not _is_plain(message) and not is_json(dict(message)):
-            raise ValueError("holds something that no provider takes, such as half of a surrogate pair; remove it")
+            raise ValueError(_NOT_SENDABLE)
     if not any(text.strip() for text in texts(messages)) and not has_media(messages):
-        raise ValueError("is empty; give some text")
-    messages = tuple(own_messages(messages))
-    if system and messages[0]["role"] not in ("system", "developer"):
-        return ({"role": "system", "content": system}, *messages)
-    return messages
+        raise ValueError(_EMPTY)
+    return tuple(own_messages(messages))
 
 
 def _as_message(message: Any) -> Any:

@@ -183,10 +183,9 @@ class _Climb:
 
     def _reserve(self, index: int, call: Call, upper: int | None) -> Generator[Effect, Any, Answer | None]:
         """Take room in every budget for the first request to a rung; where there is none, the draft that is kept."""
-        in_dollars = [line for line in self.budgets if line.counter.unit == "usd"]
-        if upper is None and in_dollars:
+        if upper is None and (line := next((one for one in self.budgets if one.counter.unit == "usd"), None)):
             why = compose.unbounded(self.plan.rungs[index], call, self.request, self.input_bound)
-            return self._at_limit(index, Unbounded(in_dollars[0], why))
+            return self._at_limit(index, Unbounded(line, why))
         pause_s, began_s = _FIRST_PAUSE_S, self.elapsed_s
         while (found := (yield self._reservation(index, upper))) is not None:
             if isinstance(found, RouterError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from router.core.policy import AnswerKind, NumberAnswer, TextAnswer
@@ -90,9 +90,7 @@ def _bare(folded: dict[str, str]) -> dict[str, str]:
 
 def _choice(text: str, folded: dict[str, str], bare: dict[str, str]) -> Verdict:
     """The one label that the draft gives: alone, after "answer:", or as the only label it mentions."""
-    lines = [line for line in text.splitlines() if line.strip(_WRAPPING)]
-    stated = [match[1] for line in reversed(lines) if (match := _STATED.search(line))]
-    for candidate in (text, *lines[:1], *lines[-1:], *stated[:1]):
+    for candidate in _candidates(text):
         key = candidate.casefold()
         label = folded.get(key.strip()) or bare.get(key.strip(_WRAPPING))
         if label is not None:
@@ -102,6 +100,14 @@ def _choice(text: str, folded: dict[str, str], bare: dict[str, str]) -> Verdict:
     if len(mentioned) == 1:
         return Verdict(True, mentioned[0])
     return Verdict(False, None, f"names {len(mentioned) or 'none'} of the {len(folded)} labels")
+
+
+def _candidates(text: str) -> Iterator[str]:
+    """All of the draft, its first and last line, and what it says after "answer:"; most drafts need only the first."""
+    yield text
+    lines = [line for line in text.splitlines() if line.strip(_WRAPPING)]
+    stated = [match[1] for line in reversed(lines) if (match := _STATED.search(line))]
+    yield from (*lines[:1], *lines[-1:], *stated[:1])
 
 
 def _mentions(text: str, label: str) -> bool:

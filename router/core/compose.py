@@ -59,7 +59,7 @@ def _key(rung: Rung, request: Request) -> str | None:
 
 def lacking(rung: Rung, request: Request) -> str:
     """What the request needs and the rung is known not to have, or ""."""
-    if has_media(request.messages) and rung.can("images") is False:
+    if rung.can("images") is False and has_media(request.messages):
         return "images"
     if request.tools and rung.can("tools") is False:
         return "tools"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from router.core.limits import UNITS, WINDOWS, Allowance, AtLimit, Budgets, Kind, Unit, Window
 from router.core.pricing import NUSD_PER_USD, exact_product
 
 
-class Counter(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Counter:
     """One limit on one unit in one window, without whose it is."""
 
     kind: Kind
@@ -37,7 +39,8 @@ def counters(kind: Kind, allowance: Allowance, budgets: Budgets) -> Iterator[Cou
                 yield Counter(kind, unit, window, limit, at_limit, time_zone)
 
 
-class Line(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Line:
     """A counter with whose it is: one thing that a call is held to."""
 
     name: str

@@ -82,12 +82,14 @@ def checked_params(params: Mapping[str, Any]) -> tuple[dict[str, Any], int | Non
     """A call's own parameters, with its output limit apart."""
     if not isinstance(params, Mapping):
         raise InvalidCall(f"params: is a {type(params).__name__}; give a mapping", argument="params")
+    if not params:
+        return {}, None
     rest = dict(params)
     for name in rest.keys() - CALL_PARAMS:
         raise InvalidCall(
             f"params: {shown(name)} cannot be set per call; {suggestion(str(name), CALL_PARAMS)}", argument="params"
         )
-    if rest and not is_json(rest):
+    if not is_json(rest):
         raise InvalidCall("params: holds something that is no JSON; give plain values", argument="params")
     limits = [rest.pop(name) for name in ("max_tokens", "max_completion_tokens") if name in rest]
     for limit in limits:

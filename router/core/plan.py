@@ -157,8 +157,8 @@ class Plan:
         """The plan for a call with this metadata: that of its group, where groups have plans of their own."""
         if self.group is None:
             return self
-        value = (metadata or {}).get(self.group)
-        # A group may be called "None"; a call that says nothing of its group is in none.
+        # A group may be called "None"; a call that says nothing of its group is in none. Arguments are checked later.
+        value = metadata.get(self.group) if isinstance(metadata, Mapping) else None
         rungs = None if value is None else self.groups.get(str(value))
         return self if rungs is None else replace(self, rungs=rungs)
 

@@ -172,18 +172,7 @@ class Rates:
         if buckets is None:
             return None
         total = self._request
-        tokens = (
-            usage.input_tokens,
-            usage.cached_read_tokens,
-            usage.cache_write_tokens,
-            usage.cache_write_1h_tokens,
-            usage.output_tokens,
-            usage.reasoning_tokens,
-            usage.input_audio_tokens,
-            usage.output_audio_tokens,
-            usage.output_image_tokens,
-        )
-        for count, rate in zip(tokens, buckets, strict=True):
+        for count, rate in zip(usage.buckets, buckets, strict=True):
             if count:
                 if rate is None:
                     return None
@@ -200,6 +189,10 @@ class Rates:
         if buckets is None or buckets[0] is None or buckets[4] is None:
             return None
         return _half_even(self._request + input_tokens * buckets[0] + output_tokens * buckets[4], self._scale)
+
+    def guess_nusd(self, input_tokens: int, output_tokens: int, seconds: float) -> int | None:
+        """The cost of so many tokens without cache and reasoning, or of so many seconds where those are priced."""
+        return self._of_seconds(seconds) if self.by_second else self.plain_nusd(input_tokens, output_tokens)
 
     def upper_nusd(
         self, input_tokens: int | None, output_tokens: int | None, seconds: float | None, tier: str = ""
@@ -324,6 +317,8 @@ def used_source(amount: Amount, rates: Rates) -> str | None:
 
 def tier_name(tier: object, speed: object = None, place: object = None) -> str:
     """What a `PriceTier` calls a service tier with Anthropic's speed and place; empty for that of the list prices."""
+    if not (tier or speed or place):
+        return ""
     word = tier.lower() if isinstance(tier, str) else ""
     parts = ("" if word in _USUAL else word, "fast" if speed == "fast" else "", "us" if place == "us" else "")
     return "-".join(filter(None, parts))

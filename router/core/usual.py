@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from router.core.call import Usage
-
 # Beyond this the texts explain nothing, and a single odd reply would make every estimate absurd.
 _MOST_TIMES = 1000
 
@@ -23,9 +21,12 @@ class Usual:
         self._output_tokens = 0
         self._replies = 0
 
-    def learn(self, guess: Usage, guessed_nusd: int | None, settled_nusd: int | None) -> None:
-        """A reply was settled. Threads that learn at once may lose a reply between them, which does no harm."""
-        self._output_tokens += guess.output_tokens
+    def learn(self, output_tokens: int, guessed_nusd: int | None, settled_nusd: int | None) -> None:
+        """A reply was settled that has so many tokens by its text.
+
+        Threads that learn at once may lose a reply between them, which does no harm.
+        """
+        self._output_tokens += output_tokens
         self._replies += 1
         if guessed_nusd and settled_nusd is not None and settled_nusd <= _MOST_TIMES * guessed_nusd:
             self._guessed_nusd += guessed_nusd

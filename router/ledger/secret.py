@@ -27,11 +27,20 @@ _MAX_USERS = 10_000
 class Fingerprints:
     """Keyed fingerprints of one installation, or of one user: equal inputs give equal ones, and nothing else shows."""
 
-    def __init__(self, secret: bytes, keys: UserKeys | None = None, problem: LedgerError | None = None) -> None:
+    def __init__(
+        self,
+        secret: bytes,
+        keys: UserKeys | None = None,
+        problem: LedgerError | None = None,
+        *,
+        user: str | None = None,
+    ) -> None:
         self._key = hmac.new(secret, digestmod=sha256)
         self._keys = keys
         self._problem = problem  # Why no other process has this key.
         self._users: dict[str, Fingerprints] = {}
+        self.user = self.name("user", user)
+        """What stands for the user whose these are; `None` where they are no user's own."""
 
     def of(self, user: str | None) -> Fingerprints:
         """Those for the calls of a user, under the user's own key; without a user, these."""
@@ -45,7 +54,7 @@ class Fingerprints:
         found = users.get(user)
         if found is None:
             key = keys.key(self.name("user", user) or "")
-            found = users[user] = Fingerprints(key, problem=keys.problem(key))
+            found = users[user] = Fingerprints(key, problem=keys.problem(key), user=user)
         return found
 
     def shared(self, user: str) -> Fingerprints:

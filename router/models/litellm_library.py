@@ -70,7 +70,7 @@ class as_ours:  # noqa: N801 - reads as a verb where it is used
 
     def __init__(self, litellm: Any) -> None:
         self._quiet = _internal_call()
-        if self._quiet is not None and any(getattr(litellm, name, None) for name in _CALLBACKS):
+        if self._quiet is not None and any(map(vars(litellm).get, _CALLBACKS)):
             self._quiet = None
 
     def __enter__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
@@ -25,18 +26,40 @@ _MOST_TOKENS = 10**10
 _MOST_USD = 10**6
 # A log-probability of minus infinity, as recordings write it.
 _IMPOSSIBLE = -1e9
+_NO_MODEL = object()
+
+
+def field_of(holder: Any, name: str) -> Any:
+    """What an object of litellm's says of this, or `None`.
+
+    pydantic takes two microseconds to say that there is no such field, and a reply lacks a dozen of those it may have.
+    """
+    own = getattr(holder, "__dict__", {})
+    if name in own:
+        return own[name]
+    kind: Any = type(holder)
+    extra: Any = getattr(holder, "__pydantic_extra__", _NO_MODEL)
+    if extra is _NO_MODEL or _is_of_class(kind, name):
+        return getattr(holder, name, None)
+    return extra.get(name) if extra else None
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_of_class(kind: Any, name: str) -> bool:
+    """Whether a class has this, as it has its properties, where its objects may not."""
+    return hasattr(kind, name)
 
 
 def read_reply(response: Any) -> Outcome:
     """The reply of a response, or the fault that it is."""
-    reported = getattr(response, "usage", None)
+    reported = field_of(response, "usage")
     usage, cost = read_usage(reported), reported_cost_nusd(reported)
-    served = getattr(response, "model", None)
+    served = field_of(response, "model")
 
     def unusable(fault: Fault, detail: str) -> Failure:
         return Failure(fault, usage=usage, detail=detail, model_served=served, reported_cost_nusd=cost)
 
-    choices = getattr(response, "choices", None)
+    choices = field_of(response, "choices")
     if not choices:
         return unusable(Fault.EMPTY, "the reply has no choices")
     choice = choices[0]
@@ -65,7 +88,7 @@ def read_reply(response: Any) -> Outcome:
 
 def extras_of(message: Any) -> dict[str, Any]:
     """What the vendor wants back with its own turn in a tool loop."""
-    return {name: value for name in _EXTRAS if (value := getattr(message, name, None))}
+    return {name: value for name in _EXTRAS if (value := field_of(message, name))}
 
 
 def finish_reason(said: str | None) -> FinishReason:
@@ -76,7 +99,7 @@ def finish_reason(said: str | None) -> FinishReason:
 def _tool_calls(message: Any) -> tuple[ToolCall, ...]:
     return tuple(
         ToolCall(call.id or "", call.function.name or "", call.function.arguments or "")
-        for call in getattr(message, "tool_calls", None) or ()
+        for call in field_of(message, "tool_calls") or ()
     )
 
 
@@ -90,10 +113,10 @@ def read_usage(reported: Any) -> Usage | None:
     total = _count(reported, "total_tokens")
     if prompt <= 0 or completion < 0 or (total and total != prompt + completion):
         return None
-    inputs = getattr(reported, "prompt_tokens_details", None)
+    inputs = field_of(reported, "prompt_tokens_details")
     read, written = _count(inputs, "cached_tokens"), _count(inputs, "cache_creation_tokens")
-    written_1h = _count(getattr(inputs, "cache_creation_token_details", None), "ephemeral_1h_input_tokens")
-    outputs = getattr(reported, "completion_tokens_details", None)
+    written_1h = _count(field_of(inputs, "cache_creation_token_details"), "ephemeral_1h_input_tokens")
+    outputs = field_of(reported, "completion_tokens_details")
     reasoning, spoken, drawn = (_count(outputs, f"{kind}_tokens") for kind in ("reasoning", "audio", "image"))
     # What of the sound came from the cache is not told; it counts as cached there.
     heard = min(_count(inputs, "audio_tokens"), prompt - read - written)
@@ -104,14 +127,14 @@ def read_usage(reported: Any) -> Usage | None:
 
 def served_tier(usage: Any, *responses: Any) -> str:
     """The service tier that was served, where it is not the usual one, and what else Anthropic has a price for."""
-    said = (tier_name(getattr(holder, "service_tier", None)) for holder in (*responses, usage))
+    said = (tier_name(field_of(holder, "service_tier")) for holder in (*responses, usage))
     tier = next(filter(None, said), "")
-    return tier_name(tier, getattr(usage, "speed", None), getattr(usage, "inference_geo", None))
+    return tier_name(tier, field_of(usage, "speed"), field_of(usage, "inference_geo"))
 
 
 def _count(holder: Any, name: str) -> int:
     """A count of tokens; 0 where there is none, and -1 where it is no number that a count can be."""
-    value = getattr(holder, name, None)
+    value = field_of(holder, name)
     if value is None:
         return 0
     return value if type(value) is int and 0 <= value <= _MOST_TOKENS else -1
@@ -119,7 +142,7 @@ def _count(holder: Any, name: str) -> int:
 
 def reported_cost_nusd(usage: Any) -> int | None:
     """The provider's own figure of what the request cost."""
-    cost = getattr(usage, "cost", None)
+    cost = field_of(usage, "cost")
     if isinstance(cost, Mapping):  # Perplexity lists its parts beside the sum.
         cost = cost.get("total_cost")
     if isinstance(cost, bool) or not isinstance(cost, int | float) or not 0 <= cost <= _MOST_USD:
@@ -129,7 +152,7 @@ def reported_cost_nusd(usage: Any) -> int | None:
 
 def tokens_of(choice: Any) -> Sequence[Any]:
     """The tokens of a choice, or of a part of one, where log-probabilities were asked for."""
-    return getattr(getattr(choice, "logprobs", None), "content", None) or ()
+    return field_of(field_of(choice, "logprobs"), "content") or ()
 
 
 def read_tokens(tokens: Sequence[Any]) -> dict[str, Any]:

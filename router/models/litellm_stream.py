@@ -14,6 +14,7 @@ from router.core.faults import Fault
 from router.models.litellm_library import library
 from router.models.litellm_replies import (
     extras_of,
+    field_of,
     finish_reason,
     read_tokens,
     read_usage,
@@ -49,15 +50,15 @@ class Gathered:
 
     def add(self, part: Any) -> Chunk | None:
         """Take a chunk of litellm's; `None` where it says nothing."""
-        self._served = self._served or getattr(part, "model", None)
+        self._served = self._served or field_of(part, "model")
         if not part.choices:
             return None
         choice = part.choices[0]
-        delta = choice.delta
-        text, reasoning = delta.content or "", getattr(delta, "reasoning_content", None) or ""
-        calls = tuple(self._call(call) for call in getattr(delta, "tool_calls", None) or ())
+        delta = field_of(choice, "delta")
+        text, reasoning = field_of(delta, "content") or "", field_of(delta, "reasoning_content") or ""
+        calls = tuple(self._call(call) for call in field_of(delta, "tool_calls") or ())
         self._text.append(text)
-        self._thought = self._thought or bool(reasoning or getattr(delta, "thinking_blocks", None))
+        self._thought = self._thought or bool(reasoning or field_of(delta, "thinking_blocks"))
         self._tokens += tokens_of(choice)
         if not (text or reasoning or calls):
             return None
@@ -81,7 +82,7 @@ class Gathered:
     def outcome(self, wrapper: Any) -> Outcome:
         """How the stream ended; `wrapper` is litellm's own, which has what the provider really sent."""
         finished = wrapper.received_finish_reason or wrapper.intermittent_finish_reason
-        reported = next((part.usage for part in reversed(wrapper.chunks) if getattr(part, "usage", None)), None)
+        reported = next(filter(None, (field_of(part, "usage") for part in reversed(wrapper.chunks))), None)
         usage = read_usage(reported)
         text = "".join(self._text)
         calls = tuple(ToolCall(call.id, call.name, "".join(call.arguments)) for call in self._calls)

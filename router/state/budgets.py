@@ -92,12 +92,12 @@ class SharedBudgets:
             The shared state cannot be read or written.
         """
         with self._lock:
-            now_s = dated(self._world.clock.time())
+            now_s, escalations = dated(self._world.clock.time()), int(escalates)
             hold = Hold(self._age, lines)
             try:
                 for line in lines:
                     in_dollars = line.counter.unit == "usd"
-                    units = nusd if in_dollars else int(escalates)
+                    units = nusd if in_dollars else escalations
                     if not units:
                         continue
                     found = self._room(line, units, now_s)
@@ -126,14 +126,15 @@ class SharedBudgets:
             if hold.age != self._age:
                 return
             nusd = min(nusd, _MOST_UNITS)
-            if nusd and not any(in_dollars for *_, in_dollars in hold.parts):
+            if nusd and not any(in_dollars for _, _, in_dollars in hold.parts):
                 with suppress(StateError):
                     self.charge(hold.lines, nusd)  # It was to be free, so that nothing was reserved.
             for block, units, in_dollars in hold.parts:
                 if in_dollars:
                     block.cells[block.used] += nusd - units
                     block.cells[block.held] -= units
-                    self._cover(block)
+                    if block.cells[block.used] > block.granted:
+                        self._cover(block)
                 self._let_go(block)
             hold.parts = []
             self._flush()
@@ -226,8 +227,6 @@ class SharedBudgets:
     def _cover(self, block: _Block) -> None:
         """Where a request cost more than its bound, others must not spend what is gone already."""
         missing = block.cells[block.used] - block.granted
-        if missing <= 0:
-            return
         wish = block.budget.limit // _BLOCKS_IN_LIMIT
         with suppress(StateError):  # It is tried again when the block is used, and counted when it is given back.
             with self._store.visit() as visit:
