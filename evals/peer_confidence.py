@@ -27,12 +27,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evals.drafts import Drafts, drafts_of, wanted
-from router.core.call import Reply, to_messages
+from router.core.call import Reply, text_of, to_messages
 from router.core.checks import Verdict
 from router.core.effects import Request
 from router.core.plan import Rung
 from router.core.policy import Model, Price
-from router.core.reading import draft_signals, text_of
+from router.core.reading import draft_signals
 from router.models.recording import read_recording
 from router.models.replay import outcome_of
 from router.tuning.features import score

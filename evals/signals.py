@@ -1,10 +1,11 @@
 """What each signal costs and what it is worth: `python -m evals.signals --data DIR --pairs FILE [--json]`.
 
-Microseconds of reading it for a 2 KB reply, together with all that is read in the same go; and on the recorded drafts
-of each set the AUROC of the signal alone, and what it adds out of fold: a free signal to the other free ones, any other
-with its block to all of those. Each figure is the mean over the sets and tasks whose drafts have the signal, each the
-mean over its models; the last column says how many they are. The AUROC of a signal alone counts either direction: 0.5
-is worth nothing. Drafts are those of FILE, in the columns of `evals.certified_savings`, and those of `evals.drafts`.
+Microseconds of a 2 KB reply: for the free signals what they take together, for any other what its block adds to those.
+On the recorded drafts of each set the AUROC of the signal alone, and what it adds out of fold: a free signal to the
+other free ones, any other with its block to all of those. Each figure is the mean over the sets and tasks whose drafts
+have the signal, each the mean over its models; the last column says how many they are. The AUROC of a signal alone
+counts either direction: 0.5 is worth nothing. Drafts are those of FILE, in the columns of `evals.certified_savings`,
+and those of `evals.drafts`.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,11 +23,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evals.drafts import drafts_of, wanted
+from router.core.calibration import Calibrator
 from router.core.call import Reply, Usage
 from router.core.checks import Verdict
-from router.core.evidence import BLOCKS, EVIDENCE, read_evidence
-from router.core.signals import FREE_SIGNALS, read_signals
-from router.core.word_scores import FORMS, WORD_FEATURES, WORD_SIGNALS, Words
+from router.core.effects import Request
+from router.core.evidence import BLOCKS, EVIDENCE
+from router.core.plan import Rung
+from router.core.policy import Model, Price
+from router.core.reading import draft_signals
+from router.core.signals import FREE_SIGNALS
+from router.core.views import WORD_FEATURES
+from router.core.word_scores import FORMS, PROMPT_WORDS, WORD_SIGNALS, Words
 from router.tuning.fit import FOLDS, fit
 from router.tuning.quality import quality_of
 from router.tuning.table import folds_of
@@ -137,23 +143,41 @@ def _auroc(p: Floats, outcome: Floats) -> float:
 
 
 def microseconds() -> dict[str, float]:
-    """How long each block takes to read for a 2 KB reply."""
+    """How long a 2 KB reply takes to read: the free signals, what each block adds to these, and all in one go."""
+    spent = {name: _timed(read) for name, read in reads().items()}
+    return {name: us if name in ("free", "all") else us - spent["free"] for name, us in spent.items()}
+
+
+def reads() -> dict[str, Callable[[], dict[str, float]]]:
+    """By block, and for all together, what a call reads of a 2 KB reply whose calibrator names a signal of each."""
     draft = "".join(_SENTENCE.format(at) for at in range(100))[:2048]
-    prompt, logprobs = draft[:600], tuple(-0.01 * (at % 40) for at in range(500))
+    lps = tuple(-0.01 * (at % 40) for at in range(500))
     sizes = tuple(len(draft[at::500]) for at in range(500))
-    reply = Reply(draft, Usage(200, 500), logprobs=logprobs, token_bytes=sizes, margins=tuple(-lp for lp in logprobs))
-    verdict = Verdict(True)
-    words = Words((0.01,) * WORD_FEATURES.buckets, 0.0, form=(0.01,) * FORMS)
-    reads: dict[str, Callable[[], object]] = {
-        "free": lambda: read_signals(600, reply, verdict),
-        "prompt_words": lambda: words.chance(prompt),
-        "last_words": lambda: words.chance(prompt),
-        "draft_words": lambda: words.chance(draft),
+    reply = Reply(draft, Usage(200, 500), logprobs=lps, token_bytes=sizes, margins=tuple(-lp for lp in lps))
+    return {
+        "free": _reading((), reply),
+        **{block: _reading(names, reply) for block, names in EVIDENCE.items()},
+        **{name: _reading((name,), reply) for name in WORD_SIGNALS},
+        "all": _reading((*BLOCKS, *WORD_SIGNALS), reply),
     }
-    reads |= {block: partial(read_evidence, prompt, reply, 2.5, (block,)) for block in EVIDENCE}
-    texts = ("free", *WORD_SIGNALS)
-    reads["all"] = lambda: [read_evidence(prompt, reply, 2.5), *(reads[name]() for name in texts)]
-    return {name: _timed(read) for name, read in reads.items()}
+
+
+def _reading(signals: Iterable[str], reply: Reply) -> Callable[[], dict[str, float]]:
+    """What a call reads whose calibrator names these signals; a new call each time, with all its words to read."""
+    names = tuple(signals)
+    number = (1.0,) * len(names)
+    of_draft = Words((0.01,) * WORD_FEATURES.buckets, 0.0)
+    of_prompt = replace(of_draft, groups={"sums": 0.1}, form=(0.01,) * FORMS)
+    words = {name: of_prompt if name in PROMPT_WORDS else of_draft for name in WORD_SIGNALS}
+    calibrators = (Calibrator(names, number, number, number, 0.0),)
+    rung = Rung("small", Model("x/small"), Price(), 0.5, calibrators, words=words)
+    prompt, verdict = reply.text[:600], Verdict(True, 2.5)
+
+    def read() -> dict[str, float]:
+        request = Request("r", ({"role": "user", "content": prompt},), len(prompt), group="sums")
+        return draft_signals(rung, request, reply, verdict, 1.0)
+
+    return read
 
 
 def _timed(read: Callable[[], object]) -> float:

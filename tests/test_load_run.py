@@ -14,6 +14,7 @@ import pytest
 from router import Router
 from router.core.call import Reply
 from router.core.evidence import read_evidence
+from router.core.views import View
 from router.errors import RecordingError, TuningError, UnknownTask
 from router.models.replay import Replay
 from router.testing import ScriptedModels
@@ -60,7 +61,9 @@ def test_signals_are_those_of_production(tmp_path: Path) -> None:
         for at, row in enumerate(in_order("small")):
             signals = router.route("colours", row["prompt"]).steps[0].signals
             found = {name: column[at] for name, column in run.signals["small"].items()}
-            closer = read_evidence(row["prompt"], Reply(row["response"], None, logprobs=tuple(row["logprob"]["tok"])))
+            closer = read_evidence(
+                View(row["prompt"]), Reply(row["response"], None, logprobs=tuple(row["logprob"]["tok"]))
+            )
             assert found == {**signals, **closer}
 
 

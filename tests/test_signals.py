@@ -190,6 +190,13 @@ def test_every_value_is_finite_and_in_its_range(reply: Reply, valid: bool, input
     assert all(0.0 <= signals[name] <= 1.0 for name in ("invalid", "empty", "truncated", "refusal", "repetition"))
 
 
+@given(replies())
+def test_sorted_log_probabilities_say_the_same(reply: Reply) -> None:
+    """Whoever has sorted them already spares the search for the least one, and nothing else changes."""
+    in_order = sorted(reply.logprobs or ())
+    assert read_signals(0, reply, Verdict(True), in_order) == signals_of(reply)
+
+
 @given(st.lists(st.floats(max_value=1e9), min_size=1))
 def test_the_mean_lies_between_the_least_and_0(logprobs: list[float]) -> None:
     """The three log-probability signals agree with each other."""

@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evals import validity
+from evals import signals, validity
 from evals.worlds import EVERY, HEAVY_CLUSTERS, World
+from router.core.evidence import BLOCKS, EVIDENCE
+from router.core.signals import FREE_SIGNALS
+from router.core.word_scores import WORD_SIGNALS
 from router.tuning.units import unit_losses
 
 
@@ -48,6 +51,17 @@ def test_chosen_worlds_are_run_alone(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert kept[HEAVY_CLUSTERS.name]["pipelines"] == 1
     with pytest.raises(SystemExit, match="no world has 'moon' in its name"):
         validity.main([*run, "--worlds", "moon"])
+
+
+def test_the_time_of_every_signal_is_measured() -> None:
+    """Each block reads its own signals beside the free ones, and all together is all that a call can read."""
+    found = {name: read() for name, read in signals.reads().items()}
+    free = FREE_SIGNALS.keys()
+    assert found.pop("free").keys() == free
+    assert found.pop("all").keys() == free | BLOCKS.keys() | WORD_SIGNALS.keys()
+    of_block: dict[str, set[str]] = {block: set(names) for block, names in EVIDENCE.items()}
+    of_block |= {name: {name} for name in WORD_SIGNALS}
+    assert {name: read.keys() - free for name, read in found.items()} == of_block
 
 
 def test_heavy_clusters_are_measured_by_cluster() -> None:

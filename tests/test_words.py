@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from router import Router, load_policy
-from router.core.evidence import MOST_CHARS
-from router.core.word_scores import WORD_FEATURES, Words, form_of
+from router.core.effects import Request
+from router.core.views import MOST_CHARS, WORD_FEATURES, form_of
+from router.core.word_scores import Words
 from router.errors import PolicyError
 from router.models.replay import Replay
 from router.spec import load_tuned
@@ -59,6 +60,16 @@ def test_a_group_adds_its_own_part() -> None:
     assert words.chance("red") == words.chance("red", "art") == plain
     odds = math.log(words.chance("red", "law") / (1 - words.chance("red", "law")))
     assert odds == pytest.approx(math.log(plain / (1 - plain)) + 1.0)
+
+
+def test_a_prompt_is_read_once_and_anew_where_it_changes() -> None:
+    """All rungs of a call share what was found in its prompt; a request made of it with other messages has its own."""
+    request = Request("r", ({"role": "user", "content": "red"},), 3)
+    words = FITTED[0][1]
+    assert request.prompt is request.prompt
+    assert words.chance_of(request.prompt) == words.chance("red")
+    other = replace(request, messages=({"role": "user", "content": "dusk"},))
+    assert words.chance_of(other.prompt) == words.chance("dusk") != words.chance("red")
 
 
 def test_a_huge_text_is_read_at_both_ends() -> None:

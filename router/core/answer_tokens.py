@@ -26,8 +26,9 @@ def answer_signals(reply: Reply, answer: Any) -> dict[str, float]:
     lps, margins = reply.logprobs[slice(*tokens)], (reply.margins or ())[slice(*tokens)]
     found = {}
     if lps and not math.isnan(sum(lps)):
-        lps = tuple(min(0.0, max(LP_FLOOR, lp)) for lp in lps)
-        found = {"answer_lp_mean": sum(lps) / len(lps), "answer_lp_min": min(lps)}
+        if min(lps) < LP_FLOOR or max(lps) > 0.0:
+            lps = tuple(min(0.0, max(LP_FLOOR, lp)) for lp in lps)
+        found = {"answer_lp_mean": sum(lps) / len(lps), "answer_lp_min": min(lps) + 0.0}  # Never -0.0.
     if margins and 0.0 <= (least := min(margins)) <= MOST_MARGIN:
         found["answer_margin"] = least
     return found
@@ -56,23 +57,39 @@ def answer_tokens(reply: Reply, answer: Any) -> tuple[int, int] | None:
 
 def answer_span(draft: str, answer: Any) -> tuple[int, int] | None:
     """Where in a draft the answer stands that was found in it: the last place that says it."""
-    spans: list[tuple[int, int]] = []
     if isinstance(answer, str) and answer:
-        alone = re.compile(rf"(?<!\w){re.escape(answer)}(?!\w)", re.IGNORECASE)
-        spans = [match.span() for match in alone.finditer(draft)]
-    elif isinstance(answer, int | float) and not isinstance(answer, bool):
+        return _text_span(draft, answer)
+    if isinstance(answer, int | float) and not isinstance(answer, bool):
         return _number_span(draft, abs(answer))
-    elif isinstance(answer, dict | list):
+    if isinstance(answer, dict | list):
         begins = [at for mark in "{[" if (at := draft.find(mark)) >= 0]
-        spans = [(min(begins), 1 + max(map(draft.rfind, "}]")))] if begins else []
-    return spans[-1] if spans and spans[-1][0] < spans[-1][1] else None
+        span = (min(begins), 1 + max(map(draft.rfind, "}]"))) if begins else (0, 0)
+        return span if span[0] < span[1] else None
+    return None
+
+
+def _text_span(draft: str, answer: str) -> tuple[int, int] | None:
+    """The last place where a text stands as words of their own."""
+    if answer in (draft, draft.strip()):  # An expression of a whole text takes a millisecond to make.
+        return (start := draft.find(answer)), start + len(answer)
+    alone = re.compile(rf"(?<!\w){re.escape(answer)}(?!\w)", re.IGNORECASE)
+    # One word cannot overlap itself, so its last place is the same from wherever it is looked for.
+    for begin in (_tail(draft), 0) if answer.isalnum() else (0,):
+        if spans := [match.span() for match in alone.finditer(draft, begin)]:
+            return spans[-1]
+    return None
 
 
 def _number_span(draft: str, value: float) -> tuple[int, int] | None:
-    """The last place where a number stands; mostly near the end, so that is looked at first."""
-    for begin in (max(0, len(draft) - _TAIL_CHARS), 0):
+    """The last place where a number stands."""
+    for begin in (_tail(draft), 0):
         for match in reversed(list(NUMBER.finditer(draft, begin))):
             whole = match.start() > begin or begin == 0  # A number may begin before the place that was looked from.
             if whole and number(match[0]) == value:
                 return match.span()
     return None
+
+
+def _tail(draft: str) -> int:
+    """Where the end of a draft begins: most answers stand near it, so it is looked at first."""
+    return max(0, len(draft) - _TAIL_CHARS)

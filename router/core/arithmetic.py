@@ -5,17 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from operator import add, mul, sub
+from operator import add, mul, sub, truediv
 from typing import NamedTuple
 
 NUMBER = re.compile(r"\d{1,15}(?:,\d{3}){0,4}(?:\.\d{1,12})?")
 # Of ASCII text the parts that numbers are in: splitting is several times as fast as looking at every place.
-_NO_NUMBER = {code: " " for code in range(128) if chr(code) not in "0123456789,."}
+_NO_NUMBER = bytes(code if code in b"0123456789,." else 32 for code in range(256))
 _PLAIN_DIGITS = 15
 
 # Only so many signs of equality are looked at, and only so far to either side: the time is bounded for any text.
 _MOST_SUMS, _REACH = 12, 60
-_ALLOWED = "0123456789.,$€£%()*/x×÷+-−\\ "
+_BESIDE_DIGITS = ".,$€£%()*/x×÷+-−\\ "
+_ALLOWED = "0123456789" + _BESIDE_DIGITS
 _TOKEN = re.compile(r"(\d{1,15}(?:,\d{3}){0,4}(?:\.\d{1,12})?)(%?)|([-+*/x×÷−()])")
 _SIGNS = {"x": "*", "×": "*", "÷": "/", "−": "-"}
 # Results are mostly written with two decimals.
@@ -24,9 +25,10 @@ _ROUNDED, _RELATIVE = 0.006, 1e-3
 _Token = float | str
 
 _SHORT = r"[$ ]*(\d{1,15}(?:,\d{3}){0,4}(?:\.\d{1,12})?)"
-_TWO = re.compile(rf"{_SHORT} *([-+*]){_SHORT} *")
+_TWO = re.compile(rf"{_SHORT} *([-+*/x×÷−]){_SHORT} *")
 _ALONE = re.compile(rf"{_SHORT}[ .,]*")
-_OPERATIONS: dict[str, Callable[[float, float], float]] = {"+": add, "-": sub, "*": mul}
+_OPERATIONS: dict[str, Callable[[float, float], float]] = {"+": add, "-": sub, "*": mul, "/": truediv}
+_OPERATIONS |= {written: _OPERATIONS[sign] for written, sign in _SIGNS.items()}
 
 
 class Sum(NamedTuple):
@@ -46,11 +48,12 @@ def number(text: str) -> float:
 
 
 def numbers_in(text: str) -> list[str]:
-    """The numbers in a text as they are written, in order."""
+    """The numbers in a text as they are written, each at least once; the last one comes last."""
     if not text.isascii():
         return NUMBER.findall(text)
     found: list[str] = []
-    for part in text.translate(_NO_NUMBER).split():
+    parts = text.encode().translate(_NO_NUMBER).decode().split()
+    for part in reversed(dict.fromkeys(reversed(parts))):
         if part.isdigit() and len(part) <= _PLAIN_DIGITS:
             found.append(part)
         elif part := part.strip(".,"):
@@ -65,21 +68,33 @@ def sums(text: str) -> Iterator[Sum]:
         tail, head = before[-_REACH:], after[:_REACH]
         left_text = tail[len(tail.rstrip(_ALLOWED)) :]
         right_text = head[: len(head) - len(head.lstrip(_ALLOWED))]
-        if not left_text or not right_text:
-            continue
-        two, alone = _TWO.fullmatch(left_text), _ALONE.fullmatch(right_text)
-        if two and alone:  # Most sums are this short, and read several times as fast.
-            operands: tuple[float, ...] = (number(two[1]), number(two[3]))
-            one: float | None = _OPERATIONS[two[2]](*operands)
-            other: float | None = number(alone[1])
-        else:
-            left, right = _last(_tokens(left_text)), _first(_tokens(right_text))
-            if len(left) < 3 and len(right) < 3:  # "x = 5" is no sum.
-                continue
-            operands = tuple(token for token in left if isinstance(token, float))
-            one, other = _value(left), _value(right)
-        if one is not None and other is not None:
-            yield Sum(other, abs(one - other) <= _ROUNDED + _RELATIVE * abs(other), operands)
+        found = _sum_of(left_text, right_text)
+        if found is not None:
+            yield found
+
+
+def _sum_of(left_text: str, right_text: str) -> Sum | None:
+    """What stands on either side of a sign of equality, or `None` where it is no sum."""
+    two, alone = _TWO.fullmatch(left_text), _ALONE.fullmatch(right_text)
+    if two and alone:  # Most sums are this short, and read several times as fast.
+        operands: tuple[float, ...] = (number(two[1]), number(two[3]))
+        try:
+            return _compared(_OPERATIONS[two[2]](*operands), number(alone[1]), operands)
+        except ZeroDivisionError:
+            return None
+    if not left_text.strip(_BESIDE_DIGITS) or not right_text.strip(_BESIDE_DIGITS):  # No digit on one side.
+        return None
+    left = _last(_tokens(left_text))
+    right: list[_Token] = [number(alone[1])] if alone else _first(_tokens(right_text))
+    if len(left) < 3 and len(right) < 3:  # "x = 5" is no sum.
+        return None
+    operands = tuple(token for token in left if isinstance(token, float))
+    one, other = _value(left), _value(right)
+    return None if one is None or other is None else _compared(one, other, operands)
+
+
+def _compared(one: float, other: float, operands: tuple[float, ...]) -> Sum:
+    return Sum(other, abs(one - other) <= _ROUNDED + _RELATIVE * abs(other), operands)
 
 
 def _tokens(text: str) -> list[_Token]:

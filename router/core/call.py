@@ -300,6 +300,11 @@ def texts(messages: Sequence[Message]) -> list[str]:
     return found
 
 
+def text_of(messages: Sequence[Message]) -> str:
+    """A prompt as one text, as calls and tuning have it."""
+    return "\n".join(texts(messages))
+
+
 def has_media(messages: Sequence[Message]) -> bool:
     """Whether the messages hold more than text: images, sound, files."""
     return any(

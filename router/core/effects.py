@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from router.core.answer import Answer, Attempt, Step
-from router.core.call import Call, Message, Outcome
+from router.core.call import Call, Message, Outcome, text_of
 from router.core.pricing import Rates
 from router.core.structured import Shape
 from router.core.tools import Tools
+from router.core.views import View
 from router.errors import RouterError
 
 
@@ -44,6 +45,16 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     group: str | None = None
     """The value of the metadata key that the task's `group:` names."""
+    _prompt: View | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def prompt(self) -> View:
+        """The messages as one text, read once for all rungs."""
+        seen = self._prompt
+        if seen is None:
+            seen = View(text_of(self.messages))
+            object.__setattr__(self, "_prompt", seen)
+        return seen
 
 
 Purpose = Literal["panel", "sample", "judge", "p_true", "stated"]

@@ -6,7 +6,6 @@ They take longer than the free signals of every draft, so a call reads them only
 from __future__ import annotations
 
 import math
-import re
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from router.core.answer_tokens import answer_signals, margin_signals
 from router.core.arithmetic import Sum, number, numbers_in, sums
 from router.core.call import Reply
 from router.core.signals import LP_FLOOR, draft_text
+from router.core.views import View, shortened, words_in
 
 # By block the name of every signal of closer reading and what it means; the docs table is made from it. What one block
 # needs is read in one go, so a block is the smallest part that a call can do without.
@@ -70,10 +70,6 @@ EVIDENCE: dict[str, dict[str, str]] = {
 }
 BLOCKS: dict[str, str] = {name: block for block, names in EVIDENCE.items() for name in names}
 
-# What is read of a text: its beginning and its end. What a very long text says in between is left out.
-MOST_CHARS = 8000
-
-_NO_WORD = str.maketrans(dict.fromkeys("0123456789.,;:!?()[]{}<>\"'`*_=+-/\\|$%#&~^@", " "))
 _DOUBTS = """maybe perhaps possibly probably presumably approximately roughly apparently likely unclear uncertain
     unsure assume assuming guess seems appears might"""
 _HEDGES = frozenset(_DOUBTS.split())
@@ -99,38 +95,51 @@ _NUMBER_WORDS = {
     "dozen": 12.0,
 }
 _CLOSING = ".!?)]}>\"'`”’»$%*|"
+_NO_BRACKET = bytes(code for code in range(256) if code not in b"[]{}")
 _LOG_HALF = -0.6931471805599453
 
 
 def read_evidence(
-    prompt: str, reply: Reply, answer: Any = None, blocks: Collection[str] = tuple(EVIDENCE)
+    prompt: View,
+    reply: Reply,
+    answer: Any = None,
+    blocks: Collection[str] = tuple(EVIDENCE),
+    lps_in_order: Sequence[float] = (),
 ) -> dict[str, float]:
-    """Every signal that this draft has of these blocks, by name; `answer` is what the task's check found in it."""
-    prompt, draft = shortened(prompt), shortened(draft_text(reply).rstrip())
+    """Every signal that this draft has of these blocks, by name.
+
+    Parameters
+    ----------
+    prompt
+        What was asked.
+    reply
+        The draft.
+    answer
+        What the task's check found in it.
+    blocks
+        What is wanted.
+    lps_in_order
+        The log-probabilities of the draft's tokens where they are sorted already.
+    """
+    draft = shortened(draft_text(reply).rstrip())
     found: dict[str, float] = {}
-    asked = _words(prompt) if "numbers" in blocks or "wording" in blocks else set()
-    if "numbers" in blocks:
-        found |= _of_numbers(prompt, asked, draft)
+    if "reasoning" in blocks or "numbers" in blocks:
+        said, came_out = numbers_in(draft), list(sums(draft)) if "=" in draft else []
+        if "reasoning" in blocks:
+            found |= _of_reasoning(draft, said, came_out)
+        if "numbers" in blocks:
+            found |= _of_numbers(prompt, said, came_out)
     if "wording" in blocks:
-        found |= _of_words(asked, draft)
+        found |= _of_words(prompt.words, draft)
     if "form" in blocks:
         found |= _of_form(draft)
     if reply.logprobs and "log-probabilities" in blocks:
-        found |= _of_logprobs(reply.logprobs)
+        found |= _of_logprobs(reply.logprobs, lps_in_order or sorted(reply.logprobs))
     if reply.token_bytes and "answer tokens" in blocks:
         found |= answer_signals(reply, answer)
     if reply.margins and "margins" in blocks:
         found |= margin_signals(reply)
     return found
-
-
-def shortened(text: str) -> str:
-    """The beginning and the end of a text that is longer than `MOST_CHARS`."""
-    return text if len(text) <= MOST_CHARS else text[: MOST_CHARS // 2] + text[-MOST_CHARS // 2 :]
-
-
-def _words(text: str) -> set[str]:
-    return set(text.lower().translate(_NO_WORD).split())
 
 
 def _of_reasoning(draft: str, said: Sequence[str], came_out: Sequence[Sum]) -> dict[str, float]:
@@ -175,7 +184,7 @@ def _of_numbers(prompt: View, said: Sequence[str], came_out: Sequence[Sum]) -> d
 
 
 def _of_words(asked: set[str], draft: str) -> dict[str, float]:
-    said, lower = _words(draft), draft.lower()
+    said, lower = words_in(draft), draft.lower()
     both = len(asked & said)
     found = {"hedges": float(len(said & _HEDGES) + sum(phrase in lower for phrase in _HEDGING))}
     if asked:
@@ -200,16 +209,15 @@ def _depth(draft: str) -> int:
     if "{" not in draft and "[" not in draft:
         return 0
     deepest = depth = 0
-    for mark in re.findall(r"[][{}]", draft):
-        depth = depth + 1 if mark in "[{" else max(0, depth - 1)
+    for mark in draft.encode("utf-8", "surrogatepass").translate(None, _NO_BRACKET):
+        depth = depth + 1 if mark in b"[{" else max(0, depth - 1)
         deepest = max(deepest, depth)
     return deepest
 
 
-def _of_logprobs(logprobs: Sequence[float]) -> dict[str, float]:
+def _of_logprobs(logprobs: Sequence[float], ordered: Sequence[float]) -> dict[str, float]:
     if math.isnan(sum(logprobs)):  # A provider that sends NaN has said nothing about its tokens.
         return {}
-    ordered = sorted(logprobs)
     last = len(ordered) - 1
     found = {"lp_p10": ordered[round(0.10 * last)], "lp_p25": ordered[round(0.25 * last)], "lp_last": logprobs[-1]}
     found = {name: min(0.0, max(LP_FLOOR, lp)) for name, lp in found.items()}

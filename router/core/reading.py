@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from router.core.call import Message, Reply, texts
+from router.core.call import Reply
 from router.core.checks import REFUSED, Verdict
 from router.core.effects import Request
 from router.core.evidence import read_evidence
@@ -11,17 +11,12 @@ from router.core.signals import draft_text, read_own, read_signals
 from router.core.word_scores import PROMPT_WORDS
 
 
-def text_of(messages: tuple[Message, ...] | list[Message]) -> str:
-    """A prompt as one text, as tuning has it too."""
-    return "\n".join(texts(messages))
-
-
 def prompt_signals(rung: Rung, request: Request) -> dict[str, float]:
     """What is known of a rung's draft before it is asked for."""
     found = {"input_chars": float(request.input_chars)}
     for name in rung.needs_words:
         if name in PROMPT_WORDS:
-            found[name] = rung.words[name].chance(text_of(request.messages), request.group)
+            found[name] = rung.words[name].chance_of(request.prompt, request.group)
     return found
 
 
@@ -29,14 +24,16 @@ def draft_signals(
     rung: Rung, request: Request, reply: Reply, verdict: Verdict, agrees: float | None = None
 ) -> dict[str, float]:
     """Every signal of a draft that is wanted; `agrees` says whether it gives the answer of the draft before it."""
-    found = read_signals(request.input_chars, reply, verdict)
+    # Sorted once for both who read them.
+    in_order = sorted(reply.logprobs or ()) if "log-probabilities" in rung.blocks else ()
+    found = read_signals(request.input_chars, reply, verdict, in_order)
     if agrees is not None:
         found["agreement"] = agrees
     if rung.blocks:
         answer = verdict.value if verdict.valid else None
-        found |= read_evidence(text_of(request.messages), reply, answer, rung.blocks)
+        found |= read_evidence(request.prompt, reply, answer, rung.blocks, in_order)
     if rung.own_signals:
-        found |= read_own(rung.own_signals, text_of(request.messages), draft_text(reply))
+        found |= read_own(rung.own_signals, request.prompt.text, draft_text(reply))
     if rung.needs_words:
         found |= prompt_signals(rung, request)
         if "draft_words" in rung.needs_words:

@@ -52,8 +52,10 @@ _REFUSAL = re.compile(
 )
 
 
-def read_signals(input_chars: int, reply: Reply, verdict: Verdict) -> dict[str, float]:
-    """Every free signal that this draft has, by name."""
+def read_signals(
+    input_chars: int, reply: Reply, verdict: Verdict, lps_in_order: Sequence[float] = ()
+) -> dict[str, float]:
+    """Every free signal that this draft has, by name; its log-probabilities in order where they are sorted already."""
     text = draft_text(reply)
     signals = {
         "invalid": float(not verdict.valid),
@@ -67,7 +69,7 @@ def read_signals(input_chars: int, reply: Reply, verdict: Verdict) -> dict[str, 
     if reply.usage is not None:
         signals["output_tokens"] = float(reply.usage.output_tokens)
     if reply.logprobs:
-        signals.update(_logprob_signals(reply.logprobs))
+        signals.update(_logprob_signals(reply.logprobs, lps_in_order))
     return signals
 
 
@@ -82,12 +84,12 @@ def draft_text(reply: Reply) -> str:
     return reply.text or " ".join(call.arguments for call in reply.tool_calls)
 
 
-def _logprob_signals(lps: Sequence[float]) -> dict[str, float]:
+def _logprob_signals(lps: Sequence[float], in_order: Sequence[float]) -> dict[str, float]:
     total = sum(lps)
     if math.isnan(total):  # A provider that sends NaN has said nothing about its tokens.
         return {}
-    lowest = min(lps)
-    if lowest < LP_FLOOR or max(lps) > 0.0:
+    lowest, highest = (in_order[0], in_order[-1]) if in_order else (min(lps), max(lps))
+    if lowest < LP_FLOOR or highest > 0.0:
         lps = [max(LP_FLOOR, min(0.0, lp)) for lp in lps]
         total, lowest = sum(lps), min(lps)
     return {"lp_mean": total / len(lps), "lp_min": lowest, "lp_first": lps[0]}

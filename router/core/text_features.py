@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
+from math import log
 from typing import Literal
 from zlib import crc32
 
-_WORD = re.compile(r"\w+")
-# Of ASCII text the same words, several times as fast: whatever is in none becomes a space.
-_NO_WORD = {code: " " for code in range(128) if not (chr(code).isalnum() or chr(code) == "_")}
+# What is in no word becomes a space: beyond ASCII by an expression, within it in a fraction of the time.
+_NO_WORD = re.compile(r"[^\x00-\x7f\w]+")
+_NO_ASCII_WORD = bytes(code if code > 127 or re.match(rb"\w", bytes([code])) else 32 for code in range(256))
 
 Size = Literal["small", "large"]
 
 
-def words_of(text: str) -> list[str]:
-    """The words of a text in lower case, in order: runs of letters, digits and underscores."""
+def words_of(text: str) -> list[bytes]:
+    """The words of a text in lower case, in order, as they are hashed: runs of letters, digits and underscores."""
     lower = text.lower()
-    return lower.translate(_NO_WORD).split() if lower.isascii() else _WORD.findall(lower)
+    if not lower.isascii():
+        lower = _NO_WORD.sub(" ", lower)
+    return lower.encode().translate(_NO_ASCII_WORD).split()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +40,16 @@ class Features:
         mask = self.buckets - 1
         found: dict[int, int] = {}
         for gram, count in Counter(self._grams(text)).items():  # Most words come again: each is hashed once.
-            bucket = crc32(gram.encode("utf-8", "surrogatepass") if isinstance(gram, str) else gram) & mask
+            bucket = crc32(gram) & mask
             found[bucket] = found.get(bucket, 0) + count
-        return {bucket: 1.0 + math.log(count) if count > 1 else 1.0 for bucket, count in found.items()}
+        return {bucket: 1.0 + log(count) if count > 1 else 1.0 for bucket, count in found.items()}
 
-    def _grams(self, text: str) -> Sequence[str | bytes]:
+    def _grams(self, text: str) -> list[bytes]:
         words = words_of(text)
         if self.words == (1, 1) and not self.chars:
             return words
-        grams: list[str | bytes] = [
-            " ".join(words[at : at + size])
+        grams = [
+            b" ".join(words[at : at + size])
             for size in range(self.words[0], self.words[1] + 1)
             for at in range(len(words) - size + 1)
         ]
@@ -56,7 +57,7 @@ class Features:
             shortest, longest = self.chars
             for word in words:
                 # A mark no word contains tells "in" at a word's start from "in" within it.
-                marked = f"\n{word}\n".encode("utf-8", "surrogatepass")
+                marked = b"\n%b\n" % word
                 grams += [
                     marked[at : at + size]
                     for size in range(shortest, longest + 1)

@@ -12,11 +12,9 @@ from operator import mul
 from typing import Annotated, Literal
 
 from router.core.calibration import sigmoid
-from router.core.evidence import shortened
 from router.core.grammar import STRICT, Limit, Text
-from router.core.text_features import SIZES
+from router.core.views import WORD_FEATURES, View
 
-WORD_FEATURES = SIZES["small"]
 FORMS = 4
 WordSignal = Literal["prompt_words", "last_words", "draft_words"]
 
@@ -56,29 +54,16 @@ class Words:
 
     def chance(self, text: str, group: str | None = None) -> float:
         """The chance that the words of a text give, 0 to 1."""
+        return self.chance_of(View(text), group)
+
+    def chance_of(self, seen: View, group: str | None = None) -> float:
+        """The same of a text that others read too."""
         logit = self.intercept + (self.groups.get(group, 0.0) if group is not None else 0.0)
         if self.form:
-            logit += sum(map(mul, self.form, form_of(text)))
-        counts = word_counts(text)
+            logit += sum(map(mul, self.form, seen.form))
+        counts = seen.counts
         weights, told, length = self.weights, 0.0, 0.0
         for bucket, count in counts.items():
             told += weights[bucket] * count
             length += count * count
         return sigmoid(logit + told / math.sqrt(length) if counts else logit)
-
-
-def word_counts(text: str) -> dict[int, float]:
-    """The hashed words of a text, or of the beginning and end of a long one."""
-    return WORD_FEATURES.counts(shortened(text))
-
-
-def form_of(text: str) -> tuple[float, ...]:
-    """What a text looks like: how long it is, how many digits and lines it has, and how long its words are."""
-    text = shortened(text)
-    chars, digits = len(text) + 1, sum(map(text.count, "0123456789")) + 1
-    return (
-        math.log(chars),
-        math.log(digits),
-        math.log(text.count("\n") + 1),
-        math.log(chars / (len(text.split()) + 1)),
-    )

@@ -18,6 +18,7 @@ from router.core.binding import row_binding
 from router.core.call import (
     Message,
     Outcome,
+    text_of,
     to_messages,
 )
 from router.core.ladder import kind_of, model_of
@@ -25,7 +26,6 @@ from router.core.params import positive
 from router.core.plan import Rung
 from router.core.policy import Policy
 from router.core.pricing import NUSD_PER_USD
-from router.core.reading import text_of
 from router.core.signals import read_own
 from router.errors import InvalidCall, NoAnswer, UnknownTask
 from router.models import Backend

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from router.core.binding import changed_rows, row_binding
-from router.core.call import Reply, texts, to_messages
+from router.core.call import Reply, text_of, texts, to_messages
 from router.core.checks import Check, Verdict, build_check
 from router.core.comparing import canonical
 from router.core.evidence import read_evidence
@@ -21,8 +21,8 @@ from router.core.ladder import kind_of, model_of, panels
 from router.core.params import suggestion
 from router.core.policy import AnswerKind, Policy, TextAnswer
 from router.core.pricing import NUSD_PER_USD
-from router.core.reading import text_of
 from router.core.signals import FREE_SIGNALS, OwnSignal, draft_text, read_own, read_signals
+from router.core.views import View
 from router.errors import RecordingError, TuningError, UnknownTask
 from router.models.replay import outcome_of
 from router.own_signals import OwnSignals, guarded_signals, is_own, is_value
@@ -315,7 +315,7 @@ class _Reader:
     def _signals(self, row: Row, verdict: Verdict) -> Mapping[str, float]:
         reply = reply_of(row)
         answer = verdict.value if verdict.valid else None
-        closer = read_evidence(self._prompt(row) or "", reply, answer) if reply else {}
+        closer = read_evidence(View(self._prompt(row) or ""), reply, answer) if reply else {}
         if isinstance(row.get("signals"), dict):
             return closer | {name: float(row["signals"][name]) for name in row["signals"] if name in FREE_SIGNALS}
         own: dict[str, float] = {}

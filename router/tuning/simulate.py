@@ -15,6 +15,7 @@ import numpy as np
 from router.core.decision import Judged, first_probability, gate_reason, judge, judge_panel
 from router.core.panel import Vote, leading, panel_signals
 from router.core.plan import Plan, Rung
+from router.core.views import View
 from router.core.word_scores import PROMPT_WORDS
 from router.tuning.runs import EvalRun, QuestionColumns
 from router.tuning.table import filled_against
@@ -182,11 +183,13 @@ class _Path:
     def _words(self, rung: Rung, model: int, row: int) -> dict[str, float]:
         """What the words of this row say."""
         found: dict[str, float] = {}
+        views: dict[str, View] = {}
         for name in rung.needs_words:
             texts = texts_of(self.run, model, name)
             if texts is not None and texts[row] is not None:
                 groups = self.run.group if name in PROMPT_WORDS else None
-                found[name] = rung.words[name].chance(texts[row], None if groups is None else str(groups[row]))
+                seen = views.setdefault(texts[row], View(texts[row]))
+                found[name] = rung.words[name].chance_of(seen, None if groups is None else str(groups[row]))
         return found
 
 

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from router.core.word_scores import FORMS, PROMPT_WORDS, WORD_FEATURES, Words, WordSignal, form_of, word_counts
+from router.core.views import WORD_FEATURES, form_of, word_counts
+from router.core.word_scores import FORMS, PROMPT_WORDS, Words, WordSignal
 from router.tuning.features import Floats
 from router.tuning.fit import FOLDS, log_loss, weighted
 from router.tuning.runs import EvalRun

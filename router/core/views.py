@@ -1,0 +1,72 @@
+"""A prompt as the signals see it: what several signals or several rungs read off it is found once, for one call."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+
+from router.core.arithmetic import number, numbers_in
+from router.core.text_features import SIZES
+
+WORD_FEATURES = SIZES["small"]
+# What is read of a text: its beginning and its end. What a very long text says in between is left out.
+MOST_CHARS = 8000
+
+_MARKS = b"0123456789.,;:!?()[]{}<>\"'`*_=+-/\\|$%#&~^@"
+_NO_MARKS = bytes.maketrans(_MARKS, b" " * len(_MARKS))
+
+
+class View:
+    """A text, and what was found in it so far; it lives no longer than its call."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    @cached_property
+    def words(self) -> set[str]:
+        """Its different words."""
+        return words_in(shortened(self.text))
+
+    @cached_property
+    def numbers(self) -> set[float]:
+        """Its different numbers."""
+        return set(map(number, set(numbers_in(shortened(self.text)))))
+
+    @cached_property
+    def counts(self) -> dict[int, float]:
+        """Its hashed words."""
+        return word_counts(self.text)
+
+    @cached_property
+    def form(self) -> tuple[float, ...]:
+        """What it looks like."""
+        return form_of(self.text)
+
+
+def shortened(text: str) -> str:
+    """The beginning and the end of a text that is longer than `MOST_CHARS`."""
+    return text if len(text) <= MOST_CHARS else text[: MOST_CHARS // 2] + text[-MOST_CHARS // 2 :]
+
+
+def words_in(text: str) -> set[str]:
+    """The different words of a text in lower case, without digits and marks."""
+    # Bytes are translated in a fraction of the time.
+    coded = text.lower().encode("utf-8", "surrogatepass").translate(_NO_MARKS)
+    return set(coded.decode("utf-8", "surrogatepass").split())
+
+
+def word_counts(text: str) -> dict[int, float]:
+    """The hashed words of a text, or of the beginning and end of a long one."""
+    return WORD_FEATURES.counts(shortened(text))
+
+
+def form_of(text: str) -> tuple[float, ...]:
+    """What a text looks like: how long it is, how many digits and lines it has, and how long its words are."""
+    text = shortened(text)
+    coded, chars = text.encode("utf-8", "surrogatepass"), len(text) + 1
+    return (
+        math.log(chars),
+        math.log(len(coded) - len(coded.translate(None, b"0123456789")) + 1),
+        math.log(text.count("\n") + 1),
+        math.log(chars / (len(text.split()) + 1)),
+    )
