@@ -148,7 +148,7 @@ def test_the_draft_is_charged(tuned: Tuned) -> None:
     """A cascade that keeps no draft costs more than the top rung, and the oracle pays drafts too."""
     curve = report_of(tuned()).curve
     small, large = curve.models
-    assert curve.frontier[0].cost == pytest.approx(large.cost + small.cost)
+    assert large.cost < curve.frontier[0].cost <= large.cost + small.cost
     assert curve.oracle.cost >= small.cost
     assert curve.oracle.loss <= min(one.loss for one in (*curve.models, curve.plan))
     assert curve.oracle.loss <= min(one.loss for one in curve.frontier)
@@ -446,7 +446,7 @@ def test_json_has_the_same_figures_and_no_prompt(shop: Cli) -> None:
     done = shop("tune", "colours", "--json", "--report", "out.html")
     found, library = done.json["report"], report_of(tune_task("colours"))
     assert found == json.loads(json.dumps(library.as_json(), allow_nan=False))
-    assert found["curve"]["plan"]["cost"] == done.json["found"]["cost"]
+    assert found["curve"]["plan"]["cost"] == pytest.approx(done.json["found"]["cost"])
     assert "Which colour" not in done.out
     assert Path("out.html").exists()
 

@@ -48,7 +48,7 @@ class ModelCalibrators:
     calibrators: Annotated[tuple[Calibrator, ...], Limit(min_length=1, max_length=16)]
     """One for each set of signals that may be known, the best first; the first that has all its signals is used."""
     gain: Annotated[tuple[Calibrator, ...], Limit(max_length=16)] = ()
-    """The same for the gain of climbing: that the plan's last rung is right where this draft is wrong."""
+    """The same for the gain of climbing: how often the plan's last rung beats this draft, a tie counting half."""
     prompt: Annotated[tuple[Calibrator, ...], Limit(max_length=16)] = ()
     """The confidence that is known before the model is asked, from the prompt alone; what a gate compares."""
     words: Mapping[WordSignal, Words] = field(default_factory=dict)
