@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from router.core.views import WORD_FEATURES, form_of, word_counts
 from router.core.word_scores import FORMS, PROMPT_WORDS, Words, WordSignal
 from router.tuning.features import Floats
-from router.tuning.fit import FOLDS, log_loss, weighted
+from router.tuning.fit import log_loss, weighted
 from router.tuning.runs import EvalRun
 
 # With fewer rows a thousand words say nothing.
@@ -169,7 +169,7 @@ def _held_out(table: Any, outcome: Floats, folds: NDArray[np.intp], own_columns:
     tried = []
     for strength in _STRENGTHS:
         found, chances = np.empty(len(outcome)), np.empty(len(outcome))
-        for fold in range(FOLDS):
+        for fold in range(int(folds.max()) + 1):
             own, others = folds == fold, folds != fold
             weights, intercept = _fitted(table[others], outcome[others], strength)
             found[own] = _sigmoid(intercept + table[own] @ weights)

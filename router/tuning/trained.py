@@ -9,7 +9,7 @@ import numpy as np
 
 from router.core.word_scores import Words, WordSignal
 from router.tuning.features import Columns, Floats, first_score, matrix, terms_of
-from router.tuning.fit import FOLDS, Fit, fit
+from router.tuning.fit import Fit, fit, fold_count
 from router.tuning.plans import Family, Fitted, Heads, Scores, with_used
 from router.tuning.table import Rows, Table, folds_of
 from router.tuning.texts import MIN_ROWS, WordFit, fit_prompts, fit_words, hashed, word_columns
@@ -19,7 +19,7 @@ class Trained:
     """The calibrators of all models, fitted on the training rows, with out-of-fold scores for those rows."""
 
     def __init__(self, train: Table, seed: int) -> None:
-        self._folds = folds_of(train.unit, FOLDS, seed)
+        self._folds = folds_of(train.unit, fold_count(train.rows), seed)
         self._fits: dict[tuple[str, int | tuple[int, ...], int | None], Fit] = {}
         self._panels: dict[tuple[int, ...], tuple[dict[str, Floats], Rows]] = {}
         _, self._codes, sizes = np.unique(train.unit, return_inverse=True, return_counts=True)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from router.tuning.features import Columns, Floats, first_score
-from router.tuning.fit import FOLDS, fit
+from router.tuning.fit import fit, fold_count
 from router.tuning.quality import Estimate, auroc, jackknife, log_loss
 from router.tuning.report.held_out import HeldOut
 from router.tuning.table import Table, folds_of
@@ -66,7 +66,7 @@ class _Refits:
         self.trained = train.columns(model, earlier)
         self.columns = held.tuner.trained.columns(shown, model, earlier)
         self.trained_outcome, self.outcome = train.quality[:, model], shown.quality[:, model]
-        self.folds = folds_of(train.unit, FOLDS, held.tuner.seed)
+        self.folds = folds_of(train.unit, fold_count(train.rows), held.tuner.seed)
         self.own_signals = train.run.own_signals
 
     def confidence(self, names: set[str]) -> Floats:
