@@ -12,7 +12,7 @@ import numpy as np
 
 from router.core.pricing import NUSD_PER_USD
 from router.tuning.simulate import Interval
-from router.tuning.units import Floats, Units, error_of_mean
+from router.tuning.units import Floats, Units, error_of_mean, unit_count
 
 ALL = "all"
 NO_FEATURE = "(none)"
@@ -170,7 +170,7 @@ def interval_of_change(change: Floats, unit: Units, *, within: float | None = No
     if within is not None:
         change = np.append(change, (within, -within))
         unit = np.append(unit, (unit.max() + 1, unit.max() + 2))
-    units = len(np.unique(unit))
+    units = unit_count(unit)
     if units < 2:
         return None
     error = error_of_mean(change, unit) * math.sqrt(units / (units - 1)) * float(stdtrit(units - 1, 0.95))

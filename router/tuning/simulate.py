@@ -20,7 +20,7 @@ from router.core.word_scores import PROMPT_WORDS
 from router.tuning.runs import EvalRun, QuestionColumns
 from router.tuning.table import filled_against
 from router.tuning.texts import texts_of
-from router.tuning.units import Units, error_of_mean, unit_losses, units_of
+from router.tuning.units import Units, error_of_mean, unit_count, unit_losses, units_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,7 +51,7 @@ class Realised:
     @property
     def clusters(self) -> int | None:
         """How many clusters the loss is the mean of; `None` where each row counts once."""
-        count = len(np.unique(self.unit))
+        count = unit_count(self.unit)
         return count if count < len(self.unit) else None
 
     def unit_losses(self, by_row: Floats) -> Floats:

@@ -13,7 +13,7 @@ from router.core.ladder import kind_of
 from router.errors import TuningError
 from router.tuning.features import Columns
 from router.tuning.runs import EvalRun, QuestionColumns
-from router.tuning.units import units_of
+from router.tuning.units import codes_of, units_of
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
@@ -288,6 +288,6 @@ def folds_of(units: Rows, folds: int, seed: int) -> Rows:
 
 def _shuffled(units: Rows, seed: int) -> Rows:
     """The place of each row's unit in a random order."""
-    _, codes = np.unique(units, return_inverse=True)
+    codes = codes_of(units)
     count = int(codes.max()) + 1 if len(codes) else 0
     return np.random.default_rng(seed).permutation(count)[codes].astype(np.intp)

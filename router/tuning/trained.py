@@ -13,6 +13,7 @@ from router.tuning.fit import Fit, fit, fold_count
 from router.tuning.plans import Family, Fitted, Heads, Scores, with_used
 from router.tuning.table import Rows, Table, folds_of
 from router.tuning.texts import MIN_ROWS, WordFit, fit_prompts, fit_words, hashed, word_columns
+from router.tuning.units import codes_of
 
 
 class Trained:
@@ -22,7 +23,8 @@ class Trained:
         self._folds = folds_of(train.unit, fold_count(train.rows), seed)
         self._fits: dict[tuple[str, int | tuple[int, ...], int | None], Fit] = {}
         self._panels: dict[tuple[int, ...], tuple[dict[str, Floats], Rows]] = {}
-        _, self._codes, sizes = np.unique(train.unit, return_inverse=True, return_counts=True)
+        self._codes = codes_of(train.unit)
+        sizes = np.bincount(self._codes)
         self._sizes = sizes if len(sizes) < train.rows else None
         self.words: list[dict[WordSignal, Words]] = [{} for _ in train.run.models]
         self.prompts: list[WordFit] = []

@@ -22,6 +22,7 @@ from router.tuning.runs import EvalRun
 from router.tuning.search import Forecast, chain_of, choose, needed_rows, side_rungs
 from router.tuning.table import Rows, prepare, split
 from router.tuning.trained import Trained
+from router.tuning.units import unit_count
 
 Method = Literal["split", "crossfit"]
 
@@ -127,7 +128,7 @@ class Tuner:
     @property
     def certify_units(self) -> int:
         """How many rows there are to certify on, or clusters of them: what counts once each."""
-        return len(np.unique(self.table.unit[self.certify]))
+        return unit_count(self.table.unit[self.certify])
 
     def _digest(self) -> str:
         whole = hashlib.sha256(repr(self.run.models).encode())
@@ -212,7 +213,7 @@ class Tuner:
         enough = certify_least(goal.target, goal.budget)
         if len(self.train) >= MIN_TRAIN_ROWS and self.certify_units >= enough:
             return
-        rows, units = self.table.rows, len(np.unique(self.table.unit))
+        rows, units = self.table.rows, unit_count(self.table.unit)
         train_least = math.ceil(MIN_TRAIN_ROWS * units / rows)
         least = least_units(goal.target, goal.budget, self.train_share, train_least)
         needed = max(math.ceil(least * rows / units), rows + 1)  # Clusters differ in size.
@@ -227,7 +228,7 @@ class Tuner:
         else:
             heads = self.trained.fitted([family])
             fitted, scores = scores_of(self.trained.train, family, heads), scores_of(table, family, heads)
-        units = len(np.unique(table.unit))
+        units = unit_count(table.unit)
         chain = chain_of(best, fitted, units)
         alone = side_rungs(self.trained, chain, goal.target, units)
         order_seed = int(hashlib.sha256(self.data_hash.encode()).hexdigest()[:8], 16)
@@ -289,7 +290,7 @@ def _budget(at_confidence: float, look: int | None) -> float:
 
 def _in_clusters(unit: Rows) -> str:
     """Words for what counts once each, where that is not the row."""
-    units = len(np.unique(unit))
+    units = unit_count(unit)
     return f" (in {units} clusters, each of which counts once)" if units < len(unit) else ""
 
 

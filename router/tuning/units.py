@@ -20,22 +20,33 @@ def units_of(cluster: NDArray[np.object_] | None, rows: int) -> Units:
     return np.array([number.setdefault(value, len(number)) for value in cluster.tolist()], dtype=np.intp)
 
 
+def unit_count(unit: Units) -> int:
+    """How many different units there are."""
+    return int(np.count_nonzero(np.bincount(unit)))  # Units are small numbers: counting them beats sorting them.
+
+
+def codes_of(unit: Units) -> Units:
+    """The units numbered from 0 on, without gaps."""
+    there = np.bincount(unit) > 0
+    return np.asarray((np.cumsum(there) - 1)[unit])
+
+
 def unit_losses(loss: Floats, unit: Units) -> Floats:
     """One loss for each unit, the mean of its rows: each unit counts once, however many rows it has.
 
     So its bounds, -1 and 1, are known beforehand. Weights by rows would need a bound on the size of units to come,
     which the largest one seen is not.
     """
-    if len(np.unique(unit)) == len(unit):
+    if unit_count(unit) == len(unit):
         return loss
-    _, codes, sizes = np.unique(unit, return_inverse=True, return_counts=True)
-    return np.asarray(np.bincount(codes, weights=loss) / sizes)
+    codes = codes_of(unit)
+    return np.asarray(np.bincount(codes, weights=loss) / np.bincount(codes))
 
 
 def error_of_mean(values: Floats, unit: Units) -> float:
     """The standard error of the mean over rows, of which those of one unit may hang together."""
     spread = values - values.mean()
-    if len(np.unique(unit)) == len(unit):
+    if unit_count(unit) == len(unit):
         return float(values.std()) / math.sqrt(len(values))
-    sums = np.bincount(np.unique(unit, return_inverse=True)[1], weights=spread)
+    sums = np.bincount(unit, weights=spread)
     return math.sqrt(float((sums**2).sum())) / len(values)

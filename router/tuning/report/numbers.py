@@ -17,6 +17,7 @@ from router.tuning.report.spend import Spend, spend_of
 from router.tuning.report.worth import Worth, worth_of
 from router.tuning.simulate import Realised
 from router.tuning.task import TaskTuning
+from router.tuning.units import unit_count
 
 # With fewer drafts a reliability diagram or the worth of a signal would be noise.
 _FEWEST = 40
@@ -80,7 +81,7 @@ def plain(value: Any) -> Any:
 def report_of(tuned: TaskTuning) -> Report:
     """The report on a tuned task."""
     held = held_out(tuned.tuner, tuned.tuning, tuned.certified_on, tuned.target.max_quality_loss)
-    units = len(np.unique(held.table.unit))
+    units = unit_count(held.table.unit)
     return Report(
         split=held.split,
         rows=held.table.rows,
