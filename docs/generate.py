@@ -743,6 +743,31 @@ def savings_summary() -> str:
     return f"```console\n{command}\n```\n\n{_table(head, rows)}"
 
 
+def savings_levers() -> str:
+    """What the mean plan costs with everything, and without one part of it after the other."""
+    summary = _result("savings_levers")["summary"]
+    targets = [f"{one['target']:.0%}" for one in summary["everything"]]
+    rows = [(name, *(f"{one['cost_change']:+.1%}" for one in means)) for name, means in summary.items()]
+    return _table(("tuned", *targets), rows)
+
+
+_SETS = {"gsm8k": "GSM8K", "mmlu": "MMLU"}
+
+
+def routellm() -> str:
+    """Methods by RouteLLM's own measures, theirs among them, on each set."""
+    kept = _result("routellm")
+    rows = []
+    for key, name in _SETS.items():
+        for one in (line for line in kept["lines"] if line["set"] == key):
+            sees = "draft" if one["sees_draft"] else "prompt"
+            own = (f"{one['apgr']:.3f}", f"{one['cpt50']:.1%}", f"{one['cpt80']:.1%}")
+            rows.append((name, one["method"], sees, *own, f"{one['charged_apgr']:.3f}", f"{one['charged_cpt50']:.1%}"))
+        apgr, cpt50, cpt80 = kept["theirs"][key]
+        rows.append((name, "RouteLLM's best", "prompt", f"{apgr:.3f}", f"{cpt50:.1%}", f"{cpt80:.1%}", "", ""))
+    return _table(("set", "method", "sees", "APGR", "CPT(50)", "CPT(80)", "charged APGR", "charged CPT(50)"), rows)
+
+
 def validity() -> str:
     """Made-up worlds by their share of false certificates."""
     kept = _result("validity")
@@ -847,6 +872,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "local-table": local_table,
     **{name: functools.partial(eval_table, number) for number, name in enumerate(_EVALS)},
     "savings-summary": savings_summary,
+    "savings-levers": savings_levers,
+    "routellm": routellm,
     "graders": graders,
     "binding": binding_parts,
     "tune-example": tune_example,

@@ -71,7 +71,6 @@ LEVERS = (
     Lever("without gates", allow=lambda family: family.gate is None),
     Lever("without panels", allow=lambda family: family.panel[1] - family.panel[0] == 1),
     Lever("without third rungs", allow=lambda family: len(family.rungs) == 2),
-    Lever("with crossfit", method="crossfit"),
 )
 
 

@@ -460,10 +460,11 @@ def test_blocking_threads_leave_nothing_open(upstream: Upstream, home: Path) -> 
 
 
 _INTERRUPTED = """
-import itertools, sys
+import itertools, signal, sys
 from pathlib import Path
 from router import Router
 from tests.support import make_policy
+signal.signal(signal.SIGINT, signal.default_int_handler)  # A test run in the background ignores it.
 url, home, resume = sys.argv[1:]
 router = Router(make_policy({"ladder": ["large"]}, api_base=url), home=Path(home))
 try:

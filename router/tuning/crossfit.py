@@ -28,7 +28,10 @@ class LeftOut:
     def _parts(self) -> list[tuple[Rows, Table, Trained]]:
         folds = folds_of(self._table.unit, FOLDS, self._seed)
         parts = [(np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)) for fold in range(FOLDS)]
-        return [(own, self._table.take(own), Trained(self._table.take(others), self._seed)) for own, others in parts]
+        # Their own scores only place those of the rows that were left out: five folds of few rows do for that.
+        return [
+            (own, self._table.take(own), Trained(self._table.take(others), self._seed, FOLDS)) for own, others in parts
+        ]
 
     def read(self, read: Callable[[Trained, Table], Floats]) -> Floats:
         """What is read off each fold's rows by the fit without them, in the order of the table."""

@@ -19,8 +19,8 @@ from router.tuning.units import codes_of
 class Trained:
     """The calibrators of all models, fitted on the training rows, with out-of-fold scores for those rows."""
 
-    def __init__(self, train: Table, seed: int) -> None:
-        self._folds = folds_of(train.unit, fold_count(train.rows), seed)
+    def __init__(self, train: Table, seed: int, folds: int | None = None) -> None:
+        self._folds = folds_of(train.unit, folds or fold_count(train.rows), seed)
         self._fits: dict[tuple[str, int | tuple[int, ...], int | None], Fit] = {}
         self._panels: dict[tuple[int, ...], tuple[dict[str, Floats], Rows]] = {}
         self._codes = codes_of(train.unit)
