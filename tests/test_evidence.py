@@ -106,6 +106,7 @@ def test_numbers_are_compared_with_the_prompt() -> None:
         ("3 - 12 = -9, so -9 + 12 = 3 remain", {"sum_negative": 1}),
         ("12 / 5 = 2.4, so 2.4", {"sum_fraction": 1}),
         ("2.5 * 3 = 7.5, so 7.5", {}),
+        ("2*3 = 6. 42 = 6*7. So 42", {}),
     ],
 )
 def test_sums_that_lead_nowhere_or_break_are_told(draft: str, found: dict[str, float]) -> None:

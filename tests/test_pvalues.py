@@ -153,3 +153,25 @@ def test_an_upper_bound_is_where_the_p_value_crosses_the_share(kind: str, loss_k
     assert float(test.counted(loss).mean()) < upper < 0.2
     assert test.p_value(loss, upper, 0.05) <= 0.05
     assert test.p_value(loss, upper - 0.005, 0.05) > 0.05
+
+
+@pytest.mark.parametrize("loss", [[1.0, 0, 0, 1, 0, 0], [0.5, 1, 1]])
+def test_a_few_graded_losses_have_a_bound(loss: list[float]) -> None:
+    """Even where nothing short of losing everything can be ruled out."""
+    found = LossTest("signed", "betting", np.arange(len(loss)), 0)
+    upper = found.upper(np.array(loss), 0.05)
+    assert np.mean(loss) <= upper <= 1.0
+    assert found.p_value(np.array(loss), upper, 0.05) <= 0.05
+
+
+@given(st.integers(1, 400), st.integers(0, 10**6), st.sampled_from([0.01, 0.05, 0.1]), st.booleans())
+def test_a_bound_is_tight_and_safe(rows: int, seed: int, share: float, graded: bool) -> None:
+    """The test rejects at the bound, and no longer a little below it."""
+    random = np.random.default_rng(seed)
+    loss = random.choice([-1.0, 0.0, 0.5 if graded else 0.0, 1.0], p=[0.05, 0.6, 0.2, 0.15], size=rows)
+    found = LossTest("signed", "betting" if graded else "exact", np.arange(rows), 0)
+    upper = found.upper(loss, share)
+    if upper < 1.0:
+        assert found.p_value(loss, upper, share) <= share
+        below = upper - (1.0 - float(loss.mean())) / 2**6
+        assert below <= loss.mean() or found.p_value(loss, below, share) > share

@@ -745,3 +745,15 @@ def test_wherever_a_stream_is_left_its_call_is_settled_once(words: list[str], le
     expected = "answered" if ends and words else "StreamInterrupted" if words else "LadderExhausted"
     assert event["outcome"] == ("aborted" if left < len(words) else expected)
     assert event["attempts"] == 1
+
+
+class _Settings(ScriptedModels):
+    """A backend whose `stream` is a setting of its own."""
+
+    stream = astream = False  # type: ignore[assignment]
+
+
+def test_what_is_no_method_does_not_stream(home: Path) -> None:
+    """A backend with such an attribute gives its answer as one chunk."""
+    with Router(make_policy({"ladder": ["large"]}), backend=_Settings({"large": ["yes"]}), home=home) as router:
+        assert "".join(chunk.text for chunk in router.route("t", "?", stream=True)) == "yes"

@@ -582,3 +582,20 @@ def test_an_artefact_holds_what_calls_need() -> None:
     assert {entry.model: entry.litellm for entry in artefact.models} == {"m0": "a/m0", "m1": "a/m1"}
     assert artefact.certificate is not None
     assert (artefact.certificate.binds_to, artefact.certificate.issued) == ({"system": "x"}, "2026-01-01")
+
+
+@pytest.mark.parametrize("clusters", [1, 2, 3, 12])
+@pytest.mark.parametrize("method", ["split", "crossfit"])
+def test_few_clusters_end_in_a_plan_or_in_words(clusters: int, method: Any) -> None:
+    """However loose the target: never in an error that says nothing."""
+    run = draw()
+    cluster = np.array([at % clusters for at in range(len(run.row_ids))], dtype=object)
+    group = np.array([f"g{at % 2}" for at in range(len(run.row_ids))], dtype=object)
+    for target, confidence in ((0.4, 0.5), (0.9, 0.2)):
+        try:
+            found = tune(replace(run, cluster=cluster), target=target, at_confidence=confidence, method=method)
+            assert found.plan.rungs
+            tuner = Tuner(replace(run, cluster=cluster, group=group), method=method)
+            tuner.tune(target, at_confidence=confidence, group="g", each_alone=True)
+        except TuningError as error:
+            assert "clusters" in str(error)

@@ -96,7 +96,7 @@ def test_tune_shows_old_and_new_plan_and_the_certificate(run: Cli) -> None:
     ]
     assert lines[9].startswith("found instead of in force: cost ")
     assert "test split" not in done.out
-    assert "ask small; keep its draft where large would beat it in at most " in done.out
+    assert "ask small; keep its draft " in done.out
     assert (
         "With 90% confidence calls like these rows lose at most 4 points of quality against always asking large"
         in done.out

@@ -88,7 +88,8 @@ def _sum_of(left_text: str, right_text: str) -> Sum | None:
     right: list[_Token] = [number(alone[1])] if alone else _first(_tokens(right_text))
     if len(left) < 3 and len(right) < 3:  # "x = 5" is no sum.
         return None
-    operands = tuple(token for token in left if isinstance(token, float))
+    sides = ([token for token in side if isinstance(token, float)] for side in (left, right))
+    operands = tuple(value for side in sides if len(side) > 1 for value in side)
     one, other = _value(left), _value(right)
     return None if one is None or other is None else _compared(one, other, operands)
 

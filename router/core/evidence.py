@@ -24,7 +24,7 @@ EVIDENCE: dict[str, dict[str, str]] = {
         "sum_wrong": "1 when some sum in the draft does not, else 0",
         "sum_negative": "1 when some sum in the draft is said to come to less than nothing, else 0",
         "sum_fraction": "1 when some sum of whole numbers in the draft comes to one that is not, else 0",
-        "results_unused": "different results of the draft's sums that are in no other sum and are not its last number",
+        "results_unused": "different results of the draft's sums that no sum is made of and that do not end it",
         "ends_on_sum": "1 when the draft's last number is what one of its right sums comes to, else 0",
         "reasons": "how often the draft says since or because",
         "turns": "different words in the draft that turn against what went before: however, but, actually",

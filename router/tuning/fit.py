@@ -66,7 +66,7 @@ def fit(columns: Columns, outcome: Floats, folds: NDArray[np.intp], *, own_signa
     columns, strength, held_out = _selected(columns, outcome, folds, own_signals)
     plain = _logistic(columns, outcome, terms_of(columns), strength)
     loss = log_loss(held_out, outcome)
-    if len(outcome) < ISOTONIC_ROWS:
+    if len(outcome) < ISOTONIC_ROWS or not folds.any():  # Nor is there a curve for rows of one cluster.
         return Fit(plain, held_out, loss)
     stepped = np.empty(len(outcome))
     for fold in range(int(folds.max()) + 1):
@@ -141,7 +141,7 @@ def _logistic(columns: Columns, outcome: Floats, terms: tuple[Term, ...], streng
     """Standardised logistic regression; without terms or with one outcome only, the mean as a constant."""
     from sklearn.linear_model import LogisticRegression
 
-    if not terms or outcome.min() == outcome.max():
+    if not terms or not len(outcome) or outcome.min() == outcome.max():
         return _constant(outcome)
     table = matrix(columns, terms)
     spread = table.std(axis=0)

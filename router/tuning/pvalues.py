@@ -45,6 +45,8 @@ def betting(loss: Floats, target: float, share: float) -> float:
     n = len(loss)
     if n == 0:
         return 1.0
+    if target >= 1.0:  # Nothing loses more than 1: one row that loses less refutes it.
+        return float(loss.min() >= 1.0)
     x, m = (loss + 1.0) / 2.0, (target + 1.0) / 2.0
     seen = np.arange(2, n + 2)
     mean = (0.5 + np.cumsum(x)) / seen

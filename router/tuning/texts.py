@@ -183,7 +183,7 @@ def _fitted(table: Any, outcome: Floats, strength: float) -> tuple[Floats, float
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
 
-    if outcome.min() == outcome.max():
+    if not len(outcome) or outcome.min() == outcome.max():
         p = (outcome.sum() + 1.0) / (len(outcome) + 2.0)  # Laplace's rule, as for calibrators.
         return np.zeros(table.shape[1]), float(np.log(p / (1.0 - p)))
     rows, right, weight = weighted(outcome)

@@ -155,7 +155,7 @@ class Tuner:
             group=group,
             each_alone=each_alone,
         )
-        best = choose(self.trained, target, goal.budget, self.certify_units // len(parts), self.allow)
+        best = choose(self.trained, target, goal.budget, max(1, self.certify_units // len(parts)), self.allow)
         kept = {name: one for name, rows in parts.items() if (one := self._certified(rows, best, goal)) is not None}
         heads = self.trained.fitted([one.family for one in kept.values() if one.family])
         if not kept:
@@ -210,7 +210,8 @@ class Tuner:
         return {name: self.certify[names == name] for name in sorted(set(names.tolist()))}
 
     def _require_rows(self, goal: Goal, confidence: str) -> None:
-        enough = certify_least(goal.target, goal.budget)
+        # What is fitted without a cluster needs another one.
+        enough = max(certify_least(goal.target, goal.budget), 2 if self.method == "crossfit" else 1)
         if len(self.train) >= MIN_TRAIN_ROWS and self.certify_units >= enough:
             return
         rows, units = self.table.rows, unit_count(self.table.unit)

@@ -33,7 +33,8 @@ def rungs_words(rungs: Sequence[TunedRung]) -> str:
         most = sum(kind_of(key) is None for key in rung.keys) > 1
         asked = f"ask {', then '.join(map(_place, rung.keys))}{gate}; keep {'what most say' if most else 'its draft'}"
         if rung.by == "gain":
-            beaten = f"would beat it in at most {1 - rung.threshold:.1%} of such calls, ties counting half"
+            gain = min(max(1.0 - rung.threshold, 0.0), 1.0)
+            beaten = f"would beat it in at most {gain:.1%} of such calls, ties counting half"
             parts.append(f"{asked} where {rungs[-1].model} {beaten}")
         else:
             parts.append(f"{asked} at confidence {rung.threshold:.3f} or above")
