@@ -30,9 +30,8 @@ _CLIP = 1e-9
 STRENGTHS = (1.0, 0.1, 0.01)
 # With more signals than every call reads the pull is no stronger than this while they are chosen.
 _CAREFUL = 0.03
-# By how many standard errors a block must lower the held-out loss to be read at all. Half of one: the whole one was
-# measured to leave out too much, and none at all to keep too much of few rows.
-_PAYS = 0.5
+# By how many standard errors a block must lower the held-out loss to be read at all: the one-standard-error rule.
+_PAYS = 1.0
 
 
 class Fit(NamedTuple):
@@ -86,7 +85,7 @@ def _selected(
     """The columns that say something of held-out rows, how strongly they are fitted, and those rows' probabilities.
 
     Signals that every call reads are all kept: they cost nothing more. A block of further ones is kept only when it
-    lowers the held-out loss by more than its error allows for, the best block first. Each of the application's own
+    lowers the held-out loss by more than its standard error, the best block first. Each of the application's own
     signals is a block by itself.
     """
     blocks: dict[str, list[str]] = {}
