@@ -113,7 +113,7 @@ def _same(made: Tuning, run: EvalRun, folder: Path, rows: Sequence[Row]) -> tupl
 
 
 MADE = {
-    "gain": (TunedRung("small", 0.72, by="gain"), TunedRung("large")),
+    "gain": (TunedRung("small", 0.45, by="gain"), TunedRung("large")),
     "gate": (TunedRung("small", 0.6, gate=0.8), TunedRung("large")),
     "comparison": (TunedRung("tiny"), TunedRung("small", 0.8), TunedRung("large")),
     "three": (TunedRung("tiny", 0.9), TunedRung("small", 0.7), TunedRung("large")),
@@ -121,7 +121,7 @@ MADE = {
     "outer_pair": (TunedRung("tiny", 0.7), TunedRung("large")),
     "middle_alone": (TunedRung("small"),),
     "panel": (TunedRung("tiny", 0.8, panel=("small",)), TunedRung("large")),
-    "panel_by_gain": (TunedRung("tiny", 0.75, by="gain", panel=("small",)), TunedRung("large")),
+    "panel_by_gain": (TunedRung("tiny", 0.45, by="gain", panel=("small",)), TunedRung("large")),
     "panel_given_up": (TunedRung("tiny", 0.8, panel=("small",), low=0.65), TunedRung("large")),
     "panel_gated": (TunedRung("tiny", 0.8, gate=0.62, panel=("small",)), TunedRung("large")),
 }
@@ -130,7 +130,7 @@ MADE = {
 PANEL = ("tiny", "judge:mid", "small", "p_true:tiny")
 ASKED = {
     "question": (TunedRung("tiny", 0.8, panel=PANEL[1:2]), TunedRung("large")),
-    "question_by_gain": (TunedRung("tiny", 0.75, by="gain", panel=PANEL[1:2]), TunedRung("large")),
+    "question_by_gain": (TunedRung("tiny", 0.45, by="gain", panel=PANEL[1:2]), TunedRung("large")),
     "question_and_member": (TunedRung("tiny", 0.9, panel=PANEL[1:3]), TunedRung("large")),
     "question_given_up": (TunedRung("tiny", 0.9, panel=PANEL[1:3], low=0.5), TunedRung("large")),
     "two_questions": (TunedRung("tiny", 0.9, panel=PANEL[1:]), TunedRung("large")),

@@ -192,16 +192,15 @@ def test_words_that_tell_are_found_and_followed_on_the_path(tmp_path: Path) -> N
 
 
 def test_what_does_not_tell_is_not_computed(tmp_path: Path) -> None:
-    """Where words and closer reading say nothing of right and wrong, no calibrator names them."""
+    """Where closer reading says nothing of right and wrong, hardly any calibrator names it."""
     folder, rows = _policy(tmp_path / "policies"), telling(1200, told=False)
     run = load_run(write_rows(tmp_path / "run.jsonl", rows), "colours", policies=folder)
-    rng = np.random.default_rng(0)
-    noise = replace(run, quality=rng.integers(0, 2, run.quality.shape).astype(float))
-    tuner = Tuner(noise)
-    found = tuner.trained.confidence(0).calibrator
-    names = set(found.signals)
-    assert "draft_words" not in names
-    assert not {"words_shared", "lines", "numbers_new"} & names
+    kept = 0
+    for seed in range(8):
+        quality = np.random.default_rng(seed).integers(0, 2, run.quality.shape).astype(float)
+        names = set(Tuner(replace(run, quality=quality)).trained.confidence(0).calibrator.signals)
+        kept += sum(name in names for name in ("words_shared", "lines", "numbers_new"))
+    assert kept <= 6  # Of 24: a standard error lets one in six of what is noise pass.
 
 
 def test_too_few_rows_fit_no_words(tmp_path: Path) -> None:

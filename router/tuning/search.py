@@ -7,7 +7,7 @@ only, the threshold. Nothing here sees a certify row, so nothing here can make a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations, product
 from typing import NamedTuple
@@ -187,7 +187,7 @@ def choose(
     """The family that is predicted to be cheapest once certified, of those that are allowed; plain pairs always are.
 
     Anything longer than a pair by confidence must pay: its saving over the best pair, row by row, has a 90 % interval
-    above 0.
+    above 0. So must questions about a draft, over the best of the same models without them.
     """
     plain: list[Forecast] = []
     more: list[Forecast] = []
@@ -200,8 +200,18 @@ def choose(
     best = min(plain, key=_rank)
     for one in sorted(more, key=_rank):
         if _rank(one) < _rank(best) and _pays(trained.train, one, best):
-            return one
+            unasked = _without_questions(trained.train, one, (*plain, *more))
+            if unasked is None or _pays(trained.train, one, unasked):
+                return one
     return best
+
+
+def _without_questions(table: Table, one: Forecast, others: Sequence[Forecast]) -> Forecast | None:
+    """The best of the same models without questions; `None` where it has none."""
+    drafting = tuple(filter(table.drafts, one.family.rungs))
+    if drafting == one.family.rungs:
+        return None
+    return min((other for other in others if other.family.rungs == drafting), key=_rank, default=None)
 
 
 def _rank(one: Forecast) -> tuple[float, float]:
