@@ -26,7 +26,7 @@ from router.tuning.runs import EvalRun
 from router.tuning.search import MAX_SETTINGS, between, chain_of, choose, needed_rows
 from router.tuning.table import folds_of, prepare, split
 from router.tuning.tune import Tuner, require_rows, tune
-from router.tuning.words import certificate_words
+from router.tuning.words import certificate_words, rungs_words
 
 PAIR, GRADED, CLUSTERED, GROUPED, THREE = (WORLDS[at] for at in (0, 8, 9, 10, 6))
 
@@ -599,3 +599,10 @@ def test_few_clusters_end_in_a_plan_or_in_words(clusters: int, method: Any) -> N
             tuner.tune(target, at_confidence=confidence, group="g", each_alone=True)
         except TuningError as error:
             assert "clusters" in str(error)
+
+
+@pytest.mark.parametrize(("threshold", "share"), [(0.4, "60.0%"), (-0.001, "100.0%"), (1.002, "0.0%")])
+def test_a_plan_by_gain_says_how_often_it_would_be_beaten(threshold: float, share: str) -> None:
+    """A threshold beyond every score is no share above all calls or below none."""
+    words = rungs_words((TunedRung("small", threshold, by="gain"), TunedRung("large")))
+    assert f"keep its draft where large would beat it in at most {share} of such calls" in words

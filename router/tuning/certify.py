@@ -65,12 +65,12 @@ class Test(NamedTuple):
         # Where the normal curve has it, which of many rows is nearly right; else halving goes on.
         guess, guesses = mean + beyond * spread / root, _GUESSES
         while high - low > enough * (1.0 + 1e-9):
-            middle = guess if guesses and low < guess < high else (low + high) / 2
+            middle = guess if guesses > 0 and low < guess < high else (low + high) / 2
             p = self.p_value(loss, middle, share)
             low, high = (low, middle) if p <= share else (middle, high)
             # As far on as the curve says, and a little further: to the other side of it.
             guess = middle + (beyond - _quantile(p)) * spread / root + (-enough if p <= share else enough) / 2
-            guesses = max(0, guesses - 1)
+            guesses -= 1
         return high
 
 
