@@ -469,7 +469,8 @@ url, home, resume = sys.argv[1:]
 router = Router(make_policy({"ladder": ["large"]}, api_base=url), home=Path(home))
 try:
     for one in router.map("t", (f"say=yes id={n}" for n in itertools.count()), concurrency=4, resume=resume):
-        print(one.index, one.answer.text, flush=True)
+        sys.stdout.write(f"{one.index} {one.answer.text}\\n")  # In one piece: the signal may come at any time.
+        sys.stdout.flush()
 except KeyboardInterrupt:
     print("interrupted", flush=True)
 """
