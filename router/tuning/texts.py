@@ -102,8 +102,8 @@ def fit_words(table: Any, outcome: Floats, folds: NDArray[np.intp], beside: Floa
         spread = beside.std(axis=0)
         parts.append(csr_matrix((beside - beside.mean(axis=0)) / np.where(spread > 0, spread, 1.0)))
     whole = hstack(parts).tocsr()
-    strength, chances = _held_out(whole, outcome, folds, table.shape[1])
-    weights, intercept = _fitted(whole, outcome, strength)
+    alone = np.zeros(len(outcome), np.intp)
+    weights, intercept, chances = _whole_and_held_out(whole, outcome, folds, alone, table.shape[1])
     return WordFit(Words(tuple((weights[: table.shape[1]] * _LOOSER).tolist()), intercept), chances)
 
 
@@ -139,8 +139,8 @@ def fit_prompts(
     models, columns = quality.shape[1], own.shape[1]
     whole = _shared(own, models)
     outcome, fold = quality.T.ravel(), np.tile(folds, models)
-    strength, chances = _held_out(whole, outcome, fold, whole.shape[1])
-    weights, intercept = _fitted(whole, outcome, strength)
+    which = np.repeat(np.arange(models), len(folds))
+    weights, intercept, chances = _whole_and_held_out(whole, outcome, fold, which, whole.shape[1])
     found = []
     for model in range(models):
         part = weights[:columns] + _OWN * weights[columns * (model + 1) : columns * (model + 2)]
@@ -164,19 +164,33 @@ def _shared(table: Any, models: int) -> Any:
     return hstack([kron(np.ones((models, 1)), table), kron(eye(models), table * _OWN), csr_matrix(level)]).tocsr()
 
 
-def _held_out(table: Any, outcome: Floats, folds: NDArray[np.intp], own_columns: int) -> tuple[float, Floats]:
-    """The strength with the lowest held-out loss, and the held-out chances by the words' own columns."""
+def _whole_and_held_out(
+    table: Any, outcome: Floats, folds: NDArray[np.intp], model: NDArray[np.intp], own_columns: int
+) -> tuple[Floats, float, Floats]:
+    """Weights and intercept of the strength with the lowest held-out loss, and the held-out chances.
+
+    The chances are by the words' own columns. The level of each fold's fit is how well the other folds went, so it is
+    high where its own went badly, and a calibrator would read from the chances which fold a row is in. So they stand at
+    one level for each model, which is that of the whole fit.
+    """
+
+    def told(weights: Floats) -> tuple[Floats, Floats]:
+        logit = table[:, :own_columns] @ weights[:own_columns]
+        level = np.bincount(model, weights=logit) / np.bincount(model)
+        return logit - level[model], level[model]
+
     tried = []
     for strength in _STRENGTHS:
-        found, chances = np.empty(len(outcome)), np.empty(len(outcome))
+        found, apart = np.empty(len(outcome)), np.empty(len(outcome))
         for fold in range(int(folds.max()) + 1):
             own, others = folds == fold, folds != fold
             weights, intercept = _fitted(table[others], outcome[others], strength)
             found[own] = _sigmoid(intercept + table[own] @ weights)
-            chances[own] = _sigmoid(intercept + table[own][:, :own_columns] @ weights[:own_columns])
-        tried.append((log_loss(found, outcome), strength, chances))
-    _, strength, chances = min(tried, key=lambda one: one[0])
-    return strength, chances
+            apart[own] = told(weights)[0][own]
+        tried.append((log_loss(found, outcome), strength, apart))
+    _, strength, apart = min(tried, key=lambda one: one[0])
+    weights, intercept = _fitted(table, outcome, strength)
+    return weights, intercept, _sigmoid(intercept + told(weights)[1] + apart)
 
 
 def _fitted(table: Any, outcome: Floats, strength: float) -> tuple[Floats, float]:
