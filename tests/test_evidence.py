@@ -15,7 +15,7 @@ from router.core.arithmetic import numbers_in, sums
 from router.core.call import Reply
 from router.core.evidence import BLOCKS, EVIDENCE
 from router.core.evidence import read_evidence as read
-from router.core.signals import FREE_SIGNALS, LP_FLOOR
+from router.core.signals import FREE_SIGNALS, LP_FLOOR, draft_text
 from router.core.text_features import words_of
 from router.core.views import MOST_CHARS, View
 
@@ -23,12 +23,12 @@ from router.core.views import MOST_CHARS, View
 def read_evidence(prompt: str, draft: str, logprobs: Any = None, blocks: Any = tuple(EVIDENCE)) -> dict[str, float]:
     """Closer reading of a draft of this text and these log-probabilities."""
     reply = Reply(draft, None, logprobs=None if logprobs is None else tuple(logprobs))
-    return read(View(prompt), reply, None, blocks)
+    return read(View(prompt), View(draft), reply, None, blocks)
 
 
 def read_answer(reply: Reply, answer: Any) -> dict[str, float]:
     """Closer reading of a draft in which this answer was found."""
-    return read(View(""), reply, answer)
+    return read(View(""), View(draft_text(reply)), reply, answer)
 
 
 any_text = st.text(st.characters(exclude_categories=()), max_size=200)
@@ -119,8 +119,8 @@ def test_sums_that_lead_nowhere_or_break_are_told(draft: str, found: dict[str, f
 def test_a_draft_without_numbers_or_words_lacks_their_signals() -> None:
     """What cannot be read is absent, never 0."""
     assert "last_number" not in read_evidence(PROMPT, "seven")
-    assert "words_own" not in read_evidence(PROMPT, "7.50")
-    assert "words_shared" not in read_evidence("12?", "seven")
+    assert "words_own" not in read_evidence(PROMPT, "?!")
+    assert "words_shared" not in read_evidence("?", "seven")
     assert not read_evidence(PROMPT, "7", None).keys() & EVIDENCE["log-probabilities"].keys()
 
 

@@ -62,7 +62,9 @@ def test_signals_are_those_of_production(tmp_path: Path) -> None:
             signals = router.route("colours", row["prompt"]).steps[0].signals
             found = {name: column[at] for name, column in run.signals["small"].items()}
             closer = read_evidence(
-                View(row["prompt"]), Reply(row["response"], None, logprobs=tuple(row["logprob"]["tok"]))
+                View(row["prompt"]),
+                View(row["response"]),
+                Reply(row["response"], None, logprobs=tuple(row["logprob"]["tok"])),
             )
             assert found == {**signals, **closer}
 

@@ -172,8 +172,10 @@ def test_log_probabilities_are_clipped(logprobs: tuple[float, ...], mean: float,
         ("one two three four five six", 0.0),
         ("a b c a b c", 0.25),
         ("no " * 102, 0.99),
+        (" ".join(map(str, range(1000))) + " no" * 258, 1 - 1 / 254),
+        ("no " * 1000 + " ".join(map(str, range(256))), 0.0),
     ],
-    ids=["empty", "too_short_to_tell", "no_repetition", "one_of_four", "a_loop"],
+    ids=["empty", "too_short_to_tell", "no_repetition", "one_of_four", "a_loop", "a_loop_at_the_end", "none_there"],
 )
 def test_repetition_is_the_share_of_repeated_word_triples(text: str, share: float) -> None:
     """Near 1 for a model that loops, 0 for a short text."""

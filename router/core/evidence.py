@@ -13,8 +13,8 @@ from typing import Any
 from router.core.answer_tokens import answer_signals, margin_signals
 from router.core.arithmetic import Sum, number, numbers_in, sums
 from router.core.call import Reply
-from router.core.signals import LP_FLOOR, draft_text
-from router.core.views import View, shortened, words_in
+from router.core.signals import LP_FLOOR
+from router.core.views import View, shortened
 
 # By block the name of every signal of closer reading and what it means; the docs table is made from it. What one block
 # needs is read in one go, so a block is the smallest part that a call can do without.
@@ -72,27 +72,27 @@ BLOCKS: dict[str, str] = {name: block for block, names in EVIDENCE.items() for n
 
 _DOUBTS = """maybe perhaps possibly probably presumably approximately roughly apparently likely unclear uncertain
     unsure assume assuming guess seems appears might"""
-_HEDGES = frozenset(_DOUBTS.split())
+_HEDGES = frozenset(_DOUBTS.encode().split())
 _HEDGING = ("i think", "i believe", "not sure", "not certain", "not clear", "could be", "may be")
 _REASONS = ("since", "because")
 _TURNS = ("however", " but ", "although", "actually", "instead")
 _NUMBER_WORDS = {
-    "half": 0.5,
-    "one": 1.0,
-    "two": 2.0,
-    "twice": 2.0,
-    "double": 2.0,
-    "three": 3.0,
-    "triple": 3.0,
-    "four": 4.0,
-    "five": 5.0,
-    "six": 6.0,
-    "seven": 7.0,
-    "eight": 8.0,
-    "nine": 9.0,
-    "ten": 10.0,
-    "twelve": 12.0,
-    "dozen": 12.0,
+    b"half": 0.5,
+    b"one": 1.0,
+    b"two": 2.0,
+    b"twice": 2.0,
+    b"double": 2.0,
+    b"three": 3.0,
+    b"triple": 3.0,
+    b"four": 4.0,
+    b"five": 5.0,
+    b"six": 6.0,
+    b"seven": 7.0,
+    b"eight": 8.0,
+    b"nine": 9.0,
+    b"ten": 10.0,
+    b"twelve": 12.0,
+    b"dozen": 12.0,
 }
 _CLOSING = ".!?)]}>\"'`”’»$%*|"
 _NO_BRACKET = bytes(code for code in range(256) if code not in b"[]{}")
@@ -101,6 +101,7 @@ _LOG_HALF = -0.6931471805599453
 
 def read_evidence(
     prompt: View,
+    draft: View,
     reply: Reply,
     answer: Any = None,
     blocks: Collection[str] = tuple(EVIDENCE),
@@ -112,8 +113,10 @@ def read_evidence(
     ----------
     prompt
         What was asked.
+    draft
+        What came back: the text of the reply, or the arguments of its tool calls.
     reply
-        The draft.
+        What is known of the draft beside its text.
     answer
         What the task's check found in it.
     blocks
@@ -121,18 +124,18 @@ def read_evidence(
     lps_in_order
         The log-probabilities of the draft's tokens where they are sorted already.
     """
-    draft = shortened(draft_text(reply).rstrip())
+    text = shortened(draft.text.rstrip())
     found: dict[str, float] = {}
     if "reasoning" in blocks or "numbers" in blocks:
-        said, came_out = numbers_in(draft), list(sums(draft)) if "=" in draft else []
+        said, came_out = numbers_in(text), list(sums(text)) if "=" in text else []
         if "reasoning" in blocks:
-            found |= _of_reasoning(draft, said, came_out)
+            found |= _of_reasoning(text, said, came_out)
         if "numbers" in blocks:
             found |= _of_numbers(prompt, said, came_out)
     if "wording" in blocks:
-        found |= _of_words(prompt.words, draft)
+        found |= _of_words(prompt, draft)
     if "form" in blocks:
-        found |= _of_form(draft)
+        found |= _of_form(text)
     if reply.logprobs and "log-probabilities" in blocks:
         found |= _of_logprobs(reply.logprobs, lps_in_order or sorted(reply.logprobs))
     if reply.token_bytes and "answer tokens" in blocks:
@@ -165,7 +168,7 @@ def _breaks_whole(one: Sum) -> bool:
 
 
 def _of_numbers(prompt: View, said: Sequence[str], came_out: Sequence[Sum]) -> dict[str, float]:
-    given = prompt.numbers | {_NUMBER_WORDS[word] for word in _NUMBER_WORDS.keys() & prompt.words}
+    given = prompt.numbers | {_NUMBER_WORDS[word] for word in _NUMBER_WORDS.keys() & prompt.words.keys()}
     different = set(map(number, set(said)))
     new = len(different - given - {abs(one.result) for one in came_out if one.right})
     found = {
@@ -183,10 +186,10 @@ def _of_numbers(prompt: View, said: Sequence[str], came_out: Sequence[Sum]) -> d
     return found
 
 
-def _of_words(asked: set[str], draft: str) -> dict[str, float]:
-    said, lower = words_in(draft), draft.lower()
-    both = len(asked & said)
-    found = {"hedges": float(len(said & _HEDGES) + sum(phrase in lower for phrase in _HEDGING))}
+def _of_words(prompt: View, draft: View) -> dict[str, float]:
+    asked, said, lower = prompt.words, draft.words, shortened(draft.text).lower()
+    both = len(asked.keys() & said.keys())
+    found = {"hedges": float(len(_HEDGES & said.keys()) + sum(phrase in lower for phrase in _HEDGING))}
     if asked:
         found["words_shared"] = both / len(asked)
     if said:

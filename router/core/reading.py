@@ -8,6 +8,7 @@ from router.core.effects import Request
 from router.core.evidence import read_evidence
 from router.core.plan import Plan, Rung
 from router.core.signals import draft_text, read_own, read_signals
+from router.core.views import View
 from router.core.word_scores import PROMPT_WORDS
 
 
@@ -24,6 +25,7 @@ def draft_signals(
     rung: Rung, request: Request, reply: Reply, verdict: Verdict, agrees: float | None = None
 ) -> dict[str, float]:
     """Every signal of a draft that is wanted; `agrees` says whether it gives the answer of the draft before it."""
+    draft = View(draft_text(reply))
     # Sorted once for both who read them.
     in_order = sorted(reply.logprobs or ()) if "log-probabilities" in rung.blocks else ()
     found = read_signals(request.input_chars, reply, verdict, in_order)
@@ -31,13 +33,13 @@ def draft_signals(
         found["agreement"] = agrees
     if rung.blocks:
         answer = verdict.value if verdict.valid else None
-        found |= read_evidence(request.prompt, reply, answer, rung.blocks, in_order)
+        found |= read_evidence(request.prompt, draft, reply, answer, rung.blocks, in_order)
     if rung.own_signals:
-        found |= read_own(rung.own_signals, request.prompt.text, draft_text(reply))
+        found |= read_own(rung.own_signals, request.prompt.text, draft.text)
     if rung.needs_words:
         found |= prompt_signals(rung, request)
         if "draft_words" in rung.needs_words:
-            found["draft_words"] = rung.words["draft_words"].chance(draft_text(reply))
+            found["draft_words"] = rung.words["draft_words"].chance_of(draft)
     return found
 
 

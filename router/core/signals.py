@@ -13,7 +13,7 @@ from router.core.call import Reply
 from router.core.checks import Verdict
 
 # To be raised whenever a signal's meaning changes: what was tuned on the old meaning is then stale.
-SIGNALS_VERSION = 1
+SIGNALS_VERSION = 2
 
 # The name of every free signal and what it means; the docs table is made from it.
 FREE_SIGNALS: dict[str, str] = {
@@ -21,7 +21,7 @@ FREE_SIGNALS: dict[str, str] = {
     "empty": "1 when the draft has no visible character, else 0",
     "truncated": "1 when the model stopped at its output limit, else 0",
     "refusal": "1 when the draft opens with the words of a refusal, else 0",
-    "repetition": "share of the draft's word triples that repeat an earlier one, 0 to 1",
+    "repetition": "share of the word triples at the draft's end that repeat an earlier one, 0 to 1",
     "input_chars": "characters of all messages, system text included",
     "output_chars": "characters of the draft",
     "output_tokens": "output tokens that the provider counted, reasoning excluded",
@@ -36,6 +36,9 @@ OwnSignal = Callable[[str, str], float | None]
 
 # A token below e^-20 (2e-9) is as unlikely as evidence gets, and providers write -inf or -9999 for it.
 LP_FLOOR = -20.0
+
+# So many words of a draft's end are looked at for triples that repeat. Chosen, not measured.
+_LAST_WORDS = 256
 
 # Openings only: the same words later in a text are mostly about its subject.
 _REFUSAL = re.compile(
@@ -101,8 +104,11 @@ def agreement(one: str | None, other: str | None) -> float:
 
 
 def repetition(text: str) -> float:
-    """The share of word triples that repeat an earlier one: near 1 for a model that loops, 0 for a short text."""
-    words = text.split()
+    """The share of word triples that repeat an earlier one: near 1 for a model that loops, 0 for a short text.
+
+    Of the last `_LAST_WORDS` words: a model that loops does so until it is stopped.
+    """
+    words = text.rsplit(None, _LAST_WORDS)[-_LAST_WORDS:]
     triples = len(words) - 2
     if triples < 4:  # Two or three triples repeat by chance ("a b a b").
         return 0.0

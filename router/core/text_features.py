@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import log
 from typing import Literal
@@ -37,17 +38,18 @@ class Features:
 
     def counts(self, text: str) -> dict[int, float]:
         """The weight of each bucket that the text fills: 1 + ln(count)."""
+        return self.weights(Counter(self._grams(words_of(text))))  # Most n-grams come again: each is hashed once.
+
+    def weights(self, grams: Mapping[bytes, int]) -> dict[int, float]:
+        """The same of n-grams that are counted already."""
         mask = self.buckets - 1
         found: dict[int, int] = {}
-        for gram, count in Counter(self._grams(text)).items():  # Most words come again: each is hashed once.
-            bucket = crc32(gram) & mask
+        for code, count in zip(map(crc32, grams), grams.values(), strict=True):
+            bucket = code & mask
             found[bucket] = found.get(bucket, 0) + count
         return {bucket: 1.0 + log(count) if count > 1 else 1.0 for bucket, count in found.items()}
 
-    def _grams(self, text: str) -> list[bytes]:
-        words = words_of(text)
-        if self.words == (1, 1) and not self.chars:
-            return words
+    def _grams(self, words: list[bytes]) -> list[bytes]:
         grams = [
             b" ".join(words[at : at + size])
             for size in range(self.words[0], self.words[1] + 1)

@@ -61,9 +61,5 @@ class Words:
         logit = self.intercept + (self.groups.get(group, 0.0) if group is not None else 0.0)
         if self.form:
             logit += sum(map(mul, self.form, seen.form))
-        counts = seen.counts
-        weights, told, length = self.weights, 0.0, 0.0
-        for bucket, count in counts.items():
-            told += weights[bucket] * count
-            length += count * count
-        return sigmoid(logit + told / math.sqrt(length) if counts else logit)
+        weights, hashed = self.weights, seen.hashed
+        return sigmoid(logit + sum([weights[bucket] * weight for bucket, weight in hashed.items()]))

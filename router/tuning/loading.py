@@ -315,7 +315,7 @@ class _Reader:
     def _signals(self, row: Row, verdict: Verdict) -> Mapping[str, float]:
         reply = reply_of(row)
         answer = verdict.value if verdict.valid else None
-        closer = read_evidence(View(self._prompt(row) or ""), reply, answer) if reply else {}
+        closer = read_evidence(View(self._prompt(row) or ""), View(draft_text(reply)), reply, answer) if reply else {}
         if isinstance(row.get("signals"), dict):
             return closer | {name: float(row["signals"][name]) for name in row["signals"] if name in FREE_SIGNALS}
         own: dict[str, float] = {}

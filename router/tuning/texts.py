@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from router.core.views import WORD_FEATURES, form_of, word_counts
+from router.core.views import WORD_FEATURES, View, form_of
 from router.core.word_scores import FORMS, PROMPT_WORDS, Words, WordSignal
 from router.tuning.features import Floats
 from router.tuning.fit import log_loss, weighted
@@ -70,9 +70,8 @@ def hashed(texts: Sequence[Any] | NDArray[np.object_]) -> Any:
 # Tuning reads the same texts once for every fold, target and plan.
 @lru_cache(maxsize=20_000)
 def _row(text: str) -> tuple[NDArray[np.int32], Floats]:
-    counts = word_counts(text)
-    values = np.fromiter(counts.values(), float, len(counts))
-    return np.fromiter(counts, np.int32, len(counts)), values / max(float(np.sqrt(values @ values)), 1e-12)
+    weights = View(text).hashed
+    return np.fromiter(weights, np.int32, len(weights)), np.fromiter(weights.values(), float, len(weights))
 
 
 def forms(texts: Sequence[Any] | NDArray[np.object_]) -> Floats:
