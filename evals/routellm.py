@@ -25,6 +25,7 @@ from router.core.word_scores import Words, WordSignal
 from router.tuning.features import score as score_columns
 from router.tuning.fit import Fit
 from router.tuning.loading import load_columns
+from router.tuning.plans import by_gain
 from router.tuning.table import Table, prepare
 from router.tuning.texts import word_columns
 from router.tuning.trained import Trained
@@ -98,25 +99,26 @@ def read(path: Path, task: str) -> Table:
 def gsm8k(path: Path, repeats: int) -> list[Line]:
     """After the draft and before it, ten folds."""
     table = read(path, "gsm8k")
-    methods: dict[str, tuple[bool, Callable[[Trained], Fit]]] = {
-        "all signals": (True, lambda one: one.confidence(0)),
-        "all signals, gain": (True, lambda one: one.gain(0, 1)),
-        "prompt words and length": (False, lambda one: one.prompt(0)),
+    heads: dict[str, Callable[[Trained], Fit]] = {
+        "all signals": lambda one: one.confidence(0),
+        "prompt words and length": lambda one: one.prompt(0),
+        "last": lambda one: one.last(0, 1),
     }
+    methods = {"all signals": True, "all signals, gain": True, "prompt words and length": False}
     lines = []
     found: dict[str, list[Floats]] = {name: [] for name in methods}
     for seed in range(repeats):
-        scores = {name: np.empty(table.rows) for name in methods}
+        scores = {name: np.empty(table.rows) for name in heads}
         folds = np.random.default_rng(seed).permutation(table.rows) % 10
         for fold in range(10):
             own, others = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
             trained = Trained(table.take(others), seed)
-            for name, (_, head) in methods.items():
-                chance = scored(trained, head(trained), table.take(own))
-                scores[name][own] = 1.0 - chance if name.endswith("gain") else chance
+            for name, head in heads.items():
+                scores[name][own] = scored(trained, head(trained), table.take(own))
+        scores["all signals, gain"] = by_gain(scores["last"], scores["all signals"])
         for name in methods:
             found[name].append(scores[name])
-    for name, (sees, _) in methods.items():
+    for name, sees in methods.items():
         lines.append(_line("gsm8k", name, sees, table.rows * 9 // 10, [(table, one) for one in found[name]]))
     return [*lines, _line("gsm8k", "random", False, 0, _random(table, repeats))]
 
@@ -140,7 +142,7 @@ def worth(train: Table, test: Table, seed: int, *, alone: bool) -> Floats:
         train, test = _without_text(train), _without_text(test)
     small, large = Trained(train, seed).prompts
     chances = word_columns(test.run, 0, {"prompt_words": small.words, "last_words": large.words})
-    return np.asarray((1.0 + chances["prompt_words"] - chances["last_words"]) / 2.0)
+    return by_gain(chances["last_words"], chances["prompt_words"])
 
 
 def _without_text(table: Table) -> Table:

@@ -255,7 +255,7 @@ def _ladder(
             context_tokens=model.context_tokens or facts.context_tokens,
             max_output_tokens=model.max_output_tokens or facts.max_output_tokens,
             capabilities=facts.capabilities if model.capabilities is None else frozenset(model.capabilities),
-            gain=tuned.gain.get(place.key, ()) if tuned else (),
+            last=tuned.last.get(place.key, ()) if tuned else (),
             prompt=tuned.prompt.get(place.key, ()) if tuned else (),
             words=tuned.words.get(place.key, {}) if tuned else {},
             own_signals={signal: own[signal] for signal in tuned.named(place.key) if signal in own} if tuned else {},

@@ -189,7 +189,7 @@ def test_every_panel_with_a_question_is_followed(tmp_path: Path, name: str) -> N
     found = tuner.tune(0.1, at_confidence=0.8)
     fits, columns = tuner.trained, tuner.trained.train.names
     heads = {
-        model: Heads((fits.confidence(at).calibrator,), (fits.gain(at, 2).calibrator,))
+        model: Heads((fits.confidence(at).calibrator,), (fits.last(at, 2).calibrator,))
         for at, model in enumerate(models)
     }
     keys = [key for rung in ASKED[name] for key in rung.keys][:-1]
@@ -222,7 +222,7 @@ def test_every_kind_of_plan_is_followed(tmp_path: Path, name: str) -> None:
     heads = {
         model: Heads(
             (*((fits.confidence(at, at - 1).calibrator,) if at else ()), fits.confidence(at).calibrator),
-            (fits.gain(at, 2).calibrator,),
+            (fits.last(at, 2).calibrator,),
             (fits.prompt(at).calibrator,),
         )
         for at, model in enumerate(models)

@@ -96,8 +96,8 @@ PLANS: dict[str, tuple[TunedPlan, list[str]]] = {
     "top": (TunedPlan((TunedRung("large"),)), ["large"]),
     "three": (TunedPlan((TunedRung("tiny", 0.99), TunedRung("small", 0.8), TunedRung("large"))), ["tiny", "small"]),
     "comparison": (TunedPlan((TunedRung("tiny"), TunedRung("small", 0.8), TunedRung("large"))), ["tiny", "small"]),
-    "gain_small": (TunedPlan((TunedRung("small", 0.1, by="gain"), TunedRung("large"))), ["small"]),
-    "gain_large": (TunedPlan((TunedRung("small", 0.2, by="gain"), TunedRung("large"))), ["small", "large"]),
+    "gain_small": (TunedPlan((TunedRung("small", 0.4, by="gain"), TunedRung("large"))), ["small"]),
+    "gain_large": (TunedPlan((TunedRung("small", 0.6, by="gain"), TunedRung("large"))), ["small", "large"]),
     "gate_open": (TunedPlan((TunedRung("small", 0.8, gate=0.8), TunedRung("large"))), ["small"]),
     "gate_shut": (TunedPlan((TunedRung("small", 0.8, gate=0.9), TunedRung("large"))), ["large"]),
 }

@@ -497,11 +497,11 @@ def plans(draw_: st.DrawFn) -> tuple[TunedRung, ...]:
 
 
 def heads() -> Heads:
-    """Calibrators of one model: with and without an earlier draft, of the gain, and of the prompt."""
+    """Calibrators of one model: with and without an earlier draft, of the last rung, and of the prompt."""
     compared = Calibrator(("lp_mean", "agreement"), (-1.0, 0.5), (1.0, 0.5), (2.0, 1.0), 0.3)
     alone = Calibrator(("lp_mean",), (-1.0,), (1.0,), (2.0,), 0.1)
-    gain = Calibrator(("lp_mean",), (-1.0,), (1.0,), (-1.5,), -0.4)
-    return Heads((compared, alone), (gain,), (Calibrator(("input_chars",), (50.0,), (20.0,), (-1.0,), 0.2),))
+    last = Calibrator(("lp_mean",), (-1.0,), (1.0,), (0.5,), 0.8)
+    return Heads((compared, alone), (last,), (Calibrator(("input_chars",), (50.0,), (20.0,), (-1.0,), 0.2),))
 
 
 HEADS = {name: heads() for name in ("m0", "m1", "m2")}
@@ -525,9 +525,11 @@ def by_hand(run: EvalRun, rungs: tuple[TunedRung, ...], row: int) -> tuple[int, 
         if before is not None and run.answers is not None:
             known["agreement"] = float(run.answers[row, model] is not None and run.answers[row, model] == before)
         before = run.answers[row, model] if run.answers is not None else None
-        heads = HEADS[rung.model].gain if rung.by == "gain" else HEADS[rung.model].confidence
-        p = next((p for one in heads if (p := one.probability(known)) is not None), None)
-        score = None if p is None else 1.0 - p if rung.by == "gain" else p
+        heads = HEADS[rung.model]
+        score = next((p for one in heads.confidence if (p := one.probability(known)) is not None), None)
+        if score is not None and rung.by == "gain":
+            last = heads.last[0].probability(known)
+            score = None if last is None else 1.0 - (1.0 + last - score) / 2.0
         if usable and rung.threshold is not None and score is not None and score >= rung.threshold:
             return model, cost
         held = model if usable else held

@@ -35,21 +35,21 @@ def judge(rung: Rung, signals: Mapping[str, float], problem: str) -> Judged:
         return Judged(p, source, False, f"the draft {problem}")
     if rung.compare_only:
         return Judged(p, source, False, "asked so that the next draft can be compared with it")
-    if rung.by == "gain":
-        return _by_gain(rung, signals, p, source)
-    if rung.tuned and fitted is None:
+    last = first_probability(rung.last, signals) if rung.by == "gain" else None
+    if (rung.tuned and fitted is None) or (rung.by == "gain" and last is None):
         return Judged(p, source, False, "the draft lacks signals that the tuned plan needs")
+    if last is not None:
+        score = 1.0 - gain(last, p)
+        keep = score >= rung.threshold
+        shown = f"1 less the gain of climbing, {score:.3f}, is {_where(keep)} {rung.threshold:.3f}"
+        return Judged(p, source, keep, shown, score)
     keep = p >= rung.threshold
     return Judged(p, source, keep, f"confidence {p:.3f} is {_where(keep)} {rung.threshold:.3f}", p)
 
 
-def _by_gain(rung: Rung, signals: Mapping[str, float], p: float, source: str) -> Judged:
-    gain = first_probability(rung.gain, signals)
-    if gain is None or rung.threshold is None:
-        return Judged(p, source, False, "the draft lacks signals that the tuned plan needs")
-    keep = 1.0 - gain >= rung.threshold
-    shown = f"1 less the gain of climbing, {1.0 - gain:.3f}, is {_where(keep)} {rung.threshold:.3f}"
-    return Judged(p, source, keep, shown, 1.0 - gain)
+def gain(last: float, draft: float) -> float:
+    """How often the last rung beats a draft, a tie counting half, from the chance of each to be right."""
+    return (1.0 + last - draft) / 2.0
 
 
 def judge_panel(

@@ -42,8 +42,8 @@ class Rung:
     """Whether the threshold was tuned: then it only holds for a confidence that was fitted."""
     by: By = "confidence"
     """What the threshold is compared with."""
-    gain: tuple[Calibrator, ...] = ()
-    """The gain of climbing past a draft."""
+    last: tuple[Calibrator, ...] = ()
+    """The chance that the plan's last rung would be right, seen a draft."""
     gate: float | None = None
     """Skip the rung when the confidence known from the prompt alone is below this."""
     prompt: tuple[Calibrator, ...] = ()
@@ -90,7 +90,7 @@ class Rung:
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", self.key or self.name)
         object.__setattr__(self, "rates", Rates(self.price, self.price_source, self.change, near=self.change_is_near))
-        own = (*self.calibrators, *self.gain, *self.prompt, *self.alone)
+        own = (*self.calibrators, *self.last, *self.prompt, *self.alone)
         named = {name for one in own for name in one.signals}
         object.__setattr__(self, "blocks", frozenset(BLOCKS[name] for name in named if name in BLOCKS))
         object.__setattr__(self, "needs_words", frozenset(name for name in self.words if name in named))
@@ -173,7 +173,7 @@ class Panel(NamedTuple):
     """The calibrators of what a panel's first members say together."""
 
     calibrators: tuple[Calibrator, ...] = ()
-    gain: tuple[Calibrator, ...] = ()
+    last: tuple[Calibrator, ...] = ()
 
 
 Panels = Mapping[tuple[str, ...], Panel]
@@ -211,4 +211,4 @@ def as_member(rung: Rung, keys: tuple[str, ...], panels: Panels) -> Rung:
     if member == 0:
         return rung
     together = panels.get(keys[: member + 1], Panel())
-    return replace(rung, calibrators=together.calibrators, gain=together.gain, gate=None)
+    return replace(rung, calibrators=together.calibrators, last=together.last, gate=None)

@@ -47,8 +47,8 @@ class ModelCalibrators:
     """What the name stood for when it was fitted; another model needs another calibrator."""
     calibrators: Annotated[tuple[Calibrator, ...], Limit(min_length=1, max_length=16)]
     """One for each set of signals that may be known, the best first; the first that has all its signals is used."""
-    gain: Annotated[tuple[Calibrator, ...], Limit(max_length=16)] = ()
-    """The same for the gain of climbing: how often the plan's last rung beats this draft, a tie counting half."""
+    last: Annotated[tuple[Calibrator, ...], Limit(max_length=16)] = ()
+    """The same for the chance that the plan's last rung would be right, seen this draft; the gain is made of it."""
     prompt: Annotated[tuple[Calibrator, ...], Limit(max_length=16)] = ()
     """The confidence that is known before the model is asked, from the prompt alone; what a gate compares."""
     words: Mapping[WordSignal, Words] = field(default_factory=dict)
@@ -65,8 +65,8 @@ class PanelCalibrators:
     """Those that have been asked, in order; `small#2` is the second time that `small` is, `judge:mid` a question."""
     calibrators: Annotated[tuple[Calibrator, ...], Limit(min_length=1, max_length=16)]
     """Confidence in the panel's answer."""
-    gain: Annotated[tuple[Calibrator, ...], Limit(max_length=16)] = ()
-    """The gain of climbing past it."""
+    last: Annotated[tuple[Calibrator, ...], Limit(max_length=16)] = ()
+    """The chance that the plan's last rung would be right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +110,8 @@ class Tuned:
     plan: TunedPlan | None = None
     """What calls follow instead of the policy's ladder and threshold, while the certificate binds."""
     certificate: Certificate | None = None
-    gain: Mapping[str, tuple[Calibrator, ...]] = field(default_factory=dict)
-    """Calibrators of the gain of climbing, by model name."""
+    last: Mapping[str, tuple[Calibrator, ...]] = field(default_factory=dict)
+    """Calibrators of the chance that the plan's last rung would be right, by model name."""
     prompt: Mapping[str, tuple[Calibrator, ...]] = field(default_factory=dict)
     """Calibrators of what a gate compares, by model name."""
     words: Mapping[str, Mapping[WordSignal, Words]] = field(default_factory=dict)
@@ -136,7 +136,7 @@ class Tuned:
 
     def named(self, model: str) -> list[str]:
         """The signals of a model's drafts that some calibrator names."""
-        fitted = (*self.calibrators.get(model, ()), *self.gain.get(model, ()))
+        fitted = (*self.calibrators.get(model, ()), *self.last.get(model, ()))
         return sorted({name for one in fitted for name in one.signals})
 
 
@@ -166,7 +166,7 @@ def load_tuned(folder: Path, task: str, policy: Policy, *, own_signals: Collecti
     _check(artefact, path, task, policy, own_signals)
     by_model = {
         part: {entry.model: getattr(entry, part) for entry in artefact.models if getattr(entry, part)}
-        for part in ("calibrators", "gain", "prompt", "words")
+        for part in ("calibrators", "last", "prompt", "words")
     }
     source = f"tuned:{hashlib.sha256(raw).hexdigest()[:12]}"
     return Tuned(
@@ -174,7 +174,7 @@ def load_tuned(folder: Path, task: str, policy: Policy, *, own_signals: Collecti
         plan=artefact.plan,
         certificate=artefact.certificate,
         served=artefact.served,
-        panels={one.members: Panel(one.calibrators, one.gain) for one in artefact.panels},
+        panels={one.members: Panel(one.calibrators, one.last) for one in artefact.panels},
         path=str(path),
         run=str((artefact.provenance or {}).get("run", "")),
         digest=artefact.digest or "",
@@ -349,7 +349,7 @@ def _own_signals(certificate: Certificate | None) -> tuple[str, ...]:
 def _signal_problems(artefact: Artefact, own_signals: Collection[str]) -> Iterator[tuple[str, str]]:
     """What calibrators name that nobody reads, each with its place."""
     for index, panel in enumerate(artefact.panels):
-        if problem := _unknown_signal((*panel.calibrators, *panel.gain), {*FREE_SIGNALS, *PANEL_SIGNALS, *KINDS}):
+        if problem := _unknown_signal((*panel.calibrators, *panel.last), {*FREE_SIGNALS, *PANEL_SIGNALS, *KINDS}):
             yield problem, f"panels.{index}"
     known = {*own_signals, *_own_signals(artefact.certificate)}
     for index, entry in enumerate(artefact.models):
@@ -358,7 +358,7 @@ def _signal_problems(artefact: Artefact, own_signals: Collection[str]) -> Iterat
 
 
 def _signal_problem(entry: ModelCalibrators, own_signals: Collection[str]) -> str:
-    fitted = (*entry.calibrators, *entry.gain, *entry.prompt)
+    fitted = (*entry.calibrators, *entry.last, *entry.prompt)
     known = {*FREE_SIGNALS, *BLOCKS, *entry.words, *own_signals}
     lacking = sorted({name for one in fitted for name in one.signals} & WORD_SIGNALS.keys() - known)
     if lacking:

@@ -22,14 +22,14 @@ class Heads:
     """The calibrators of one model's drafts, as an artefact holds them."""
 
     confidence: tuple[Calibrator, ...] = ()
-    gain: tuple[Calibrator, ...] = ()
+    last: tuple[Calibrator, ...] = ()
     prompt: tuple[Calibrator, ...] = ()
     words: Mapping[WordSignal, Words] = field(default_factory=dict)
 
 
 def with_used(heads: Heads, words: Mapping[WordSignal, Words]) -> Heads:
     """The same with those of the words that some calibrator names."""
-    named = {name for one in (*heads.confidence, *heads.gain, *heads.prompt) for name in one.signals}
+    named = {name for one in (*heads.confidence, *heads.last, *heads.prompt) for name in one.signals}
     return replace(heads, words={name: fitted for name, fitted in words.items() if name in named})
 
 
@@ -181,10 +181,16 @@ def scores_of(table: Table, family: Family, fitted: Fitted) -> Scores:
             own = fitted.panels.get(tuple(names[one] for one in members), Heads())
             columns, led = table.panel(members, alone)
         leading.append(led)
-        heads = own.gain if family.by[at] == "gain" else own.confidence
-        p = first_score(heads, columns, table.rows)
-        draft.append(1.0 - p if family.by[at] == "gain" else p)
+        p = first_score(own.confidence, columns, table.rows)
+        if family.by[at] == "gain":
+            p = by_gain(first_score(own.last, columns, table.rows), p)
+        draft.append(p)
     return Scores(tuple(draft), tuple(prompt), tuple(leading))
+
+
+def by_gain(last: Floats, draft: Floats) -> Floats:
+    """1 less the gain of climbing for every row, as `router.core.decision` has it for one call."""
+    return np.asarray(1.0 - (1.0 + last - draft) / 2.0)
 
 
 def alone_score(table: Table, model: int, fitted: Fitted) -> Floats:

@@ -132,10 +132,10 @@ class Tuning:
             raise TuningError(f"nothing to write: {self.refusal}", needed=self.needed_rows or 0)
         certificate = replace(self.certificate, binds_to=dict(binds_to or {}), issued=issued, expires=expires)
         models = tuple(
-            ModelCalibrators(name, litellm[name], own.confidence, own.gain, own.prompt, own.words)
+            ModelCalibrators(name, litellm[name], own.confidence, own.last, own.prompt, own.words)
             for name, own in self.fitted.models.items()
         )
-        panels = tuple(PanelCalibrators(keys, own.confidence, own.gain) for keys, own in self.fitted.panels.items())
+        panels = tuple(PanelCalibrators(keys, own.confidence, own.last) for keys, own in self.fitted.panels.items())
         return Artefact(
             1,
             self.task,

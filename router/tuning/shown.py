@@ -94,7 +94,7 @@ def planned(plan: Plan, found: Tuning) -> Plan:
         replace(
             rung,
             calibrators=heads[rung.key].confidence,
-            gain=heads[rung.key].gain,
+            last=heads[rung.key].last,
             prompt=heads[rung.key].prompt,
             words=heads[rung.key].words,
             alone=(),
@@ -105,6 +105,6 @@ def planned(plan: Plan, found: Tuning) -> Plan:
         )
         for rung in plan.rungs
     )
-    panels = {keys: Panel(own.confidence, own.gain) for keys, own in found.fitted.panels.items()}
+    panels = {keys: Panel(own.confidence, own.last) for keys, own in found.fitted.panels.items()}
     groups = {name: follow(ladder, rungs, panels) for name, rungs in found.plan.groups.items()}
     return replace(plan, rungs=follow(ladder, found.plan.rungs, panels), group=found.plan.group, groups=groups)

@@ -319,7 +319,7 @@ def _refuse_noise(run: EvalRun, target: Target) -> None:
 
 def _named(found: Tuning) -> set[str]:
     """The signals that some calibrator of a draft names."""
-    fitted = [one for heads in found.fitted.models.values() for one in (*heads.confidence, *heads.gain)]
+    fitted = [one for heads in found.fitted.models.values() for one in (*heads.confidence, *heads.last)]
     return {signal for one in fitted for signal in one.signals}
 
 

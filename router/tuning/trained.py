@@ -10,7 +10,7 @@ import numpy as np
 from router.core.word_scores import Words, WordSignal
 from router.tuning.features import Columns, Floats, first_score, matrix, terms_of
 from router.tuning.fit import Fit, fit, fold_count
-from router.tuning.plans import Family, Fitted, Heads, Scores, with_used
+from router.tuning.plans import Family, Fitted, Heads, Scores, by_gain, with_used
 from router.tuning.table import Rows, Table, folds_of
 from router.tuning.texts import MIN_ROWS, WordFit, fit_prompts, fit_words, hashed, word_columns
 from router.tuning.units import codes_of
@@ -84,13 +84,12 @@ class Trained:
             self._fits[key] = self._fit(columns, self.train.quality[:, model])
         return self._fits[key]
 
-    def gain(self, model: int, last: int) -> Fit:
-        """Gain of climbing from a model's draft to the plan's last rung."""
-        key = ("gain", model, last)
+    def last(self, model: int, last: int) -> Fit:
+        """Chance that the plan's last rung is right, seen a model's draft."""
+        key = ("last", model, last)
         if key not in self._fits:
-            gained = wins(self.train.quality[:, last], self.train.quality[:, model])
             known = {"last_words": self.prompts[last].out_of_fold} if self.prompts else {}
-            self._fits[key] = self._fit({**self.train.columns(model), **known}, gained)
+            self._fits[key] = self._fit({**self.train.columns(model), **known}, self.train.quality[:, last])
         return self._fits[key]
 
     def prompt(self, model: int) -> Fit:
@@ -104,14 +103,12 @@ class Trained:
         return self._fits[key]
 
     def panel(self, members: tuple[int, ...], last: int | None = None) -> Fit:
-        """Confidence in the answer of a panel's first members, or the gain of climbing past it to the last rung."""
-        key = ("panel" if last is None else "panel gain", members, last)
+        """Confidence in the answer of a panel's first members, or the chance that the plan's last rung is right."""
+        key = ("panel", members, last)
         if key not in self._fits:
             columns, lead = self._panel(members)
             quality = np.where(lead < 0, 0.0, self.train.quality[np.arange(self.train.rows), lead])
-            if last is not None:
-                quality = wins(self.train.quality[:, last], quality)
-            self._fits[key] = fit(columns, quality, self._folds)
+            self._fits[key] = fit(columns, quality if last is None else self.train.quality[:, last], self._folds)
         return self._fits[key]
 
     def leading(self, members: tuple[int, ...]) -> Rows:
@@ -129,14 +126,14 @@ class Trained:
         draft: list[Floats] = []
         leading: list[Rows | None] = []
         for at, model in enumerate(family.rungs[:-1]):
-            members, last = family.members(at), family.rungs[-1] if family.by[at] == "gain" else None
-            if len(members) > 1:
-                one = self.panel(members, last)
-            elif last is not None:
-                one = self.gain(model, last)
-            else:
-                one = self.confidence(model, family.rungs[at - 1] if at else None)
-            draft.append(one.out_of_fold if last is None else 1.0 - one.out_of_fold)
+            members, last = family.members(at), family.rungs[-1]
+            alone = len(members) == 1
+            p = (
+                self.confidence(model, family.rungs[at - 1] if at else None) if alone else self.panel(members)
+            ).out_of_fold
+            if family.by[at] == "gain":
+                p = by_gain((self.last(model, last) if alone else self.panel(members, last)).out_of_fold, p)
+            draft.append(p)
             opens = self.train.led(model) if family.opens_panel(at) else None
             leading.append(self.leading(members) if len(members) > 1 else opens)
         prompt = () if family.gate is None else (self.prompt(family.rungs[0]).out_of_fold,)
@@ -151,8 +148,8 @@ class Trained:
             for at, model in enumerate(family.rungs[:-1]):
                 members, last = family.members(at), family.rungs[-1] if family.by[at] == "gain" else None
                 if len(members) > 1:
-                    gain = () if last is None else (self.panel(members, last).calibrator,)
-                    panels[tuple(names[one] for one in members)] = Heads((self.panel(members).calibrator,), gain)
+                    found = () if last is None else (self.panel(members, last).calibrator,)
+                    panels[tuple(names[one] for one in members)] = Heads((self.panel(members).calibrator,), found)
                 else:
                     models[names[model]] = self._heads(family, at)
         return Fitted(models, panels)
@@ -162,18 +159,9 @@ class Trained:
         model = family.rungs[at]
         alone = self.confidence(model).calibrator
         compared = (self.confidence(model, family.rungs[at - 1]).calibrator,) if at else ()
-        gain = (self.gain(model, family.rungs[-1]).calibrator,) if family.by[at] == "gain" else ()
+        last = (self.last(model, family.rungs[-1]).calibrator,) if family.by[at] == "gain" else ()
         prompt = (self.prompt(model).calibrator,) if at == 0 and family.gate is not None else ()
         words = self.words[model]
         if self.prompts:
             words = {**words, "last_words": self.prompts[family.rungs[-1]].words}
-        return with_used(Heads((*compared, alone), gain, prompt), words)
-
-
-def wins(last: Floats, draft: Floats) -> Floats:
-    """How far the last rung's answer beats the draft, 0 to 1: the better one wins, a tie is half a win.
-
-    A plan is certified on what it loses less what it wins back, and a climb can do either. So this, not only whether
-    the last rung is right where the draft is wrong, is what climbing is worth.
-    """
-    return np.asarray((1.0 + last - draft) / 2.0)
+        return with_used(Heads((*compared, alone), last, prompt), words)
