@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import math
 import re
-from bisect import bisect_left, bisect_right
-from itertools import accumulate
 from typing import Any
 
 from router.core.arithmetic import NUMBER, number
@@ -47,12 +45,19 @@ def answer_tokens(reply: Reply, answer: Any) -> tuple[int, int] | None:
     span = answer_span(draft, answer) if sizes else None
     if not sizes or span is None:
         return None
-    ends = list(accumulate(sizes))
+    end = sum(sizes)
     # Some providers count the mark that ends a draft as its last token.
-    if byte_length(draft) not in ends[-2:]:
+    if byte_length(draft) not in (end, end - sizes[-1]):
         return None
     start, stop = (byte_length(draft[:at]) for at in span)
-    return bisect_right(ends, start), bisect_left(ends, stop) + 1
+    first = len(sizes)
+    # Counted back from the end of the draft, near which most answers stand.
+    while end - sizes[first - 1] >= stop:
+        first, end = first - 1, end - sizes[first - 1]
+    after = first
+    while end > start:
+        first, end = first - 1, end - sizes[first - 1]
+    return first, after
 
 
 def answer_span(draft: str, answer: Any) -> tuple[int, int] | None:

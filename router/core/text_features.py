@@ -38,16 +38,18 @@ class Features:
 
     def counts(self, text: str) -> dict[int, float]:
         """The weight of each bucket that the text fills: 1 + ln(count)."""
-        return self.weights(Counter(self._grams(words_of(text))))  # Most n-grams come again: each is hashed once.
-
-    def weights(self, grams: Mapping[bytes, int]) -> dict[int, float]:
-        """The same of n-grams that are counted already."""
         mask = self.buckets - 1
         found: dict[int, int] = {}
-        for code, count in zip(map(crc32, grams), grams.values(), strict=True):
-            bucket = code & mask
+        for gram, count in Counter(self._grams(words_of(text))).items():  # Most come again: each is hashed once.
+            bucket = crc32(gram) & mask
             found[bucket] = found.get(bucket, 0) + count
         return {bucket: 1.0 + log(count) if count > 1 else 1.0 for bucket, count in found.items()}
+
+    def hashed(self, grams: Mapping[bytes, int]) -> tuple[list[int], list[float]]:
+        """The bucket and the weight of each n-gram, where they are counted already; two may share a bucket."""
+        mask = self.buckets - 1
+        weights = [1.0 + log(count) if count > 1 else 1.0 for count in grams.values()]
+        return [code & mask for code in map(crc32, grams)], weights
 
     def _grams(self, words: list[bytes]) -> list[bytes]:
         grams = [

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
+from typing import NamedTuple
 
 from router.core.arithmetic import number, numbers_in
 from router.core.text_features import SIZES, words_of
@@ -13,6 +14,16 @@ from router.core.text_features import SIZES, words_of
 WORD_FEATURES = SIZES["small"]
 # What is read of a text: its beginning and its end. What a very long text says in between is left out.
 MOST_CHARS = 8000
+
+
+class Hashed(NamedTuple):
+    """Words by the buckets that they are hashed into; two may share one."""
+
+    buckets: list[int]
+    weights: list[float]
+    """1 + ln(count) for each word."""
+    length: float
+    """The root of the sum of their squares; 0 for no word."""
 
 
 class View:
@@ -32,11 +43,10 @@ class View:
         return set(map(number, set(numbers_in(shortened(self.text)))))
 
     @cached_property
-    def hashed(self) -> dict[int, float]:
-        """The weight of each bucket of hashed words that it fills; their squares add up to 1."""
-        weights = WORD_FEATURES.weights(self.words)
-        length = math.hypot(*weights.values())
-        return {bucket: weight / length for bucket, weight in weights.items()}
+    def hashed(self) -> Hashed:
+        """Its different words, hashed."""
+        buckets, weights = WORD_FEATURES.hashed(self.words)
+        return Hashed(buckets, weights, math.hypot(*weights))
 
     @cached_property
     def form(self) -> tuple[float, ...]:

@@ -61,5 +61,6 @@ class Words:
         logit = self.intercept + (self.groups.get(group, 0.0) if group is not None else 0.0)
         if self.form:
             logit += sum(map(mul, self.form, seen.form))
-        weights, hashed = self.weights, seen.hashed
-        return sigmoid(logit + sum([weights[bucket] * weight for bucket, weight in hashed.items()]))
+        buckets, weights, length = seen.hashed
+        told = sum(map(mul, map(self.weights.__getitem__, buckets), weights))
+        return sigmoid(logit + told / length if buckets else logit)

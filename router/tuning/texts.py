@@ -58,20 +58,22 @@ def texts_of(run: EvalRun, model: int, name: WordSignal) -> NDArray[np.object_] 
 
 
 def hashed(texts: Sequence[Any] | NDArray[np.object_]) -> Any:
-    """Texts by hashed words, each row of length 1; a sparse matrix."""
+    """Texts by hashed words, the weights of each row of length 1; a sparse matrix."""
     from scipy.sparse import csr_matrix
 
     rows = [_row(text or "") for text in texts]
     indices, values = (np.concatenate([row[at] for row in rows] or [np.empty(0)]) for at in (0, 1))
     ends = np.cumsum([0, *(len(row[0]) for row in rows)])
-    return csr_matrix((values, indices, ends), shape=(len(rows), WORD_FEATURES.buckets))
+    table = csr_matrix((values, indices, ends), shape=(len(rows), WORD_FEATURES.buckets))
+    table.sum_duplicates()
+    return table
 
 
 # Tuning reads the same texts once for every fold, target and plan.
 @lru_cache(maxsize=20_000)
 def _row(text: str) -> tuple[NDArray[np.int32], Floats]:
-    weights = View(text).hashed
-    return np.fromiter(weights, np.int32, len(weights)), np.fromiter(weights.values(), float, len(weights))
+    buckets, weights, length = View(text).hashed
+    return np.array(buckets, np.int32), np.array(weights, float) / max(length, 1e-12)
 
 
 def forms(texts: Sequence[Any] | NDArray[np.object_]) -> Floats:
