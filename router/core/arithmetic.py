@@ -8,8 +8,10 @@ from itertools import pairwise
 from operator import add, mul, sub, truediv
 from typing import NamedTuple
 
+from router.core.text_features import beyond_ascii
+
 NUMBER = re.compile(r"\d{1,15}(?:,\d{3}){0,4}(?:\.\d{1,12})?")
-# Of ASCII text the parts that numbers are in: splitting is several times as fast as looking at every place.
+# Of text without other digits the parts that numbers are in: splitting is several times as fast as looking everywhere.
 _NO_NUMBER = bytes(code if code in b"0123456789,." else 32 for code in range(256))
 _PLAIN_DIGITS = 15
 
@@ -49,10 +51,10 @@ def number(text: str) -> float:
 
 def numbers_in(text: str) -> list[str]:
     """The numbers in a text as they are written, each at least once; the last one comes last."""
-    if not text.isascii():
+    if not text.isascii() and any(map(str.isdecimal, beyond_ascii(text))):
         return NUMBER.findall(text)
     found: list[str] = []
-    parts = text.encode().translate(_NO_NUMBER).decode().split()
+    parts = text.encode("ascii", "replace").translate(_NO_NUMBER).decode().split()
     for part in reversed(dict.fromkeys(reversed(parts))):
         if part.isdigit() and len(part) <= _PLAIN_DIGITS:
             found.append(part)
