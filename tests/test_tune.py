@@ -603,6 +603,16 @@ def test_few_clusters_end_in_a_plan_or_in_words(clusters: int, method: Any) -> N
             assert "clusters" in str(error)
 
 
+def test_where_rows_should_have_done_and_did_not_half_as_many_again_are_advised() -> None:
+    """The rows to train on were too hopeful, so what they forecast says nothing of how many rows would do."""
+    run = draw()
+    quality = run.quality.copy()
+    quality[Tuner(run).certify, 0] = 0.0
+    found = Tuner(replace(run, quality=quality)).tune(0.05, at_confidence=0.9)
+    assert (found.certified, found.needed_rows) == (False, 1200)
+    assert "about 1200 labelled rows in all would do, against 800 now" in found.refusal
+
+
 @pytest.mark.parametrize(("threshold", "share"), [(0.4, "60.0%"), (-0.001, "100.0%"), (1.002, "0.0%")])
 def test_a_plan_by_gain_says_how_often_it_would_be_beaten(threshold: float, share: str) -> None:
     """A threshold beyond every score is no share above all calls or below none."""

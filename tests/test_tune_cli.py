@@ -21,7 +21,7 @@ from router.tuning.looks import looks_path
 from router.tuning.words import certificate_words, plan_words
 from tests.support import Cli
 from tests.support import make_policy as upstream_policy
-from tests.tuning_support import make_policy, policy_data, recorded, write_policy, write_rows
+from tests.tuning_support import Row, make_policy, policy_data, recorded, write_policy, write_rows
 from tests.upstream import Upstream
 
 ROWS = recorded(900)
@@ -297,7 +297,7 @@ def test_looks_are_counted(run: Cli) -> None:
     assert sum(one["share"] for one in second["certificate"]["statements"].values()) <= 0.1 / 4
     refused = run("tune", "colours", "--only-look", "--max-loss", "0.07")
     assert refused.code == 4
-    assert "these rows were looked at 2 times already" in refused.err
+    assert "these rows, or some of them, were looked at 2 times already" in refused.err
 
 
 def test_a_copy_of_a_run_is_no_fresh_one(run: Cli) -> None:
@@ -308,6 +308,27 @@ def test_a_copy_of_a_run_is_no_fresh_one(run: Cli) -> None:
     assert run("tune", "colours", "--json", "--run", str(copy)).json["look"] == 1
 
 
+def test_rows_of_an_earlier_look_are_not_fresh_among_others(run: Cli) -> None:
+    """Neither with more rows beside them nor labelled anew; rows that share nothing with them are."""
+    assert run("tune", "colours", "--json").json["look"] == 1
+    more = write_rows(Path("runs/more.jsonl"), [*ROWS, *other_rows("These", 20)])
+    assert run("tune", "colours", "--json", "--run", str(more)).json["look"] == 2
+    anew = [{**row, "correct": 0} if row["prompt_id"] == "p1" else row for row in ROWS]
+    assert run("tune", "colours", "--json", "--run", str(write_rows(Path("runs/anew.jsonl"), anew))).json["look"] == 3
+    fresh = write_rows(Path("runs/fresh.jsonl"), other_rows("Those", 900))
+    assert run("tune", "colours", "--json", "--run", str(fresh)).json["look"] == 1
+    assert run("tune", "colours", "--json", "--run", str(more)).json["look"] == 2
+    spent = run("tune", "colours", "--only-look", "--run", str(more))
+    assert (spent.code, spent.out) == (4, "")
+    assert "these rows, or some of them, were looked at 3 times already" in spent.err
+
+
+def other_rows(which: str, count: int) -> list[Row]:
+    """Rows about other items."""
+    rows = recorded(count, seed=1)
+    return [{**row, "prompt": f"{which}: {row['prompt']}", "prompt_id": f"{which} {row['prompt_id']}"} for row in rows]
+
+
 def test_the_only_look_has_the_whole_budget_and_is_the_last(run: Cli) -> None:
     """Asked again it gives the same; another question is refused."""
     first = run("tune", "colours", "--json", "--only-look").json
@@ -316,7 +337,7 @@ def test_the_only_look_has_the_whole_budget_and_is_the_last(run: Cli) -> None:
     assert run("tune", "colours", "--json", "--only-look").json == first
     refused = run("tune", "colours", "--max-loss", "0.06")
     assert refused.code == 4
-    assert "was spent on an earlier look; add fresh rows" in refused.err
+    assert "was spent on an earlier look; tune on fresh rows alone" in refused.err
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"a": 1}'])

@@ -1,21 +1,24 @@
-"""How often the certify rows of a data set were looked at: each look has half of what is left of the error budget.
+"""How often rows were looked at: each look at them has half of what is left of the error budget.
 
-Kept by digest of the data in one small file for all runs of a folder, so that a copy of a run is no fresh one. The same
-question asked again gives the same answer and is no new look.
+Kept in one small file for all runs of a folder, by digest of the data and with a sample of the rows: neither a copy of
+a run is fresh, nor one with a few more rows or with other labels. The same question asked again gives the same answer
+and is no new look.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from router.core.binding import digest
 from router.errors import RecordingError, TuningError
 
-# Marks the only look at some rows.
-_ONLY = "only:"
+# Of each data set so many rows, those with the smallest digests: where two sets share a tenth of their rows, some of
+# these are in both samples all but certainly. Chosen, not measured.
+_SAMPLE = 128
 
 
 def looks_path(run: Path) -> Path:
@@ -31,6 +34,7 @@ class Look(NamedTuple):
     path: Path
     data_hash: str
     mark: str
+    sample: list[str]
 
     def remember(self) -> None:
         """Note it, before it is taken; one that was there already is not noted again.
@@ -43,13 +47,13 @@ class Look(NamedTuple):
             The file of looks cannot be written, so that the result must not be used.
         """
         every = _read(self.path)
-        seen = every.setdefault(self.data_hash, [])
-        if self.mark not in seen:
-            seen.append(self.mark)
+        seen = every.setdefault(self.data_hash, {"looks": {}, "rows": self.sample})
+        if self.mark not in seen["looks"]:
+            seen["looks"][self.mark] = self.number
             _write(self.path, every)
 
 
-def next_look(run: Path, data_hash: str, question: Mapping[str, Any], *, only: bool) -> Look:
+def next_look(run: Path, data_hash: str, rows: Iterable[str], question: Mapping[str, Any], *, only: bool) -> Look:
     """The look at a run that this question is.
 
     Parameters
@@ -58,6 +62,8 @@ def next_look(run: Path, data_hash: str, question: Mapping[str, Any], *, only: b
         The run file.
     data_hash
         Digest of the rows and labels.
+    rows
+        What tells each row from others, in whichever file it is.
     question
         Everything that the outcome depends on beside the data.
     only
@@ -70,38 +76,49 @@ def next_look(run: Path, data_hash: str, question: Mapping[str, Any], *, only: b
     RecordingError
         The file of looks cannot be read.
     """
-    path = looks_path(run)
-    seen = _read(path).get(data_hash, [])
-    mark = digest(question)
-    if f"{_ONLY}{mark}" in seen:
-        return Look(None, path, data_hash, f"{_ONLY}{mark}")
-    if any(one.startswith(_ONLY) for one in seen):
+    path, mark = looks_path(run), digest(question)
+    every, sample = _read(path), _sample(rows)
+    own = every[data_hash]["looks"] if data_hash in every else {}
+    if mark in own and (not only or own[mark] is None):
+        return Look(own[mark], path, data_hash, mark, sample)
+    shared = [one["looks"].values() for one in every.values() if not set(sample).isdisjoint(one["rows"])]
+    seen = [number for numbers in shared for number in numbers]
+    if None in seen:
         raise TuningError(
-            f"{path}: the whole error budget of these rows was spent on an earlier look; add fresh rows", needed=1
-        )
-    if mark in seen:
-        return Look(seen.index(mark) + 1, path, data_hash, mark)
-    if only and seen:
-        raise TuningError(
-            f"{path}: these rows were looked at {len(seen)} times already; leave --only-look away, or add fresh rows",
+            f"{path}: the whole error budget of these rows, or of some of them, was spent on an earlier look; tune on "
+            "fresh rows alone",
             needed=1,
         )
-    return Look(None if only else len(seen) + 1, path, data_hash, f"{_ONLY}{mark}" if only else mark)
+    if only and seen:
+        raise TuningError(
+            f"{path}: these rows, or some of them, were looked at {len(seen)} times already; leave --only-look "
+            "away, or tune on fresh rows alone",
+            needed=1,
+        )
+    return Look(None if only else len(seen) + 1, path, data_hash, mark, sample)
 
 
-def _read(path: Path) -> dict[str, list[str]]:
+def _sample(rows: Iterable[str]) -> list[str]:
+    return sorted({sha256(row.encode("utf-8", "surrogatepass")).hexdigest()[:16] for row in rows})[:_SAMPLE]
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         raise RecordingError(f"{path}: cannot be read; mend or delete it", path=str(path), line=None) from error
-    if not isinstance(found, dict) or not all(isinstance(seen, list) for seen in found.values()):
+    if not isinstance(found, dict) or not all(map(_is_seen, found.values())):
         raise RecordingError(f"{path}: is no list of looks; mend or delete it", path=str(path), line=None)
     return found
 
 
-def _write(path: Path, every: Mapping[str, list[str]]) -> None:
+def _is_seen(one: Any) -> bool:
+    return isinstance(one, dict) and isinstance(one.get("looks"), dict) and isinstance(one.get("rows"), list)
+
+
+def _write(path: Path, every: Mapping[str, Mapping[str, Any]]) -> None:
     try:
         draft = path.with_suffix(".part")
         draft.write_text(json.dumps(every, indent=2) + "\n", encoding="utf-8")

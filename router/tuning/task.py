@@ -207,7 +207,7 @@ def tune_task(
     }
     # Of two processes one is first, and what is looked at is noted before it is seen.
     with exclusive(path.parent):
-        look = next_look(path, data.data_hash, question, only=only_look)
+        look = next_look(path, data.data_hash, map(str, data.row_ids.tolist()), question, only=only_look)
         tuner.goal(**asked, look=look.number)
         look.remember()
     found = tuner.tune(**asked, look=look.number)

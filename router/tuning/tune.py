@@ -29,6 +29,8 @@ Method = Literal["split", "crossfit"]
 # Of the rows, the part that the plan is chosen on. The certificate gains more from a row than the fit does: a curve of
 # a dozen numbers is nearly as good from half as many rows.
 TRAIN_SHARE = 0.35
+# How many rows are advised where as many as there are were forecast to do and did not. Chosen, not measured.
+_HALF_AGAIN = 1.5
 # Beyond it the error budget is lost in rounding.
 MAX_CONFIDENCE = 0.999_999
 
@@ -159,7 +161,7 @@ class Tuner:
         kept = {name: one for name, rows in parts.items() if (one := self._certified(rows, best, goal)) is not None}
         heads = self.trained.fitted([one.family for one in kept.values() if one.family])
         if not kept:
-            why, needed = self._refusal(best, goal)
+            why, needed = self._refusal(best, goal, look)
             plan = TunedPlan((TunedRung(self.run.models[-1]),))
             return Tuning(self.run.task, self.run.models, plan, heads, None, why, needed, self.run.provenance)
         certificate = Certificate(
@@ -241,9 +243,11 @@ class Tuner:
         top = (TunedRung(self.run.models[-1]),)
         return TunedPlan(top, group, {name: one.rungs for name, one in kept.items()})
 
-    def _refusal(self, best: Forecast, goal: Goal) -> tuple[str, int | None]:
+    def _refusal(self, best: Forecast, goal: Goal, look: int | None) -> tuple[str, int | None]:
         """Why nothing passed, and how many rows of this kind would do."""
-        needed, total = needed_rows(self.trained, best, goal.target, goal.budget), self.table.rows
+        # More rows beside these are another look at these.
+        budget, total = goal.budget if look is None else goal.budget / 2, self.table.rows
+        needed = needed_rows(self.trained, best, goal.target, budget)
         if needed is None:
             return (
                 f"no plan of this ladder is predicted to lose at most {goal.target:g} and to save at the same time; "
@@ -251,7 +255,9 @@ class Tuner:
                 "below the top",
                 None,
             )
-        rows = max(math.ceil(needed * total / self.certify_units), total + 1)
+        rows = math.ceil(needed * total / self.certify_units)
+        if rows <= total:  # The training rows were too hopeful, and cannot say by how much.
+            rows = math.ceil(_HALF_AGAIN * total)
         return (
             f"nothing that saves could be shown to lose at most {goal.target:g} with {len(self.certify)} rows to "
             f"certify on{_in_clusters(self.table.unit[self.certify])}; about {rows} labelled rows in all "
