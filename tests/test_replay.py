@@ -223,7 +223,7 @@ def test_a_miss_says_what_to_look_at(tmp_path: Path) -> None:
     error = caught.value
     assert str(error) == (
         f"{path}: holds no answer of 'openai/small' to this prompt; record that model on it, or check that the prompt "
-        "is the recorded one to the last character"
+        "is the recorded one to the last character; what a judge is asked about a draft is a prompt of its own"
     )
     assert (error.path, error.line, error.model) == (str(path), None, "openai/small")
 

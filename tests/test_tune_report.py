@@ -219,7 +219,7 @@ def test_the_only_signal_is_missed() -> None:
     )
     tuner = Tuner(run)
     held = held_out(tuner, tuner.tune(0.05), tuner.certify, 0.05)
-    told, nothing = worth_of(held, 0, None)
+    told, nothing = worth_of(held, (0,))
     assert (told.signal, nothing.signal) == ("told", "noise")
     assert told.auroc_drop.low > 0.2
     assert told.log_loss_rise.low > 0.05

@@ -58,7 +58,9 @@ def backtest(
     from router.tuning import backtest as run
 
     if sum((candidate is not None, threshold is not None, top)) != 1:
-        raise typer.BadParameter("say what to try: one of --candidate, --threshold and --top", param_hint="--candidate")
+        raise typer.BadParameter(
+            "say what to try: one of --candidate, --threshold and --top", param_hint="--candidate / --threshold / --top"
+        )
     with console(stderr=True).status(f"playing {recording}"):
         found = run(
             task,

@@ -160,6 +160,7 @@ def _print(tuned: TaskTuning, written: Path | None) -> None:
 
     top = tuned.run.models[-1]
     rows = len(tuned.new.model)
+    noted = f"nothing was written but the look, in {tuned.looks}"
     typer.echo(f"{tuned.task}: {tuned.run.rows:,} rows; the figures are of the {rows:,} rows for certifying\n")
     for line in judge_words(tuned.run):
         say(line)
@@ -169,7 +170,7 @@ def _print(tuned: TaskTuning, written: Path | None) -> None:
         _print_report(tuned, tuned.test, in_force_words(tuned.in_force))
     if not tuned.tuning.certified:
         say(f"not certifiable: {tuned.tuning.refusal}")
-        typer.echo("nothing was written. The safe plan is always the top rung: `ladder: [" + top + "]`")
+        say(f"{noted}. The safe plan is always the top rung: `ladder: [{top}]`")
         return
     typer.echo("plan")
     for line in [*plan_words(tuned.plan), *idle_words(tuned.idle_signals)]:
@@ -181,7 +182,7 @@ def _print(tuned: TaskTuning, written: Path | None) -> None:
     typer.echo("a stricter target")
     for one in tuned.stricter:
         say(f"  {_stricter(one.max_quality_loss, one.rows, tuned.run.rows)}")
-    typer.echo(f"wrote {written}" if written else f"nothing was written; --write puts it into tuned/{tuned.task}.json")
+    say(f"wrote {written}" if written else f"{noted}; --write puts the plan into tuned/{tuned.task}.json")
 
 
 def _print_report(tuned: TaskTuning, shown: Shown, in_force: str) -> None:

@@ -132,7 +132,10 @@ class Replay:
         if others := sorted({str(known[0]) for known in self._rows if _asked(known[1:]) == _asked(messages)}):
             named = ", ".join(map(repr, others[:3]))
             return f"it holds one of {named}: record this model too, or name that one in the policy's `litellm:`"
-        return "record that model on it, or check that the prompt is the recorded one to the last character"
+        return (
+            "record that model on it, or check that the prompt is the recorded one to the last character; what a judge "
+            "is asked about a draft is a prompt of its own"
+        )
 
 
 def key_of(model: str, messages: Iterable[Message]) -> Key:

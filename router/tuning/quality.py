@@ -69,7 +69,10 @@ def quality_of(p: Floats, outcome: Floats) -> Quality:
 
 
 def _with_interval(figure: Callable[[Floats, Floats], float], p: Floats, outcome: Floats) -> Estimate:
-    return jackknife(lambda rows: figure(p[rows], outcome[rows]), len(p))
+    """The figure with an interval that ends where the figure does: none is below 0, and only one can be above 1."""
+    found = jackknife(lambda rows: figure(p[rows], outcome[rows]), len(p))
+    most = math.inf if figure is log_loss else 1.0
+    return Estimate(found.value, *(end if math.isnan(end) else min(max(end, 0.0), most) for end in found[1:]))
 
 
 def jackknife(figure: Callable[[NDArray[np.bool_]], float], rows: int) -> Estimate:

@@ -13,7 +13,7 @@ from router.core.tuned import Certificate, TunedPlan
 from router.errors import TuningError
 from router.spec.artefact import Artefact, ModelCalibrators, PanelCalibrators
 from router.tuning.features import Floats, first_score
-from router.tuning.plans import Fitted, Outcome, apply_rungs
+from router.tuning.plans import Fitted, Outcome, alone_score, apply_rungs
 from router.tuning.quality import Quality, quality_of
 from router.tuning.runs import EvalRun
 from router.tuning.table import table_of
@@ -90,7 +90,10 @@ class Tuning:
         )
 
     def calibration(self, run: EvalRun) -> dict[str, Quality]:
-        """How good each model's confidence is on these rows; a model whose drafts have no score is left out."""
+        """How good the confidence in each model's drafts, and in what a panel says, is on these rows.
+
+        A model whose drafts have no score is left out, and so is a panel that the plan does not ask.
+        """
         found = {}
         for at, model in enumerate(self.models):
             own = {**run.prompt_signals, **run.signals.get(model, {})}
@@ -99,7 +102,20 @@ class Tuning:
             known = ~np.isnan(p) & ~np.isnan(outcome)
             if known.any():
                 found[model] = quality_of(p[known], outcome[known])
+        for keys in self.fitted.panels:
+            p, outcome = self._panel(run, keys)
+            known = ~np.isnan(p) & ~np.isnan(outcome)
+            if known.any():
+                found[" + ".join(keys)] = quality_of(p[known], outcome[known])
         return found
+
+    def _panel(self, run: EvalRun, keys: tuple[str, ...]) -> tuple[Floats, Floats]:
+        """The confidence in what a panel's members say together, and how good that is."""
+        table = table_of(run, run.quality, run.cost_nusd, np.arange(run.rows))
+        members = [table.names.index(key) for key in keys]
+        alone = [alone_score(table, one, self.fitted) for one in members if table.drafts(one)]
+        columns, lead = table.panel(members, alone)
+        return first_score(self.fitted.panels[keys].confidence, columns, run.rows), table.led_quality(lead)
 
     def artefact(
         self,

@@ -40,7 +40,7 @@ class Shown:
     choices: tuple[Choice, ...]
     """Each model alone, chance, an oracle, the plan in force and the plan found."""
     quality: Mapping[str, Quality]
-    """By model, what the fitted confidence in its drafts is worth."""
+    """By model, and by the members of a panel, what the fitted confidence in drafts is worth."""
 
     def as_json(self) -> dict[str, Any]:
         """The figures, for machines."""

@@ -82,6 +82,10 @@ class Table:
         answered = np.array([answer is not None for answer in self._answers(model).tolist()])
         return np.where(answered, model, -1)
 
+    def led_quality(self, lead: Rows) -> Floats:
+        """How good a panel's answers are, by whose draft each is taken from; where there is none it is wrong."""
+        return np.where(lead < 0, 0.0, self.quality[np.arange(self.rows), lead])
+
     def _answers(self, model: int) -> NDArray[np.object_]:
         """The usable answers of a model, `None` for a draft without one."""
         assert self.run.answers is not None

@@ -62,6 +62,8 @@ class TaskTuning:
     tuning: Tuning
     look: int | None
     """Which look at these rows it was; `None` for the only one."""
+    looks: Path
+    """The file that the look was noted in, whether the plan is written or not."""
     in_force: Plan
     shown: Shown
     """Old and new plan on the rows that the certificate stands on."""
@@ -220,6 +222,7 @@ def tune_task(
         run=data,
         tuning=found,
         look=look.number,
+        looks=look.path,
         in_force=in_force,
         shown=shown_on(in_force, found, filled(tuner.table, tuner.certify), target),
         test=shown_on(in_force, found, apart, target) if apart else None,

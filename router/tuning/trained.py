@@ -69,9 +69,12 @@ class Trained:
 
     def panel_of(self, table: Table, members: tuple[int, ...]) -> tuple[Floats, Rows]:
         """Confidence in what a panel's first members say of other rows, and whose draft leads, -1 for none."""
-        alone = [self.confidence_of(table, one) for one in members if table.drafts(one)]
-        columns, lead = table.panel(members, alone)
+        columns, lead = self.panel_columns(table, members)
         return first_score((self.panel(members).calibrator,), columns, table.rows), lead
+
+    def panel_columns(self, table: Table, members: tuple[int, ...]) -> tuple[dict[str, Floats], Rows]:
+        """The signals of a panel's first members on other rows, and whose draft leads, -1 for none."""
+        return table.panel(members, [self.confidence_of(table, one) for one in members if table.drafts(one)])
 
     def _fit(self, columns: Columns, outcome: Floats) -> Fit:
         return fit(columns, outcome, self._folds, own_signals=self.train.run.own_signals)
@@ -106,16 +109,17 @@ class Trained:
         """Confidence in the answer of a panel's first members, or the chance that the plan's last rung is right."""
         key = ("panel", members, last)
         if key not in self._fits:
-            columns, lead = self._panel(members)
-            quality = np.where(lead < 0, 0.0, self.train.quality[np.arange(self.train.rows), lead])
-            self._fits[key] = fit(columns, quality if last is None else self.train.quality[:, last], self._folds)
+            columns, lead = self.panel_signals(members)
+            quality = self.train.led_quality(lead) if last is None else self.train.quality[:, last]
+            self._fits[key] = fit(columns, quality, self._folds)
         return self._fits[key]
 
     def leading(self, members: tuple[int, ...]) -> Rows:
         """Whose draft the answer of a panel's first members is taken from, -1 for none."""
-        return self._panel(members)[1]
+        return self.panel_signals(members)[1]
 
-    def _panel(self, members: tuple[int, ...]) -> tuple[dict[str, Floats], Rows]:
+    def panel_signals(self, members: tuple[int, ...]) -> tuple[dict[str, Floats], Rows]:
+        """The signals of a panel's first members on the training rows, and whose draft leads, -1 for none."""
         if members not in self._panels:
             alone = [self.confidence(one).out_of_fold for one in members if self.train.drafts(one)]
             self._panels[members] = self.train.panel(members, alone)

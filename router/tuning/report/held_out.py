@@ -65,8 +65,7 @@ class HeldOut:
         """Confidence in what a panel's first members say together, NaN where there is none, and how good that is."""
         p = self._read(lambda trained, table: trained.panel_of(table, members)[0])
         lead = self._read(lambda trained, table: trained.panel_of(table, members)[1].astype(float)).astype(np.intp)
-        quality = self.table.quality[np.arange(self.table.rows), lead]
-        return p, np.where(lead < 0, 0.0, quality)
+        return p, self.table.led_quality(lead)
 
     def _read(self, read: Callable[[Trained, Table], Floats]) -> Floats:
         """What fits say of the rows that had no part in them."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from router.core.tuned import By
 from router.tuning.quality import Quality, quality_of
 from router.tuning.report.curves import Bin, Curve, Interval, Kept, Point, bins_of, curve_of, risk_coverage
 from router.tuning.report.held_out import HeldOut, held_out
@@ -52,6 +53,8 @@ class Report:
     """Clusters that the rows are of; `None` for rows one by one."""
     direct: bool
     """Whether the plan asks one model in every call: then drafts and frontier are of the cascade that came closest."""
+    by: By
+    """What the cascade's thresholds are compared with."""
     curve: Curve
     in_force: Point
     """The plan that calls follow now; NaN where the run cannot tell."""
@@ -88,6 +91,7 @@ def report_of(tuned: TaskTuning) -> Report:
         train_rows=len(held.tuner.train),
         clusters=units if units < held.table.rows else None,
         direct=tuned.plan.direct,
+        by=held.family.by[-1],
         curve=curve_of(held, tuned.target.max_quality_loss),
         in_force=_as_point("in force", tuned.old),
         drafts=tuple(_drafts(held, position) for position in range(len(held.family.rungs) - 1)),
@@ -118,7 +122,7 @@ def _drafts(held: HeldOut, position: int) -> Drafts:
         risk_coverage=risk_coverage(p[known], outcome[known]) if enough else (),
         wrong=float(1.0 - outcome.mean()),
         kept=_kept(held, position),
-        signals=worth_of(held, model, earlier) if enough and len(members) == 1 else (),
+        signals=worth_of(held, members, earlier) if enough else (),
     )
 
 

@@ -24,9 +24,10 @@ from router.tuning.words import (
 
 # More of the certificate, as with many groups, is folded away.
 _SENTENCES = 8
+_CHOSEN = "of the settings that passed on them, the cheapest was kept."
+_NONE_CHOSEN = "no setting passed on them."
 _SPLITS = {
-    "certify": "They had no part in fitting or in choosing what to try; of the settings that passed on them, the "
-    "cheapest was kept.",
+    "certify": "They had no part in fitting or in choosing what to try; ",
     "test": "They had no part in fitting, in choosing or in certifying the plan.",
     "crossfit": "All rows were fitted on too; each is scored by the fit that left it out, which simulation has checked "
     "and no theorem.",
@@ -54,7 +55,7 @@ def page(tuned: TaskTuning, report: Report, *, examples: bool = True) -> str:
         sections.confidence_section(report),
         sections.money_section(report.spend, models),
         sections.signals_section(report),
-        sections.calls_section(report.mistakes, _texts(tuned, report) if examples else None, models[-1]),
+        sections.calls_section(report, _texts(tuned, report) if examples else None, models[-1]),
         _source(tuned, report),
     ]
     return (
@@ -69,9 +70,12 @@ def page(tuned: TaskTuning, report: Report, *, examples: bool = True) -> str:
 def _head(tuned: TaskTuning, report: Report) -> str:
     test = {"certify": "that certify", "test": "of the test split", "crossfit": "of the run"}[report.split]
     clusters = f" of {report.clusters:,} clusters" if report.clusters else ""
+    told = _SPLITS[report.split]
+    if report.split == "certify":
+        told += _CHOSEN if tuned.tuning.certified else _NONE_CHOSEN
     return (
         f"<h1>Tune report: {isolated(tuned.task)}</h1>"
-        f"<p class='note'>All figures are of the {report.rows:,} rows{clusters} {test}. {_SPLITS[report.split]}</p>"
+        f"<p class='note'>All figures are of the {report.rows:,} rows{clusters} {test}. {told}</p>"
     )
 
 

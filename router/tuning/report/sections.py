@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from router.tuning.quality import Quality
 from router.tuning.report import charts
 from router.tuning.report.curves import Curve, Interval, Point
-from router.tuning.report.mistakes import Excerpt, Mistake, Mistakes
+from router.tuning.report.mistakes import Excerpt, Mistake
 from router.tuning.report.numbers import Drafts, Report
 from router.tuning.report.spend import Part, Spend
 from router.tuning.report.svg import swatch
@@ -20,6 +20,7 @@ _FIGURES = (
     ("calibration error", "calibration_error", "0 is best; ten bins of equal count"),
     ("risk-coverage area", "risk_coverage_area", "0 is best"),
 )
+_SCORES = {"confidence": "its confidence", "gain": "1 less the gain"}
 _WHAT = {"answers": "answers given", "drafts": "drafts paid and not kept", "checks": "judging its drafts"}
 
 
@@ -36,7 +37,7 @@ def cost_section(report: Report, target: float) -> str:
     key = _key([(swatch(shape, kind), words) for shape, kind, words in charts.KEY])
     settings = table(
         "The tuner's settings, strict to loose; their thresholds come from the training rows",
-        ("keep a draft at or above", "cost", "points"),
+        (f"keep a draft at or above, {_SCORES[report.by]}", "cost", "points"),
         [(f"{one.threshold:.4f}", percent(one.cost), points(-one.loss)) for one in curve.frontier],
     )
     return (
@@ -99,7 +100,11 @@ def _reliability(at: int, one: Drafts) -> str:
     rows: list[tuple[str | Cell, ...]] = [
         (percent(each.confidence), f"{each.rows:,}", _ranged(each.right, each.interval)) for each in one.bins
     ]
-    behind = table("Drafts by confidence, with 90% intervals", ("mean confidence", "drafts", "right"), rows)
+    behind = table(
+        "Drafts by confidence; those that are equally sure share a bin; 90% intervals",
+        ("mean confidence", "drafts", "right"),
+        rows,
+    )
     return (
         "<figure><figcaption>Of the drafts that it calls 80% sure, are 80% right? On the diagonal, yes.</figcaption>"
         f"{charts.reliability(at, one.bins)}<details><summary>The {len(one.bins)} bins</summary>{behind}</details>"
@@ -180,18 +185,18 @@ def signals_section(report: Report) -> str:
     parts = [
         head,
         "<p>The confidence is fitted again on the training rows without one signal, and tried on rows that it has not "
-        "seen. Signals that say the same cover for one another, so that none of them is missed: the last column has "
+        "seen. Signals that say the same cover for one another, so that none of them is missed: the first column has "
         "each by itself.</p>",
     ]
-    columns = ("", "known in", "AUROC lost without it", "log loss added without it", "AUROC alone")
+    columns = ("", "AUROC alone", "AUROC lost without it", "log loss added without it", "known in")
     for one in known:
         rows: list[tuple[str | Cell, ...]] = [
             (
                 each.signal,
-                percent(each.known, 0),
+                figure(each.auroc_alone),
                 figure(*each.auroc_drop),
                 figure(*each.log_loss_rise, digits=4),
-                figure(each.auroc_alone),
+                percent(each.known, 0),
             )
             for each in one.signals
         ]
@@ -199,9 +204,9 @@ def signals_section(report: Report) -> str:
     return "".join(parts)
 
 
-def calls_section(found: Mistakes, texts: Mapping[str, Excerpt] | None, top: str) -> str:
+def calls_section(report: Report, texts: Mapping[str, Excerpt] | None, top: str) -> str:
     """Calls that the plan got wrong; `texts` is `None` where nobody wants them on the page."""
-    head = "<h2>Calls that the plan got wrong</h2>"
+    head, found = "<h2>Calls that the plan got wrong</h2>", report.mistakes
     if texts is None:
         return (
             f"{head}<p>{found.kept_rows:,} calls kept a draft where the top rung is better; {found.climbed_rows:,} "
@@ -211,6 +216,8 @@ def calls_section(found: Mistakes, texts: Mapping[str, Excerpt] | None, top: str
         "<p class='note'>This part holds excerpts of prompts and answers; <code>--no-examples</code> leaves them "
         "out.</p>"
     )
+    if report.by == "gain":
+        head += "<p class='note'>A score is 1 less the gain: below 0.5 the top rung is likelier to beat the draft.</p>"
     return (
         f"{head}{note if texts else ''}<div class='pair'>"
         f"<div><h3>Kept, and the top rung is better: {_of(found.kept, found.kept_rows)}</h3>"
