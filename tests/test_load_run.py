@@ -162,6 +162,12 @@ FAULTS: dict[str, tuple[list[Row], dict[str, Any], type[Exception], str]] = {
     "mark_above_1": (changed(4, correct=2), {}, RecordingError, r"run\.jsonl:5: has the mark 2; a mark is a number"),
     "mark_as_text": (changed(4, correct="yes"), {}, RecordingError, r"run\.jsonl:5: has the mark 'yes'"),
     "mark_nan": (changed(4, correct=math.nan), {}, RecordingError, r"run\.jsonl:5: has the mark nan"),
+    "half_a_character": (
+        changed(4, prompt="\ud83d x"),
+        {},
+        RecordingError,
+        r"run\.jsonl:5: has a 'prompt' that holds something that no provider takes, such as half of a surrogate",
+    ),
     "row_twice": ([*ROWS, ROWS[0]], {}, RecordingError, r"run\.jsonl:121: answers a prompt of 'small' a second time"),
     "no_key": (
         [{name: row[name] for name in row if name not in ("prompt", "prompt_id")} for row in ROWS],

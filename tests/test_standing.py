@@ -256,6 +256,10 @@ OTHER_HAND: dict[str, tuple[Callable[[Any], Any], str]] = {
         lambda data: data["models"][0].update(litellm="x/other"),
         "models.0: was fitted on 'x/other', but the certificate is of 'x/tiny'",
     ),
+    "half_a_gain": (
+        lambda data: (data["plan"]["groups"]["de"][0].update(by="gain"), data["models"][1].pop("last")),
+        "plan: the plan asks small by gain, and `last` has no calibrators of that",
+    ),
 }
 
 

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from evals.worlds import WORLDS, World
 from router.core.calibration import Calibrator
 from router.core.tuned import Certificate, TunedPlan, TunedRung
+from router.core.views import WORD_FEATURES
+from router.core.word_scores import Words
 from router.errors import TuningError
 from router.tuning.certify import Test as LossTest
 from router.tuning.certify import Tried, saves, walk
@@ -433,6 +435,17 @@ def test_groups_have_statements_of_their_own_and_unseen_ones_get_the_top_rung() 
     assert together.plan.rungs == (TunedRung("m1"),)
     assert (together.apply(strange).answered == 1).all()
     assert (together.apply(run).answered == 0).any()
+
+
+def test_an_artefact_says_nothing_of_groups_without_a_plan() -> None:
+    """What words say of them serves nobody: their calls ask the top rung alone. Without groups all is kept."""
+    words = Words((0.0,) * WORD_FEATURES.buckets, 0.0, {"free": 0.5, "strange": 1.0})
+    found = tune(draw(GROUPED, 3000), target=0.05, at_confidence=0.9, group="tier")
+    plan = replace(found.plan, groups={"free": (TunedRung("m1"),)})
+    fitted = Fitted({"m0": replace(HEADS["m0"], words={"prompt_words": words})}, {})
+    for own, groups in ((plan, {"free": 0.5}), (TunedPlan((TunedRung("m1"),)), words.groups)):
+        (entry,) = replace(found, plan=own, fitted=fitted).artefact({"m0": "a/m0"}).models
+        assert entry.words["prompt_words"] == replace(words, groups=groups)
 
 
 def test_what_cannot_be_shown_is_refused_with_the_number_that_could_do() -> None:

@@ -111,7 +111,9 @@ BAD = {
         changed(version=2), "should be 1, found 2; restore the file, or delete it and tune the task again", "version"
     ),
     "no_models": Bad({"version": 1, "task": "t"}, "'models' is missing; add it", "models"),
-    "unknown_key": Bad(changed(thresholds=[0.5]), "unknown key 'thresholds'; remove it", "thresholds"),
+    "unknown_key": Bad(
+        changed(thresholds=[0.5]), "unknown key 'thresholds'; another release wrote the file: delete it", "thresholds"
+    ),
     "plan": Bad(changed(plan={}), "'rungs' is missing; add it", "plan.rungs"),
     "certificate": Bad(
         changed(certificate={"n": 1}), "'max_quality_loss' is missing; add it", "certificate.max_quality_loss"

@@ -196,7 +196,9 @@ def _accept(rung: Rung) -> str:
         return "last rung"
     if rung.compare_only:
         return "to compare"
-    return f"gain {1 - rung.threshold:.1%}" if rung.by == "gain" else f"{rung.threshold:.1%}"
+    if rung.by == "gain":
+        return f"gain up to {min(max(1.0 - rung.threshold, 0.0), 1.0):.1%}"
+    return f"{rung.threshold:.1%}"
 
 
 def _least_bound_nusd(plan: Plan, rung: Rung) -> int | None:

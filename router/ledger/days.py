@@ -117,6 +117,8 @@ _DRAFT_REASONS = {
     "1 less the gain": "unsure",
     "asked so that": "compare",
     "the members": "unsure",
+    "the draft lacks signals": "unsure",
+    "a member is missing": "unsure",
 }
 
 

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -191,7 +192,7 @@ def _told(entry: Mapping[str, Any]) -> str:
     if kind in ("missing", "missing_argument"):
         return f"{name!r} is missing; add it"
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"unknown key {name!r}; remove it"
+        return f"unknown key {name!r}; another release wrote the file: delete it and tune the task again"
     message = str(entry["msg"]).removeprefix("Value error, ").replace(" after validation", "")
     problem = re.sub(r"^(?:Input|String|Tuple) should", "should", message)
     if isinstance(value := entry["input"], str | int | float) and kind != "value_error":
@@ -292,7 +293,7 @@ def _check(artefact: Artefact, path: Path, task: str, policy: Policy, own_signal
             raise refuse("is no date; write it like 2026-11-20", "certificate.expires") from None
     if problem := _unproven(artefact):
         raise refuse(f"{problem}; restore the file, or run `router tune {task} --write`", "plan")
-    if found := next(_signal_problems(artefact, own_signals), None):
+    if found := next(chain(_signal_problems(artefact, own_signals), _without_last(artefact)), None):
         raise refuse(*found)
     for index, entry in enumerate(artefact.models):
         # Whether the models of a certificate are still those of the policy is a question of staleness.
@@ -317,6 +318,23 @@ def _unproven(artefact: Artefact) -> str:
     if len(plan.rungs) > 1 or plan.rungs[0].model != top:
         return f"calls of a group without a certificate must ask {top!r} alone"
     return ""
+
+
+def _without_last(artefact: Artefact) -> Iterator[tuple[str, str]]:
+    """Rungs by gain without one of the two chances that it is made of: their drafts would all be paid and dropped."""
+    plan = artefact.plan
+    known: set[tuple[str, ...]] = {(entry.model,) for entry in artefact.models if entry.last}
+    known |= {entry.members for entry in artefact.panels if entry.last}
+    for rungs in (plan.rungs, *plan.groups.values()) if plan else ():
+        for rung in rungs[:-1]:
+            judged = rung.by == "gain" and rung.threshold is not None
+            states = [rung.keys[:size] for size in range(1, len(rung.keys) + 1)] if judged else []
+            if lacking := next((state for state in states if state not in known), None):
+                yield (
+                    f"the plan asks {' + '.join(lacking)} by gain, and `last` has no calibrators of that; restore the "
+                    f"file, or delete it and run `router tune {artefact.task} --write`",
+                    "plan",
+                )
 
 
 def _other_model(entry: ModelCalibrators, certificate: Certificate) -> str:

@@ -220,7 +220,7 @@ class _Reader:
         label = row.get("label", row.get("reference"))
         at = columns.row(
             self._key(row, line),
-            row_id=prompt_id(row["prompt"]) if row.get("prompt") else self._key(row, line),
+            row_id=self._prompt_id(row, line) if row.get("prompt") else self._key(row, line),
             label=label,
             cluster=self._metadata(line, row, self.cluster, "cluster"),
             group=self._metadata(line, row, self.group, "group"),
@@ -364,7 +364,13 @@ class _Reader:
             return f"{row.get('task', '')}/{row['prompt_id']}"
         if not row.get("prompt"):
             raise self._fault(line, "has neither 'prompt_id' nor 'prompt'; add one")
-        return prompt_id(row["prompt"])
+        return self._prompt_id(row, line)
+
+    def _prompt_id(self, row: Row, line: int) -> str:
+        try:
+            return prompt_id(row["prompt"])
+        except ValueError as problem:
+            raise self._fault(line, f"has a 'prompt' that {problem}") from None
 
     def _require_binding(self, line: int, name: str, row: Row) -> None:
         if self.bound is None or not isinstance(row.get("bound"), dict):

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.core.tuned import Certificate, TunedPlan
+from router.core.word_scores import Words, WordSignal
 from router.errors import TuningError
 from router.spec.artefact import Artefact, ModelCalibrators, PanelCalibrators
 from router.tuning.features import Floats, first_score
@@ -117,6 +118,14 @@ class Tuning:
         columns, lead = table.panel(members, alone)
         return first_score(self.fitted.panels[keys].confidence, columns, run.rows), table.led_quality(lead)
 
+    def _needed(self, words: Mapping[WordSignal, Words]) -> dict[WordSignal, Words]:
+        """What words say, without the groups that have no plan: their calls ask the top rung alone."""
+        groups = self.plan.groups if self.plan.group is not None else None
+        if groups is None:
+            return dict(words)
+        kept = {name: {one: part for one, part in own.groups.items() if one in groups} for name, own in words.items()}
+        return {name: replace(own, groups=kept[name]) for name, own in words.items()}
+
     def artefact(
         self,
         litellm: Mapping[str, str],
@@ -148,7 +157,7 @@ class Tuning:
             raise TuningError(f"nothing to write: {self.refusal}", needed=self.needed_rows or 0)
         certificate = replace(self.certificate, binds_to=dict(binds_to or {}), issued=issued, expires=expires)
         models = tuple(
-            ModelCalibrators(name, litellm[name], own.confidence, own.last, own.prompt, own.words)
+            ModelCalibrators(name, litellm[name], own.confidence, own.last, own.prompt, self._needed(own.words))
             for name, own in self.fitted.models.items()
         )
         panels = tuple(PanelCalibrators(keys, own.confidence, own.last) for keys, own in self.fitted.panels.items())
