@@ -729,15 +729,17 @@ def savings_summary() -> str:
             f"{one['missed_beyond_error']:.1%}",
             f"{one['dearer']:.1%}",
             f"{checked['cost_change']:+.1%}",
+            f"{checked['missed_beyond_error']:.1%}",
         )
         for one, checked in zip(summary["split"], summary["crossfit"], strict=True)
     ]
     head = (
         "may lose at most",
-        "mean cost, guaranteed",
-        "lost more, beyond sampling error",
-        "dearer",
-        "mean cost, simulation-checked",
+        "guaranteed: mean cost",
+        "tunings that lost more, beyond sampling error",
+        "tunings that were dearer",
+        "simulation-checked: mean cost",
+        "tunings that lost more",
     )
     command = "python -m evals.certified_savings --data DIR --pairs FILE"
     return f"```console\n{command}\n```\n\n{_table(head, rows)}"
