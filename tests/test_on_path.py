@@ -127,6 +127,30 @@ MADE = {
 }
 
 
+@pytest.mark.parametrize("failing", ["tiny", "small"])
+@pytest.mark.parametrize("name", MADE)
+def test_what_a_failed_answer_leads_to_is_charged(tmp_path: Path, name: str, failing: str) -> None:
+    """The rung that is asked in place of a plan's last one, and the climb of a panel that lacks a member."""
+    models = ("tiny", "small", "large")
+    folder = write_policy(tmp_path / "policies", models)
+    lost = {"error": {"fault": "context_too_long", "status": 400}, "cost_usd": 0.0}
+    known = ("task", "prompt_id", "model", "prompt", "reference", "meta")
+    rows = [
+        {key: row[key] for key in known} | lost if _fails(row, failing) else row for row in recorded(400, models=models)
+    ]
+    made, run = _made(MADE[name], folder, write_rows(tmp_path / "run.jsonl", rows))
+    expected = made.apply(run)
+    with Router(folder, backend=Replay(rows)) as router:
+        answers = [router.route("colours", row["prompt"]) for row in _in_order(rows, run)]
+        simulated = simulate(router.plan("colours"), run)
+    assert [round(cost) for cost in expected.cost_nusd] == [answer.cost_nusd for answer in answers]
+    assert np.allclose(expected.cost_nusd, simulated.cost_nusd)
+
+
+def _fails(row: Row, model: str) -> bool:
+    return row["model"] == f"x/{model}" and int(row["prompt_id"][1:]) % 25 == 0
+
+
 PANEL = ("tiny", "judge:mid", "small", "p_true:tiny")
 ASKED = {
     "question": (TunedRung("tiny", 0.8, panel=PANEL[1:2]), TunedRung("large")),
@@ -209,13 +233,10 @@ def test_every_panel_with_a_question_is_followed(tmp_path: Path, name: str) -> N
     assert with_question == any(attempt.model == "mid" for answer in answers for attempt in answer.attempts)
 
 
-@pytest.mark.parametrize("name", MADE)
-def test_every_kind_of_plan_is_followed(tmp_path: Path, name: str) -> None:
-    """Flow, vectorised tuning and row-by-row simulation agree on gates, gains, comparisons and skipped rungs."""
+def _made(rungs: tuple[TunedRung, ...], folder: Path, path: Path) -> tuple[Tuning, EvalRun]:
+    """A plan of these rungs over three models, fitted on this run and written."""
     models = ("tiny", "small", "large")
-    folder = write_policy(tmp_path / "policies", models)
-    rows = recorded(400, models=models)
-    run = load_run(write_rows(tmp_path / "run.jsonl", rows), "colours", policies=folder)
+    run = load_run(path, "colours", policies=folder)
     tuner = Tuner(run)
     found = tuner.tune(0.1, at_confidence=0.8)
     fits = tuner.trained
@@ -229,9 +250,19 @@ def test_every_kind_of_plan_is_followed(tmp_path: Path, name: str) -> None:
     }
     state = fits.panel((0, 1)), fits.panel((0, 1), 2)
     panels: dict[tuple[str, ...], Heads] = {("tiny", "small"): Heads((state[0].calibrator,), (state[1].calibrator,))}
-    made = replace(found, plan=TunedPlan(MADE[name]), fitted=Fitted(heads, panels))
+    made = replace(found, plan=TunedPlan(rungs), fitted=Fitted(heads, panels))
     litellm = {model: f"x/{model}" for model in models}
     write_artefact(folder, made.artefact(litellm, binds_to=binding(load_policy(folder), "colours")))
+    return made, run
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_every_kind_of_plan_is_followed(tmp_path: Path, name: str) -> None:
+    """Flow, vectorised tuning and row-by-row simulation agree on gates, gains, comparisons and skipped rungs."""
+    models = ("tiny", "small", "large")
+    folder = write_policy(tmp_path / "policies", models)
+    rows = recorded(400, models=models)
+    made, run = _made(MADE[name], folder, write_rows(tmp_path / "run.jsonl", rows))
     expected, _ = _same(made, run, folder, rows)
     assert len(MADE[name]) == 1 or 0.02 < expected.escalated.mean() < 0.98 or MADE[name][0].threshold is None
 

@@ -124,7 +124,7 @@ def follow(
     answered = np.full(n, family.rungs[-1], dtype=np.intp)
     held = np.full(n, -1, dtype=np.intp)
     cost, asked_more = np.zeros(n), np.zeros(n, bool)
-    going_on, given_up = np.ones(n, bool), np.zeros(n, bool)
+    going_on, given_up, missing = np.ones(n, bool), np.zeros(n, bool), np.zeros(n, bool)
     for at, model in enumerate(family.rungs):
         asked = going_on & ~given_up if start < at < stop else going_on
         if at == 0 and family.gate is not None:
@@ -134,21 +134,27 @@ def follow(
         led = scores.leading[at] if at < len(scores.leading) else None
         draft = np.where(table.refused(model), -1, model) if led is None else led
         usable = asked & (draft >= 0)
+        failed = asked & table.failed(model)
         if at == last:
             break
         held[usable] = draft[usable]
         threshold = thresholds[at]
         if threshold is not None:
             cost[asked] += table.check_cost[asked, model]
-            kept = usable & (scores.draft[at] >= threshold)
+            # Nothing is known of a panel that lacks a member.
+            missing = missing | failed if start < stop - 1 and start <= at < stop else np.zeros(n, bool)
+            kept = usable & ~missing & (scores.draft[at] >= threshold)
             answered[kept] = draft[kept]
             going_on = going_on & ~kept
             if family.low is not None and start <= at < stop:
-                given_up |= usable & (scores.draft[at] < family.low)
+                given_up |= usable & ~missing & (scores.draft[at] < family.low)
         if at == 0 or (start == 0 and at < stop):
             asked_more = going_on
     # A last rung whose answer is no use gives way to the best draft that is.
     answered = np.where(going_on & ~usable & (held >= 0), held, answered)
+    if model < table.top:  # One that failed, to the rung above it.
+        answered[failed], asked_more = model + 1, asked_more | failed
+        cost[failed] += table.cost[failed, model + 1]
     loss = table.quality[:, table.top] - table.quality[np.arange(n), answered]
     return Outcome(answered, asked_more, cost, loss)
 

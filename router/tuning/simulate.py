@@ -148,6 +148,11 @@ class _Path:
                 panel.given_up = rung.level
                 continue
             cost += self._cost(rung, model, row)
+            failed = not rung.kind and self._failed(rung, row)
+            if failed and rung.members > 1:
+                continue
+            if failed and rung is self.asked[-1][0] and model + 1 < len(run.models):  # The rung above is asked instead.
+                return model + 1, cost + float(run.cost_nusd[row, model + 1]), True
             if rung.kind:
                 said = panel.told(rung, run.questions[rung.key])
             else:
@@ -165,6 +170,11 @@ class _Path:
     def _cost(self, rung: Rung, model: int, row: int) -> float:
         known = self.run.questions[rung.key].cost_nusd[row] if rung.kind else self.run.cost_nusd[row, model]
         return float(known)
+
+    def _failed(self, rung: Rung, row: int) -> bool:
+        """Whether a model gave no draft at all: it is unusable, and not even known to be empty."""
+        own = self.run.signals.get(rung.key, {})
+        return "empty" in own and own["invalid"][row] >= 0.5 and math.isnan(own["empty"][row])
 
     def _said(
         self, rung: Rung, model: int, row: int, earlier: int | None, panel: _PanelRow

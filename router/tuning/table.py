@@ -57,8 +57,10 @@ class Table:
 
     def columns(self, model: int, earlier: int | None = None) -> Columns:
         """The signals of a prompt and its draft; with an earlier draft also whether both give the same answer."""
-        own = {**self.run.prompt_signals, **self.run.signals.get(self.run.models[model], {})}
+        own = dict(self.run.signals.get(self.run.models[model], {}))
         own.pop("agreement", None)
+        for name, values in self.run.prompt_signals.items():  # Known of a prompt whose draft failed, too.
+            own[name] = np.where(np.isnan(own[name]), values, own[name]) if name in own else values
         if earlier is not None and self.run.answers is not None:
             own["agreement"] = agreement(self.run.answers[:, model], self.run.answers[:, earlier])
         return own
@@ -99,6 +101,11 @@ class Table:
             return np.zeros(self.rows, bool)
         invalid = self.run.signals.get(self.run.models[model], {}).get("invalid")
         return np.zeros(self.rows, bool) if invalid is None else invalid >= 0.5
+
+    def failed(self, model: int) -> NDArray[np.bool_]:
+        """Rows in which a model gave no draft at all: it is unusable, and not even known to be empty."""
+        empty = self.run.signals.get(self.run.models[model], {}).get("empty") if self.drafts(model) else None
+        return np.zeros(self.rows, bool) if empty is None else self.refused(model) & np.isnan(empty)
 
     def take(self, rows: Rows) -> Table:
         """The same with only these rows."""
