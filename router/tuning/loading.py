@@ -235,12 +235,11 @@ class _Reader:
         self.asked.add(name)
         columns.add(at, model, self._cell(line, row, label))
         self.questions.drafted(self._key(row, line), at, row, self.check, self.system)
-        if row.get("error") is None:
-            self.served.setdefault(model_of(name), set()).add(str(row.get("model_served") or row["model"]))
         if row.get("grader"):
             self.graders.add(str(row["grader"]))
         if row.get("error") is not None:
             return
+        self.served.setdefault(model_of(name), set()).add(str(row.get("model_served") or row["model"]))
         if self._by_judge(row):
             by_label = None if label is None else self.grader.grade(str(row.get("response") or ""), label)
             self.judged.answers[self._key(row, line), name] = Answered(at, model, bool(row.get("worthless")), by_label)
@@ -267,9 +266,8 @@ class _Reader:
         signals = {**self._signals(row, verdict), **self._own_signals(row)}
         # Production makes no self-check and finds answers itself; plain columns have both as they were recorded.
         check_usd = (row.get("meta") or {}).get(_SELF_CHECK) if self.bound is None else None
-        found = verdict.value if verdict.valid else None
-        if "answer" in row and (self.bound is None or "bound" in row):
-            found = row["answer"]
+        recorded = "answer" in row and (self.bound is None or "bound" in row)
+        found = row["answer"] if recorded else verdict.value if verdict.valid else None
         return Cell(
             self._quality(line, row, label),
             cost_nusd,
