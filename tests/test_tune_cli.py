@@ -236,7 +236,7 @@ REFUSED: dict[str, tuple[list[dict[str, Any]], list[str], int, str]] = {
         FEW,
         [],
         4,
-        "12 labelled rows cannot show a loss of at most 0.04 at 0.95 confidence (0.9 asked; a first look leaves room",
+        "12 labelled rows cannot show a loss of at most 4 points at 0.95 confidence (0.9 asked; a first look leaves",
     ),
     "one_class": (ALL_RIGHT, [], 4, "is 1 for every model in all 900 rows, so nothing can be told from it"),
     "no_price": (
@@ -669,7 +669,7 @@ def test_a_ladder_of_local_models_is_tuned_without_a_key(cli: Cli) -> None:
     [
         ((), 2, "task 'colours' has no target; add `target: {max_quality_loss: 0.02}`, or give --max-loss"),
         (("--max-loss", "3"), 2, "3.0 is not between 0 and 1"),
-        (("--max-loss", "0.0001"), 4, "900 labelled rows cannot show a loss of at most 0.0001"),
+        (("--max-loss", "0.0001"), 4, "900 labelled rows cannot show a loss of at most 0.01 points"),
     ],
     ids=["no_target", "no_share", "too_strict"],
 )

@@ -14,6 +14,13 @@ def dollars(nusd: int | None) -> str:
     return "$0.00"
 
 
+def points(share: float) -> str:
+    """A difference of quality for people: hundredths of it, such as `1 point` or `-0.25 points`."""
+    tiny = 0.0 < abs(share) < 0.000_05
+    number = f"{100 * share:.1g}" if tiny else f"{100 * share:.2f}".rstrip("0").rstrip(".")
+    return f"{number} point" if number == "1" else f"{number} points"
+
+
 def percent(share: float) -> str:
     """A share for people."""
     return f"{share:.1%}"

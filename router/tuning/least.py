@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from router.core.words import points
 from router.tuning.fit import MAX_ROWS
 
 # With fewer rows not even two settings can be told apart.
@@ -45,8 +46,8 @@ def _trained(units: int, share: float) -> int:
 def too_few(rows: int, of: str, target: float, confidence: str, needed: int) -> str:
     """Why so many rows cannot do, and how many could; `of` says what counts once where that is not the row."""
     return (
-        f"{rows} labelled row{'s' * (rows != 1)}{of} cannot show a loss of at most {target:g} at {confidence}, even if "
-        f"no answer were ever worse; {needed} are the least. Add rows, or loosen the target"
+        f"{rows} labelled row{'s' * (rows != 1)}{of} cannot show a loss of at most {points(target)} at {confidence}, "
+        f"even if no answer were ever worse; {needed} are the least. Add rows, or loosen the target"
     )
 
 

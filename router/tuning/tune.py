@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from router.core.tuned import Certificate, TunedPlan, TunedRung
+from router.core.words import points
 from router.errors import TuningError
 from router.tuning.certify import test_for
 from router.tuning.chains import Chains, Goal, Kept
@@ -250,16 +251,16 @@ class Tuner:
         needed = needed_rows(self.trained, best, goal.target, budget)
         if needed is None:
             return (
-                f"no plan of this ladder is predicted to lose at most {goal.target:g} and to save at the same time; "
-                "more rows of this kind would not change that. Loosen the target, add a signal, or put another model "
-                "below the top",
+                f"no plan of this ladder is predicted to lose at most {points(goal.target)} and to save at the same "
+                "time; more rows of this kind would not change that. Loosen the target, add a signal, or put another "
+                "model below the top",
                 None,
             )
         rows = math.ceil(needed * total / self.certify_units)
         if rows <= total:  # The training rows were too hopeful, and cannot say by how much.
             rows = math.ceil(_HALF_AGAIN * total)
         return (
-            f"nothing that saves could be shown to lose at most {goal.target:g} with {len(self.certify)} rows to "
+            f"nothing that saves could be shown to lose at most {points(goal.target)} with {len(self.certify)} rows to "
             f"certify on{_in_clusters(self.table.unit[self.certify])}; about {rows} labelled rows in all "
             f"would do, against {total} now. Add rows, or loosen the target",
             rows,

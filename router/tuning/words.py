@@ -8,6 +8,7 @@ from dataclasses import replace
 from router.core.ladder import kind_of, model_of
 from router.core.plan import Plan, Rung
 from router.core.tuned import Certificate, Statement, TunedPlan, TunedRung
+from router.core.words import points
 from router.tuning.agreement import Agreement
 from router.tuning.runs import EvalRun
 
@@ -113,13 +114,14 @@ def certificate_words(certificate: Certificate, top: str) -> list[str]:
 
 
 def _promise(certificate: Certificate, top: str) -> str:
-    most = _points(certificate.max_quality_loss)
+    most = f"{100 * certificate.max_quality_loss:g}"
     if certificate.label_source == "disagreement":
         return f"at most {most} of 100 calls like these rows are answered differently than by always asking {top}"
     judged = ", as the judge sees it," if certificate.label_source == "judge" else ""
     if certificate.loss == "never_worse":
         return f"at most {most} of 100 calls like these rows are answered worse{judged} than by always asking {top}"
-    return f"calls like these rows lose at most {most} points of quality{judged} against always asking {top}"
+    lost = points(certificate.max_quality_loss)
+    return f"calls like these rows lose at most {lost} of quality{judged} against always asking {top}"
 
 
 def _means(certificate: Certificate) -> str:
@@ -131,14 +133,10 @@ def _statement_words(one: Statement, crossfit: bool) -> str:
     of = f" in {one.clusters:,} clusters" if one.clusters else ""
     chose = "chose the plan too" if crossfit else "did not choose the plan"
     return (
-        f"On {one.rows:,} rows{of} that {chose} it lost {_points(one.loss)} points (at most "
-        f"{_points(one.loss_upper)}), cost {one.cost:.1%} of the top rung alone ({low:.1%} to {high:.1%}) and climbed "
+        f"On {one.rows:,} rows{of} that {chose} it lost {points(one.loss)} (at most "
+        f"{points(one.loss_upper)}), cost {one.cost:.1%} of the top rung alone ({low:.1%} to {high:.1%}) and climbed "
         f"in {one.escalated:.1%} of the calls."
     )
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:.2f}".rstrip("0").rstrip(".")
 
 
 def label_words(run: EvalRun) -> str:
