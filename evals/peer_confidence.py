@@ -46,6 +46,8 @@ from router.tuning.trained import Trained
 Floats = NDArray[np.float64]
 FOLDS = 5
 _TIMED = 200
+# Of fewer rows one division into folds says little: the figures are the mean of three.
+_FEW_ROWS, _DIVISIONS = 500, 3
 
 # Runs in the other environment: a JSON line for each draft in, a confidence and its microseconds out.
 _WORKER = """
@@ -119,11 +121,14 @@ def compare(data: Path, drafts: Drafts, peer: Path | None, most: int) -> list[Li
         print(f"skipped: {label} has no texts of {model}", file=sys.stderr)
         return []
     outcome, read = table.quality[:, 0], recorded(path, model, task or None, table)
-    found = [_line(label, model, "ours", *ours(table, read), outcome)]
+    seeds = range(1, 1 + (_DIVISIONS if table.rows < _FEW_ROWS else 1))
+    own = [ours(table, read, seed) for seed in seeds]
+    found = [_line(label, model, "ours", [p for p, _ in own], own[0][1], outcome)]
     if peer is not None:
         p, spent = theirs(read, peer)
-        found.append(_line(label, model, "cascadeflow", p, spent, outcome))
-        found.append(_line(label, model, "cascadeflow, refitted", refitted(p, outcome), spent, outcome))
+        found.append(_line(label, model, "cascadeflow", [p], spent, outcome))
+        again = [refitted(p, outcome, seed) for seed in seeds]
+        found.append(_line(label, model, "cascadeflow, refitted", again, spent, outcome))
     return found
 
 
@@ -151,9 +156,9 @@ def recorded(path: Path, model: str, task: str | None, table: Table) -> list[Dra
     return found
 
 
-def ours(table: Table, drafts: Sequence[Draft]) -> tuple[Floats, float]:
+def ours(table: Table, drafts: Sequence[Draft], seed: int) -> tuple[Floats, float]:
     """Confidence of each row by a fit without it, and the median microseconds of reading and scoring a draft."""
-    folds = folds_of(table.unit, FOLDS, 1)
+    folds = folds_of(table.unit, FOLDS, seed)
     p = np.empty(table.rows)
     for fold in range(FOLDS):
         own, others = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
@@ -189,19 +194,20 @@ def theirs(drafts: Sequence[Draft], peer: Path) -> tuple[Floats, float]:
     return found[:, 0], float(np.median(found[:_TIMED, 1]))
 
 
-def refitted(p: Floats, outcome: Floats) -> Floats:
+def refitted(p: Floats, outcome: Floats, seed: int) -> Floats:
     """A confidence with an isotonic curve on top, fitted on the other rows."""
-    folds, found = folds_of(np.arange(len(p)), FOLDS, 1), np.empty(len(p))
+    folds, found = folds_of(np.arange(len(p)), FOLDS, seed), np.empty(len(p))
     for fold in range(FOLDS):
         own, others = folds == fold, folds != fold
         found[own] = np.interp(p[own], *isotonic(p[others], outcome[others]))
     return found
 
 
-def _line(label: str, model: str, whose: str, p: Floats, spent: float, outcome: Floats) -> Line:
-    found = quality_of(p, outcome)
-    figures = (found.auroc.value, found.brier.value, found.calibration_error.value)
-    return Line(label, model, len(p), whose, *figures, spent)
+def _line(label: str, model: str, whose: str, p: Sequence[Floats], spent: float, outcome: Floats) -> Line:
+    """The mean of the figures over all divisions into folds."""
+    found = [quality_of(one, outcome) for one in p]
+    figures = np.mean([(one.auroc.value, one.brier.value, one.calibration_error.value) for one in found], axis=0)
+    return Line(label, model, len(outcome), whose, *map(float, figures), spent)
 
 
 if __name__ == "__main__":
