@@ -206,8 +206,9 @@ def refitted(p: Floats, outcome: Floats, seed: int) -> Floats:
 def _line(label: str, model: str, whose: str, p: Sequence[Floats], spent: float, outcome: Floats) -> Line:
     """The mean of the figures over all divisions into folds."""
     found = [quality_of(one, outcome) for one in p]
-    figures = np.mean([(one.auroc.value, one.brier.value, one.calibration_error.value) for one in found], axis=0)
-    return Line(label, model, len(outcome), whose, *map(float, figures), spent)
+    figures = [(one.auroc.value, one.brier.value, one.calibration_error.value) for one in found]
+    auroc, brier, error = (float(one) for one in np.mean(figures, axis=0))
+    return Line(label, model, len(outcome), whose, auroc, brier, error, spent)
 
 
 if __name__ == "__main__":
