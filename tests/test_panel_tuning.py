@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from router import Router
 from router.core.call import Call
+from router.core.tuned import TunedPlan, TunedRung
 from router.testing import ScriptedModels
 from router.tuning import Eval, TaskTuning, load_run, tune_task
 from router.tuning.report import page, report_of
@@ -114,6 +116,18 @@ def test_the_report_shows_what_the_members_say_together(tuned: tuple[Path, TaskT
     assert report.drafts[1].quality is not None
     assert report.drafts[1].quality.auroc.value > 0.7
     assert "one + two" in page(tuned[1], report)
+    assert tuned[1].shown.quality["one + two"].auroc.value == report.drafts[1].quality.auroc.value
+    worth = {one.signal: one for one in report.drafts[1].signals}
+    assert worth["panel_votes"].auroc_alone > 0.7
+
+
+def test_a_panel_that_does_not_pay_is_named(tuned: tuple[Path, TaskTuning]) -> None:
+    """Where the plan asks no second member, whoever wrote the panel learns that it was tried."""
+    found = tuned[1]
+    assert found.idle_panels == ()
+    without = replace(found, tuning=replace(found.tuning, plan=TunedPlan((TunedRung("large"),))))
+    assert without.idle_panels == (("one", "two"),)
+    assert "The panel of one, two was tried and does not pay" in page(without, report_of(without))
 
 
 def test_changing_the_panel_makes_its_certificate_stale(tuned: tuple[Path, TaskTuning], tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def _print(tuned: TaskTuning, written: Path | None) -> None:
         say(f"{noted}. The safe plan is always the top rung: `ladder: [{top}]`")
         return
     typer.echo("plan")
-    for line in [*plan_words(tuned.plan), *idle_words(tuned.idle_signals)]:
+    for line in [*plan_words(tuned.plan), *idle_words(tuned.idle_signals, tuned.idle_panels)]:
         say(f"  {line}")
     typer.echo("certificate")
     if tuned.certificate is not None:
@@ -276,6 +276,7 @@ def _as_plain(tuned: TaskTuning, written: Path | None) -> dict[str, Any]:
         "plan": asdict(tuned.plan),
         "certificate": asdict(tuned.certificate) if tuned.certificate else None,
         "idle_signals": list(tuned.idle_signals),
+        "idle_panels": list(map(list, tuned.idle_panels)),
         "stricter": [one._asdict() for one in tuned.stricter],
         "quality": {name: one.as_json() for name, one in tuned.shown.quality.items()},
         "choices": [one._asdict() for one in tuned.shown.choices],

@@ -103,6 +103,13 @@ class TaskTuning:
         """The application's own signals that do not pay: nothing that was fitted reads them."""
         return tuple(sorted(self.run.own_signals - _named(self.tuning)))
 
+    @property
+    def idle_panels(self) -> tuple[tuple[str, ...], ...]:
+        """Panels of the ladder that do not pay: the plan asks no second member of theirs."""
+        rungs = [rung for path in (self.plan.rungs, *self.plan.groups.values()) for rung in path]
+        used = {rung.model for rung in rungs if rung.panel}
+        return tuple(panel for panel in self.run.panels if panel[0] not in used)
+
     def write(self) -> Path:
         """Write `tuned/<task>.json` beside the policies; from then on `route` follows it.
 

@@ -55,9 +55,12 @@ def _place(key: str) -> str:
     return key if kind is None else f"{model_of(key)} {_ABOUT[kind]}"
 
 
-def idle_words(signals: Sequence[str]) -> list[str]:
-    """The application's own signals that no call will read."""
-    return [f"Your own signal {name} does not lower the held-out loss, so no call reads it." for name in signals]
+def idle_words(signals: Sequence[str], panels: Sequence[Sequence[str]]) -> list[str]:
+    """The application's own signals that no call will read, and panels of which only the first member may be asked."""
+    return [
+        *(f"Your own signal {name} does not lower the held-out loss, so no call reads it." for name in signals),
+        *(f"The panel of {', '.join(panel)} was tried and does not pay on these rows." for panel in panels),
+    ]
 
 
 def plan_in_words(plan: Plan) -> str:

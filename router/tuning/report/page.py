@@ -128,7 +128,7 @@ def _plans(tuned: TaskTuning) -> str:
         (f"in force: {in_force_words(tuned.in_force)}", plan_in_words(tuned.in_force)),
         *(("found" if tuned.tuning.certified else "what is left", line) for line in plan_words(tuned.plan)),
     ]
-    idle = "".join(f"<p>{escaped(line)}</p>" for line in idle_words(tuned.idle_signals))
+    idle = "".join(f"<p>{escaped(line)}</p>" for line in idle_words(tuned.idle_signals, tuned.idle_panels))
     return f"<h2>The plans</h2>{table('What a call does', ('', 'plan'), rows)}{idle}"
 
 
