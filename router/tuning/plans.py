@@ -134,7 +134,7 @@ def follow(
         led = scores.leading[at] if at < len(scores.leading) else None
         draft = np.where(table.refused(model), -1, model) if led is None else led
         usable = asked & (draft >= 0)
-        failed = asked & table.failed(model)
+        failed = asked & table.run.failed(table.names[model])
         if at == last:
             break
         held[usable] = draft[usable]
@@ -183,9 +183,8 @@ def scores_of(table: Table, family: Family, fitted: Fitted) -> Scores:
         if family.opens_panel(at):
             led = table.led(model)
         if len(members) > 1:
-            alone = [alone_score(table, one, fitted) for one in members if table.drafts(one)]
             own = fitted.panels.get(tuple(names[one] for one in members), Heads())
-            columns, led = table.panel(members, alone)
+            columns, led = panel_of(table, members, fitted)
         leading.append(led)
         p = first_score(own.confidence, columns, table.rows)
         if family.by[at] == "gain":
@@ -197,6 +196,11 @@ def scores_of(table: Table, family: Family, fitted: Fitted) -> Scores:
 def by_gain(last: Floats, draft: Floats) -> Floats:
     """1 less the gain of climbing for every row, as `router.core.decision` has it for one call."""
     return np.asarray(1.0 - (1.0 + last - draft) / 2.0)
+
+
+def panel_of(table: Table, members: Sequence[int], fitted: Fitted) -> tuple[dict[str, Floats], Rows]:
+    """The signals of a panel's members that were asked, and whose draft leads, -1 for none."""
+    return table.panel(members, [alone_score(table, one, fitted) for one in members if table.drafts(one)])
 
 
 def alone_score(table: Table, model: int, fitted: Fitted) -> Floats:

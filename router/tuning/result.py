@@ -14,7 +14,7 @@ from router.core.word_scores import Words, WordSignal
 from router.errors import TuningError
 from router.spec.artefact import Artefact, ModelCalibrators, PanelCalibrators
 from router.tuning.features import Floats, first_score
-from router.tuning.plans import Fitted, Outcome, alone_score, apply_rungs
+from router.tuning.plans import Fitted, Outcome, apply_rungs, panel_of
 from router.tuning.quality import Quality, quality_of
 from router.tuning.runs import EvalRun
 from router.tuning.table import table_of
@@ -113,9 +113,7 @@ class Tuning:
     def _panel(self, run: EvalRun, keys: tuple[str, ...]) -> tuple[Floats, Floats]:
         """The confidence in what a panel's members say together, and how good that is."""
         table = table_of(run, run.quality, run.cost_nusd, np.arange(run.rows))
-        members = [table.names.index(key) for key in keys]
-        alone = [alone_score(table, one, self.fitted) for one in members if table.drafts(one)]
-        columns, lead = table.panel(members, alone)
+        columns, lead = panel_of(table, [table.names.index(key) for key in keys], self.fitted)
         return first_score(self.fitted.panels[keys].confidence, columns, run.rows), table.led_quality(lead)
 
     def _needed(self, words: Mapping[WordSignal, Words]) -> dict[WordSignal, Words]:

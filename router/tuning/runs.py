@@ -95,6 +95,15 @@ class EvalRun:
         """How many rows there are."""
         return len(self.row_ids)
 
+    def failed(self, model: str) -> NDArray[np.bool_]:
+        """Rows in which a model gave no draft at all: it is unusable, and not even known to be empty."""
+        import numpy as np
+
+        own = self.signals.get(model, {})
+        if "invalid" not in own or "empty" not in own:
+            return np.zeros(self.rows, bool)
+        return np.asarray((own["invalid"] >= 0.5) & np.isnan(own["empty"]))
+
     def take(self, rows: NDArray[np.intp]) -> EvalRun:
         """The same run with only these rows, in this order."""
         from dataclasses import replace

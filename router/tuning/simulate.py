@@ -133,9 +133,12 @@ class _Path:
     names: Mapping[str, int]
     run: EvalRun
     asked: list[tuple[Rung, int]] = field(init=False)
+    failed: dict[str, NDArray[np.bool_]] = field(init=False)
+    """By key, where it gave no draft at all."""
 
     def __post_init__(self) -> None:
         self.asked = [(rung, self.names.get(rung.key, -1)) for rung in self.rungs if not rung.skip and not rung.spare]
+        self.failed = {rung.key: self.run.failed(rung.key) for rung, _ in self.asked}
 
     def take(self, row: int) -> tuple[int, float, bool]:
         """Whose answer this row gets, what the call costs, and whether it climbed."""
@@ -148,7 +151,7 @@ class _Path:
                 panel.given_up = rung.level
                 continue
             cost += self._cost(rung, model, row)
-            failed = not rung.kind and self._failed(rung, row)
+            failed = self.failed[rung.key][row]
             if failed and rung.members > 1:
                 continue
             if failed and rung is self.asked[-1][0] and model + 1 < len(run.models):  # The rung above is asked instead.
@@ -170,11 +173,6 @@ class _Path:
     def _cost(self, rung: Rung, model: int, row: int) -> float:
         known = self.run.questions[rung.key].cost_nusd[row] if rung.kind else self.run.cost_nusd[row, model]
         return float(known)
-
-    def _failed(self, rung: Rung, row: int) -> bool:
-        """Whether a model gave no draft at all: it is unusable, and not even known to be empty."""
-        own = self.run.signals.get(rung.key, {})
-        return "empty" in own and own["invalid"][row] >= 0.5 and math.isnan(own["empty"][row])
 
     def _said(
         self, rung: Rung, model: int, row: int, earlier: int | None, panel: _PanelRow

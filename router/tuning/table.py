@@ -102,11 +102,6 @@ class Table:
         invalid = self.run.signals.get(self.run.models[model], {}).get("invalid")
         return np.zeros(self.rows, bool) if invalid is None else invalid >= 0.5
 
-    def failed(self, model: int) -> NDArray[np.bool_]:
-        """Rows in which a model gave no draft at all: it is unusable, and not even known to be empty."""
-        empty = self.run.signals.get(self.run.models[model], {}).get("empty") if self.drafts(model) else None
-        return np.zeros(self.rows, bool) if empty is None else self.refused(model) & np.isnan(empty)
-
     def take(self, rows: Rows) -> Table:
         """The same with only these rows."""
         return Table(
