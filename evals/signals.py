@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,7 +32,7 @@ from router.core.evidence import BLOCKS, EVIDENCE
 from router.core.plan import Rung
 from router.core.policy import Model, Price
 from router.core.reading import draft_signals
-from router.core.signals import FREE_SIGNALS
+from router.core.signals import FREE_SIGNALS, LP_FLOOR
 from router.core.views import WORD_FEATURES
 from router.core.word_scores import FORMS, PROMPT_WORDS, WORD_SIGNALS, Words
 from router.tuning.fit import FOLDS, fit
@@ -151,7 +152,9 @@ def microseconds() -> dict[str, float]:
 def reads() -> dict[str, Callable[[], dict[str, float]]]:
     """By block, and for all together, what a call reads of a 2 KB reply whose calibrator names a signal of each."""
     draft = "".join(_SENTENCE.format(at) for at in range(100))[:2048]
-    lps = tuple(-0.01 * (at % 40) for at in range(500))
+    # Two in three tokens have a probability above 0.99, one in twenty one below one half, in no order.
+    drawn = random.Random(0)
+    lps = tuple(max(LP_FLOOR, -0.01 * drawn.expovariate(1.0) ** 4) for _ in range(500))
     sizes = tuple(len(draft[at::500]) for at in range(500))
     reply = Reply(draft, Usage(200, 500), logprobs=lps, token_bytes=sizes, margins=tuple(-lp for lp in lps))
     return {

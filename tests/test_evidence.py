@@ -65,7 +65,7 @@ def test_sums_are_checked(text: str, found: list[tuple[float, bool]]) -> None:
 def test_every_whole_sum_is_read(one: int, other: int, sign: str) -> None:
     """A sum that is right counts as right, and one that is off by one as wrong, whatever its numbers."""
     result = {"+": one + other, "-": one - other, "*": one * other}[sign]
-    assert list(sums(f"{one} {sign} {other} = {result}")) == [(float(result), True, (float(one), float(other)))]
+    assert sums(f"{one} {sign} {other} = {result}") == [(float(result), True, (float(one), float(other)))]
     wrong = result + max(1, abs(result) // 100)
     assert [found.right for found in sums(f"{one} {sign} {other} = {wrong}")] == [False]
 
@@ -73,7 +73,13 @@ def test_every_whole_sum_is_read(one: int, other: int, sign: str) -> None:
 @given(st.integers(0, 99), st.integers(0, 99), st.sampled_from("+-*/x×÷−"), st.integers(0, 99))
 def test_a_short_sum_is_read_as_any_other(one: int, other: int, sign: str, result: int) -> None:
     """Brackets make a sum too long for the quick way, and change nothing."""
-    assert list(sums(f"{one} {sign} {other} = {result}")) == list(sums(f"({one} {sign} {other}) = ({result})"))
+    assert sums(f"{one} {sign} {other} = {result}") == sums(f"({one} {sign} {other}) = ({result})")
+
+
+def test_the_last_sums_of_a_long_draft_are_read() -> None:
+    """The answer stands near the end, so the sums there are looked at, and at most eight of them."""
+    read = sums("; ".join(f"{at} + 1 = {at + 1}" for at in range(20)))
+    assert [one.result for one in read] == [13.0, 14.0, 15.0, 16.0, 17.0, 18.0, 19.0, 20.0]
 
 
 @given(sums_text)
@@ -133,6 +139,7 @@ def test_words_and_doubts_are_counted() -> None:
     assert found["turns"] == found["reasons"] == 0.0
     found = read_evidence("", "Seven, because there are eight. However, since one broke and since it did, but seven.")
     assert (found["turns"], found["reasons"]) == (2.0, 3.0)
+    assert read_evidence("", "Sincerely, a button.")["reasons"] == 0.0
 
 
 @pytest.mark.parametrize(
@@ -146,11 +153,13 @@ def test_a_cut_draft_ends_open(draft: str, open_end: int, digit: int) -> None:
 
 
 def test_log_probabilities_have_quantiles() -> None:
-    """Low quantiles, the last token and tokens below one half, all clipped to the floor."""
+    """Low quantiles, the last token and tokens below one half; one above 0.95 counts as that in a quantile."""
     found = read_evidence("", "x", [-0.1, -5.0, -math.inf, -0.2, -0.3, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
     assert found["lp_p10"] == -5.0
     assert found["lp_doubts"] == 3.0
+    assert found["lp_p25"] == -1.0
     assert found["lp_last"] == -1.0
+    assert read_evidence("", "x", [-0.01] * 8 + [-9.0])["lp_p25"] == math.log(0.95)
     assert read_evidence("", "x", [-math.inf] * 3)["lp_p10"] == LP_FLOOR
     assert not read_evidence("", "x", [-0.1, math.nan]).keys() & EVIDENCE["log-probabilities"].keys()
 
@@ -258,6 +267,7 @@ def test_an_answer_is_within_its_tokens(tokens: list[str], start: int, size: int
 def test_numbers_are_read_as_one_expression_reads_them(text: str) -> None:
     """The quick way for ASCII text finds the same numbers, and the same one last."""
     found, every = numbers_in(text), re.findall(r"\d{1,15}(?:,\d{3}){0,4}(?:\.\d{1,12})?", text)
+    every = [float(one.replace(",", "")) for one in every]
     assert (set(found), found[-1:]) == (set(every), every[-1:])
 
 

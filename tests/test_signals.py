@@ -161,7 +161,8 @@ def test_the_same_words_about_something_else_are_no_refusal(text: str) -> None:
 def test_log_probabilities_are_clipped(logprobs: tuple[float, ...], mean: float, least: float, first: float) -> None:
     """What providers write for "impossible" and "certain" becomes -20 and 0."""
     signals = signals_of(Reply("x", None, logprobs=logprobs))
-    assert (signals["lp_mean"], signals["lp_min"], signals["lp_first"]) == (mean, least, first)
+    assert signals["lp_mean"] == pytest.approx(mean, abs=1e-6)
+    assert (signals["lp_min"], signals["lp_first"]) == (least, first)
 
 
 @pytest.mark.parametrize(
@@ -172,8 +173,8 @@ def test_log_probabilities_are_clipped(logprobs: tuple[float, ...], mean: float,
         ("one two three four five six", 0.0),
         ("a b c a b c", 0.25),
         ("no " * 102, 0.99),
-        (" ".join(map(str, range(1000))) + " no" * 258, 1 - 1 / 254),
-        ("no " * 1000 + " ".join(map(str, range(256))), 0.0),
+        (" ".join(map(str, range(1000))) + " no" * 130, 1 - 1 / 126),
+        ("no " * 1000 + " ".join(map(str, range(128))), 0.0),
     ],
     ids=["empty", "too_short_to_tell", "no_repetition", "one_of_four", "a_loop", "a_loop_at_the_end", "none_there"],
 )
@@ -190,13 +191,6 @@ def test_every_value_is_finite_and_in_its_range(reply: Reply, valid: bool, input
     assert [name for name, value in signals.items() if not math.isfinite(value)] == []
     assert all(LP_FLOOR <= signals[name] <= 0.0 for name in LOGPROB_SIGNALS & signals.keys())
     assert all(0.0 <= signals[name] <= 1.0 for name in ("invalid", "empty", "truncated", "refusal", "repetition"))
-
-
-@given(replies())
-def test_sorted_log_probabilities_say_the_same(reply: Reply) -> None:
-    """Whoever has sorted them already spares the search for the least one, and nothing else changes."""
-    in_order = sorted(reply.logprobs or ())
-    assert read_signals(0, reply, Verdict(True), in_order) == signals_of(reply)
 
 
 @given(st.lists(st.floats(max_value=1e9), min_size=1))

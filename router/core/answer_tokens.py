@@ -13,7 +13,7 @@ from router.core.arithmetic import NUMBER, number
 from router.core.call import MOST_MARGIN, Reply, byte_length
 from router.core.signals import LP_FLOOR, draft_text
 
-_TAIL_CHARS = 200
+_TAIL_CHARS = 100
 
 
 def answer_signals(reply: Reply, answer: Any) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from operator import add, mul, sub, truediv
 from typing import NamedTuple
@@ -15,8 +15,9 @@ NUMBER = re.compile(r"\d{1,15}(?:,\d{3}){0,4}(?:\.\d{1,12})?")
 _NO_NUMBER = bytes(code if code in b"0123456789,." else 32 for code in range(256))
 _PLAIN_DIGITS = 15
 
-# Only so many signs of equality are looked at, and only so far to either side: the time is bounded for any text.
-_MOST_SUMS, _REACH = 12, 60
+# Only so many signs of equality are looked at, the last ones, and only so far to either side: the time is bounded for
+# any text.
+_MOST_SUMS, _REACH = 8, 60
 _BESIDE_DIGITS = ".,$€£%()*/x×÷+-−\\ "
 _ALLOWED = "0123456789" + _BESIDE_DIGITS
 _TOKEN = re.compile(r"(\d{1,15}(?:,\d{3}){0,4}(?:\.\d{1,12})?)(%?)|([-+*/x×÷−()])")
@@ -28,7 +29,7 @@ _Token = float | str
 
 _SHORT = r"[$ ]*(\d{1,15}(?:,\d{3}){0,4}(?:\.\d{1,12})?)"
 _TWO = re.compile(rf"{_SHORT} *([-+*/x×÷−]){_SHORT} *")
-_ALONE = re.compile(rf"{_SHORT}[ .,]*")
+_RESULT = re.compile(rf"{_SHORT}[ .,]*(?![{re.escape(_ALLOWED)}])")
 _OPERATIONS: dict[str, Callable[[float, float], float]] = {"+": add, "-": sub, "*": mul, "/": truediv}
 _OPERATIONS |= {written: _OPERATIONS[sign] for written, sign in _SIGNS.items()}
 
@@ -49,45 +50,43 @@ def number(text: str) -> float:
     return float(text.replace(",", "") if "," in text else text)
 
 
-def numbers_in(text: str) -> list[str]:
-    """The numbers in a text as they are written, each at least once; the last one comes last."""
+def numbers_in(text: str) -> list[float]:
+    """The numbers in a text, each at least once; the last one comes last."""
     if not text.isascii() and any(map(str.isdecimal, beyond_ascii(text))):
-        return NUMBER.findall(text)
-    found: list[str] = []
+        return list(map(number, NUMBER.findall(text)))
+    found: list[float] = []
     parts = text.encode("ascii", "replace").translate(_NO_NUMBER).decode().split()
     for part in reversed(dict.fromkeys(reversed(parts))):
         if part.isdigit() and len(part) <= _PLAIN_DIGITS:
-            found.append(part)
+            found.append(float(part))
         elif part := part.strip(".,"):
-            found += NUMBER.findall(part)
+            found += map(number, NUMBER.findall(part))
     return found
 
 
-def sums(text: str) -> Iterator[Sum]:
-    """The sums in a text, in order; `6*7=42` gives `Sum(42.0, True, (6.0, 7.0))`."""
-    parts = text.split("=", _MOST_SUMS)
-    for before, after in pairwise(parts):
-        tail, head = before[-_REACH:], after[:_REACH]
-        left_text = tail[len(tail.rstrip(_ALLOWED)) :]
-        right_text = head[: len(head) - len(head.lstrip(_ALLOWED))]
-        found = _sum_of(left_text, right_text)
-        if found is not None:
-            yield found
+def sums(text: str) -> list[Sum]:
+    """The last sums in a text, in order; `6*7=42` gives `Sum(42.0, True, (6.0, 7.0))`."""
+    parts = text.rsplit("=", _MOST_SUMS)
+    return [one for before, after in pairwise(parts) if (one := _sum_of(before, after)) is not None]
 
 
-def _sum_of(left_text: str, right_text: str) -> Sum | None:
+def _sum_of(before: str, after: str) -> Sum | None:
     """What stands on either side of a sign of equality, or `None` where it is no sum."""
-    two, alone = _TWO.fullmatch(left_text), _ALONE.fullmatch(right_text)
-    if two and alone:  # Most sums are this short, and read several times as fast.
-        operands: tuple[float, ...] = (number(two[1]), number(two[3]))
+    tail, result = before[-_REACH:], _RESULT.match(after, 0, _REACH)
+    left_text = tail[len(tail.rstrip(_ALLOWED)) :]
+    if result and (two := _TWO.fullmatch(left_text)):  # Most sums are this short, and read several times as fast.
+        one_text, sign, other_text = two.groups()
+        operands: tuple[float, ...] = (number(one_text), number(other_text))
         try:
-            return _compared(_OPERATIONS[two[2]](*operands), number(alone[1]), operands)
+            return _compared(_OPERATIONS[sign](*operands), number(result[1]), operands)
         except ZeroDivisionError:
             return None
+    head = after[:_REACH]
+    right_text = head[: len(head) - len(head.lstrip(_ALLOWED))]
     if not left_text.strip(_BESIDE_DIGITS) or not right_text.strip(_BESIDE_DIGITS):  # No digit on one side.
         return None
     left = _last(_tokens(left_text))
-    right: list[_Token] = [number(alone[1])] if alone else _first(_tokens(right_text))
+    right: list[_Token] = [number(result[1])] if result else _first(_tokens(right_text))
     if len(left) < 3 and len(right) < 3:  # "x = 5" is no sum.
         return None
     sides = ([token for token in side if isinstance(token, float)] for side in (left, right))

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from router.core.answer_tokens import answer_signals, margin_signals
-from router.core.arithmetic import Sum, number, numbers_in, sums
+from router.core.arithmetic import Sum, numbers_in, sums
 from router.core.call import Reply
 from router.core.signals import LP_FLOOR
 from router.core.views import View, shortened
@@ -20,7 +20,7 @@ from router.core.views import View, shortened
 # needs is read in one go, so a block is the smallest part that a call can do without.
 EVIDENCE: dict[str, dict[str, str]] = {
     "reasoning": {
-        "sums_right": "sums in the draft that come out right, such as 6*7=42",
+        "sums_right": "sums in the draft that come out right, such as 6*7=42; the last eight are looked at",
         "sum_wrong": "1 when some sum in the draft does not, else 0",
         "sum_negative": "1 when some sum in the draft is said to come to less than nothing, else 0",
         "sum_fraction": "1 when some sum of whole numbers in the draft comes to one that is not, else 0",
@@ -53,8 +53,8 @@ EVIDENCE: dict[str, dict[str, str]] = {
         "depth": "how deeply brackets and braces of the draft are nested",
     },
     "log-probabilities": {
-        "lp_p10": "log-probability that a tenth of the draft's tokens lie below, in nats, -20 to 0",
-        "lp_p25": "log-probability that a quarter of the draft's tokens lie below, in nats, -20 to 0",
+        "lp_p10": "log-probability that a tenth of the draft's tokens lie below, in nats, -20 to -0.05",
+        "lp_p25": "log-probability that a quarter of the draft's tokens lie below, in nats, -20 to -0.05",
         "lp_last": "log-probability of the draft's last token, in nats, -20 to 0",
         "lp_doubts": "tokens of the draft with a probability below one half",
     },
@@ -73,9 +73,17 @@ BLOCKS: dict[str, str] = {name: block for block, names in EVIDENCE.items() for n
 _DOUBTS = """maybe perhaps possibly probably presumably approximately roughly apparently likely unclear uncertain
     unsure assume assuming guess seems appears might"""
 _HEDGES = frozenset(_DOUBTS.encode().split())
-_HEDGING = ("i think", "i believe", "not sure", "not certain", "not clear", "could be", "may be")
-_REASONS = ("since", "because")
-_TURNS = ("however", " but ", "although", "actually", "instead")
+# By their rarest word, without which they need not be looked for.
+_HEDGING = {
+    b"think": "i think",
+    b"believe": "i believe",
+    b"sure": "not sure",
+    b"certain": "not certain",
+    b"clear": "not clear",
+    b"could": "could be",
+    b"may": "may be",
+}
+_TURNS = frozenset((b"however", b"but", b"although", b"actually", b"instead"))
 _NUMBER_WORDS = {
     b"half": 0.5,
     b"one": 1.0,
@@ -96,7 +104,9 @@ _NUMBER_WORDS = {
 }
 _CLOSING = ".!?)]}>\"'`”’»$%*|"
 _NO_BRACKET = bytes(code for code in range(256) if code not in b"[]{}")
-_LOG_HALF = -0.6931471805599453
+_LOG_HALF = math.log(0.5)
+# Tokens above it are as good as certain. Most are, and need not be put in order. Chosen, not measured.
+_CERTAIN = math.log(0.95)
 
 
 def read_evidence(
@@ -105,7 +115,6 @@ def read_evidence(
     reply: Reply,
     answer: Any = None,
     blocks: Collection[str] = tuple(EVIDENCE),
-    lps_in_order: Sequence[float] = (),
 ) -> dict[str, float]:
     """Every signal that this draft has of these blocks, by name.
 
@@ -121,15 +130,13 @@ def read_evidence(
         What the task's check found in it.
     blocks
         What is wanted.
-    lps_in_order
-        The log-probabilities of the draft's tokens where they are sorted already.
     """
     text = shortened(draft.text.rstrip())
     found: dict[str, float] = {}
     if "reasoning" in blocks or "numbers" in blocks:
-        said, came_out = numbers_in(text), list(sums(text)) if "=" in text else []
+        said, came_out = numbers_in(text), sums(text)
         if "reasoning" in blocks:
-            found |= _of_reasoning(text, said, came_out)
+            found |= _of_reasoning(draft.words, said, came_out)
         if "numbers" in blocks:
             found |= _of_numbers(prompt, said, came_out)
     if "wording" in blocks:
@@ -137,7 +144,7 @@ def read_evidence(
     if "form" in blocks:
         found |= _of_form(text)
     if reply.logprobs and "log-probabilities" in blocks:
-        found |= _of_logprobs(reply.logprobs, lps_in_order or sorted(reply.logprobs))
+        found |= _of_logprobs(reply.logprobs)
     if reply.token_bytes and "answer tokens" in blocks:
         found |= answer_signals(reply, answer)
     if reply.margins and "margins" in blocks:
@@ -145,31 +152,34 @@ def read_evidence(
     return found
 
 
-def _of_reasoning(draft: str, said: Sequence[str], came_out: Sequence[Sum]) -> dict[str, float]:
-    lower = draft.lower()
-    last = number(said[-1]) if said else None
-    left_over = {abs(one.result) for one in came_out} - {value for one in came_out for value in one.operands} - {last}
+def _of_reasoning(words: Mapping[bytes, int], said: Sequence[float], came_out: Sequence[Sum]) -> dict[str, float]:
+    last = said[-1] if said else None
+    right, below_nothing, breaks_whole, ends_on_sum = 0, False, False, False
+    results, used = set(), {last}
+    for result, is_right, operands in came_out:
+        results.add(abs(result))
+        used.update(operands)
+        right += is_right
+        below_nothing |= result < 0.0
+        breaks_whole |= not result.is_integer() and all(map(float.is_integer, operands))
+        ends_on_sum |= is_right and abs(result) == last
     found = {
-        "sums_right": float(sum(one.right for one in came_out)),
-        "sum_wrong": float(not all(one.right for one in came_out)),
-        "sum_negative": float(any(one.result < 0.0 for one in came_out)),
-        "sum_fraction": float(any(map(_breaks_whole, came_out))),
-        "results_unused": float(len(left_over)),
-        "reasons": float(sum(map(lower.count, _REASONS))),
-        "turns": float(sum(word in lower for word in _TURNS)),
+        "sums_right": float(right),
+        "sum_wrong": float(right < len(came_out)),
+        "sum_negative": float(below_nothing),
+        "sum_fraction": float(breaks_whole),
+        "results_unused": float(len(results - used)),
+        "reasons": float(words.get(b"since", 0) + words.get(b"because", 0)),
+        "turns": float(len(_TURNS & words.keys())),
     }
     if said:
-        found["ends_on_sum"] = float(any(one.right and abs(one.result) == last for one in came_out))
+        found["ends_on_sum"] = float(ends_on_sum)
     return found
 
 
-def _breaks_whole(one: Sum) -> bool:
-    return one.result != int(one.result) and all(map(float.is_integer, one.operands))
-
-
-def _of_numbers(prompt: View, said: Sequence[str], came_out: Sequence[Sum]) -> dict[str, float]:
+def _of_numbers(prompt: View, said: Sequence[float], came_out: Sequence[Sum]) -> dict[str, float]:
     given = prompt.numbers | {_NUMBER_WORDS[word] for word in _NUMBER_WORDS.keys() & prompt.words.keys()}
-    different = set(map(number, set(said)))
+    different = set(said)
     new = len(different - given - {abs(one.result) for one in came_out if one.right})
     found = {
         "numbers_unused": float(len(given - different)),
@@ -180,16 +190,18 @@ def _of_numbers(prompt: View, said: Sequence[str], came_out: Sequence[Sum]) -> d
         "has_fraction": float(not all(map(float.is_integer, different))),
     }
     if said:
-        last = number(said[-1])
-        found["last_number"], found["largest_number"] = last, max(different)
-        found["last_is_fraction"] = float(last != int(last))
+        found["last_number"], found["largest_number"] = said[-1], max(different)
+        found["last_is_fraction"] = float(not said[-1].is_integer())
     return found
 
 
 def _of_words(prompt: View, draft: View) -> dict[str, float]:
-    asked, said, lower = prompt.words, draft.words, shortened(draft.text).lower()
-    both = len(asked.keys() & said.keys())
-    found = {"hedges": float(len(_HEDGES & said.keys()) + sum(phrase in lower for phrase in _HEDGING))}
+    asked, said = prompt.words, draft.words
+    both, hedges = len(asked.keys() & said.keys()), len(_HEDGES & said.keys())
+    if begun := _HEDGING.keys() & said.keys():
+        lower = shortened(draft.text).lower()
+        hedges += sum([_HEDGING[word] in lower for word in begun])
+    found = {"hedges": float(hedges)}
     if asked:
         found["words_shared"] = both / len(asked)
     if said:
@@ -218,10 +230,15 @@ def _depth(draft: str) -> int:
     return deepest
 
 
-def _of_logprobs(logprobs: Sequence[float], ordered: Sequence[float]) -> dict[str, float]:
-    if math.isnan(sum(logprobs)):  # A provider that sends NaN has said nothing about its tokens.
+def _of_logprobs(logprobs: Sequence[float]) -> dict[str, float]:
+    unsure = [lp for lp in logprobs if not lp >= _CERTAIN]
+    if math.isnan(sum(unsure)):  # A provider that sends NaN has said nothing about its tokens.
         return {}
-    last = len(ordered) - 1
-    found = {"lp_p10": ordered[round(0.10 * last)], "lp_p25": ordered[round(0.25 * last)], "lp_last": logprobs[-1]}
-    found = {name: min(0.0, max(LP_FLOOR, lp)) for name, lp in found.items()}
-    return {**found, "lp_doubts": float(bisect_left(ordered, _LOG_HALF))}
+    unsure.sort()
+    tenth, quarter = (round(share * (len(logprobs) - 1)) for share in (0.10, 0.25))
+    return {
+        "lp_p10": max(LP_FLOOR, unsure[tenth]) if tenth < len(unsure) else _CERTAIN,
+        "lp_p25": max(LP_FLOOR, unsure[quarter]) if quarter < len(unsure) else _CERTAIN,
+        "lp_last": min(0.0, max(LP_FLOOR, logprobs[-1])),
+        "lp_doubts": float(bisect_left(unsure, _LOG_HALF)),
+    }

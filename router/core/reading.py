@@ -26,14 +26,12 @@ def draft_signals(
 ) -> dict[str, float]:
     """Every signal of a draft that is wanted; `agrees` says whether it gives the answer of the draft before it."""
     draft = View(draft_text(reply))
-    # Sorted once for both who read them.
-    in_order = sorted(reply.logprobs or ()) if "log-probabilities" in rung.blocks else ()
-    found = read_signals(request.input_chars, reply, verdict, in_order)
+    found = read_signals(request.input_chars, reply, verdict)
     if agrees is not None:
         found["agreement"] = agrees
     if rung.blocks:
         answer = verdict.value if verdict.valid else None
-        found |= read_evidence(request.prompt, draft, reply, answer, rung.blocks, in_order)
+        found |= read_evidence(request.prompt, draft, reply, answer, rung.blocks)
     if rung.own_signals:
         found |= read_own(rung.own_signals, request.prompt.text, draft.text)
     if rung.needs_words:

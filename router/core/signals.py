@@ -13,7 +13,7 @@ from router.core.call import Reply
 from router.core.checks import Verdict
 
 # To be raised whenever a signal's meaning changes: what was tuned on the old meaning is then stale.
-SIGNALS_VERSION = 2
+SIGNALS_VERSION = 3
 
 # The name of every free signal and what it means; the docs table is made from it.
 FREE_SIGNALS: dict[str, str] = {
@@ -38,7 +38,7 @@ OwnSignal = Callable[[str, str], float | None]
 LP_FLOOR = -20.0
 
 # So many words of a draft's end are looked at for triples that repeat. Chosen, not measured.
-_LAST_WORDS = 256
+_LAST_WORDS = 128
 
 # Openings only: the same words later in a text are mostly about its subject.
 _REFUSAL = re.compile(
@@ -55,10 +55,8 @@ _REFUSAL = re.compile(
 )
 
 
-def read_signals(
-    input_chars: int, reply: Reply, verdict: Verdict, lps_in_order: Sequence[float] = ()
-) -> dict[str, float]:
-    """Every free signal that this draft has, by name; its log-probabilities in order where they are sorted already."""
+def read_signals(input_chars: int, reply: Reply, verdict: Verdict) -> dict[str, float]:
+    """Every free signal that this draft has, by name."""
     text = draft_text(reply)
     signals = {
         "invalid": float(not verdict.valid),
@@ -72,7 +70,7 @@ def read_signals(
     if reply.usage is not None:
         signals["output_tokens"] = float(reply.usage.output_tokens)
     if reply.logprobs:
-        signals.update(_logprob_signals(reply.logprobs, lps_in_order))
+        signals.update(_logprob_signals(reply.logprobs))
     return signals
 
 
@@ -87,15 +85,15 @@ def draft_text(reply: Reply) -> str:
     return reply.text or " ".join(call.arguments for call in reply.tool_calls)
 
 
-def _logprob_signals(lps: Sequence[float], in_order: Sequence[float]) -> dict[str, float]:
+def _logprob_signals(lps: Sequence[float]) -> dict[str, float]:
     total = sum(lps)
     if math.isnan(total):  # A provider that sends NaN has said nothing about its tokens.
         return {}
-    lowest, highest = (in_order[0], in_order[-1]) if in_order else (min(lps), max(lps))
-    if lowest < LP_FLOOR or highest > 0.0:
-        lps = [max(LP_FLOOR, min(0.0, lp)) for lp in lps]
-        total, lowest = sum(lps), min(lps)
-    return {"lp_mean": total / len(lps), "lp_min": lowest, "lp_first": lps[0]}
+    lowest = min(lps)
+    if lowest < LP_FLOOR:
+        lps = [lp if lp > LP_FLOOR else LP_FLOOR for lp in lps]
+        total, lowest = sum(lps), LP_FLOOR
+    return {"lp_mean": min(0.0, total / len(lps)), "lp_min": min(0.0, lowest), "lp_first": min(0.0, lps[0])}
 
 
 def agreement(one: str | None, other: str | None) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import NamedTuple
 
-from router.core.arithmetic import number, numbers_in
+from router.core.arithmetic import numbers_in
 from router.core.text_features import SIZES, words_of
 
 WORD_FEATURES = SIZES["small"]
@@ -40,7 +40,7 @@ class View:
     @cached_property
     def numbers(self) -> set[float]:
         """Its different numbers."""
-        return set(map(number, set(numbers_in(shortened(self.text)))))
+        return set(numbers_in(shortened(self.text)))
 
     @cached_property
     def hashed(self) -> Hashed:
@@ -60,12 +60,12 @@ def shortened(text: str) -> str:
 
 
 def form_of(text: str) -> tuple[float, ...]:
-    """What a text looks like: how long it is, how many digits and lines it has, and how long its words are."""
+    """What a text looks like: how long it is, how many digits and lines it has, and how far its blanks stand apart."""
     text = shortened(text)
     coded, chars = text.encode("utf-8", "surrogatepass"), len(text) + 1
     return (
         math.log(chars),
         math.log(len(coded) - len(coded.translate(None, b"0123456789")) + 1),
         math.log(text.count("\n") + 1),
-        math.log(chars / (len(text.split()) + 1)),
+        math.log(chars / (text.count(" ") + 1)),
     )
