@@ -46,8 +46,8 @@ from router.tuning.trained import Trained
 Floats = NDArray[np.float64]
 FOLDS = 5
 _TIMED = 200
-# Of fewer rows one division into folds says little: the figures are the mean of three.
-_FEW_ROWS, _DIVISIONS = 500, 3
+# Of fewer rows one division into folds says little: the figures are the mean of twelve.
+_FEW_ROWS, _DIVISIONS = 500, 12
 
 # Runs in the other environment: a JSON line for each draft in, a confidence and its microseconds out.
 _WORKER = """
