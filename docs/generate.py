@@ -763,7 +763,12 @@ def routellm() -> str:
     for key, name in _SETS.items():
         for one in (line for line in kept["lines"] if line["set"] == key):
             sees = "draft" if one["sees_draft"] else "prompt"
-            own = (f"{one['apgr']:.3f}", f"{one['cpt50']:.1%}", f"{one['cpt80']:.1%}")
+            apgr, cpt50 = one["apgr_interval"], one["cpt50_interval"]
+            own = (
+                f"{one['apgr']:.3f}" + (f" ({apgr[0]:.2f} to {apgr[1]:.2f})" if apgr else ""),
+                f"{one['cpt50']:.1%}" + (f" ({cpt50[0]:.1%} to {cpt50[1]:.1%})" if cpt50 else ""),
+                f"{one['cpt80']:.1%}",
+            )
             rows.append((name, one["method"], sees, *own, f"{one['charged_apgr']:.3f}", f"{one['charged_cpt50']:.1%}"))
         apgr, cpt50, cpt80 = kept["theirs"][key]
         rows.append((name, "RouteLLM's best", "prompt", f"{apgr:.3f}", f"{cpt50:.1%}", f"{cpt80:.1%}", "", ""))

@@ -5,7 +5,8 @@
 DIR holds `routellm/records.jsonl.gz`. Everything is fitted by `router.tuning` and scored by what `route` uses. GSM8K:
 ten folds, each scored by what the other nine gave. MMLU: 1,500 labelled prompts, drawn N times, scored on the others.
 APGR and CPT as in RouteLLM's evaluation: ten equal shares of the scores as thresholds, trapezoids between them, and the
-cost axis counts calls of the large model. `charged` has the real cost of every call, with its draft, on that axis.
+cost axis counts calls of the large model. `charged` has the real cost of every call, with its draft, on that axis. The
+intervals of GSM8K hold 90 % of what the figures are on prompts drawn anew from those of the set.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ MODELS = ("Mixtral-8x7B-Instruct-v0.1", "gpt-4-1106-preview")
 THEIRS = {"gsm8k": (0.622, 0.336, 0.633), "mmlu": (0.603, 0.354, 0.716)}
 THRESHOLDS = 10
 MMLU_LABELS = 1500
+# Draws of the bootstrap, and what lies within its interval: 90 %.
+_DRAWS, _INNER = 200, (0.05, 0.95)
 
 
 class Curve(NamedTuple):
@@ -62,6 +65,9 @@ class Line:
     charged_cpt50: float
     """Share of always-large's cost at half the gain, with every draft paid where the method needs one."""
     repeats: int
+    apgr_interval: tuple[float, float] | None
+    """90 %, as far as it hangs on which prompts the set has; `None` where each repeat has prompts of its own."""
+    cpt50_interval: tuple[float, float] | None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -164,7 +170,24 @@ def _line(name: str, method: str, sees: bool, labels: int, found: list[tuple[Tab
     plain = np.mean([curve(table, score, None) for table, score in found], axis=0)
     charged = np.mean([curve(table, score, sees) for table, score in found], axis=0)
     figures = [float(one) for one in (*plain, *charged[:2])]
-    return Line(name, method, sees, labels, figures[0], figures[1], figures[2], figures[3], figures[4], len(found))
+    apgr, cpt50 = intervals(found)
+    return Line(
+        name, method, sees, labels, figures[0], figures[1], figures[2], figures[3], figures[4], len(found), apgr, cpt50
+    )
+
+
+def intervals(found: list[tuple[Table, Floats]]) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
+    """Of APGR and of CPT(50), by a bootstrap over the prompts that all repeats share."""
+    table = found[0][0]
+    if any(other is not table for other, _ in found):
+        return None, None
+    drawn = []
+    for seed in range(_DRAWS):
+        rows = np.random.default_rng(seed).integers(0, table.rows, table.rows)
+        some = table.take(rows)
+        drawn.append(np.mean([curve(some, score[rows], None) for _, score in found], axis=0))
+    low, high = np.quantile(drawn, _INNER, axis=0)
+    return (float(low[0]), float(high[0])), (float(low[1]), float(high[1]))
 
 
 def curve(table: Table, keep: Floats, draft_paid: bool | None) -> Curve:

@@ -241,8 +241,11 @@ def test_init_tells_programs_what_it_wrote(cli: Cli) -> None:
     done = cli("init", "text", "--folder", "elsewhere", "--json")
     assert done.json == {
         "written": ["elsewhere/models.yml", "elsewhere/text.yml", "elsewhere/policy.schema.json"],
+        "unchanged": [],
     }
     assert all(Path(path).is_file() for path in done.json["written"])
+    again = cli("init", "text", "--folder", "elsewhere", "--json").json
+    assert again == {"written": [], "unchanged": done.json["written"][1:]}
 
 
 def test_init_elsewhere_says_how_to_check_it(cli: Cli) -> None:

@@ -350,6 +350,22 @@ def test_a_certificate_of_clusters_counts_each_once() -> None:
     assert "luster" not in " ".join(certificate_words(plain(found.certificate), "m1"))
 
 
+@pytest.mark.parametrize(
+    ("loss", "upper", "said"),
+    [
+        (0.01, 0.02, "lost 1 point (at most 2 points)"),
+        (-0.0164, 0.005, "gained 1.64 points (a loss of at most 0.5 points)"),
+        (-0.0164, -0.005, "gained 1.64 points (at least 0.5 points)"),
+    ],
+)
+def test_a_loss_below_nothing_is_called_a_gain(loss: float, upper: float, said: str) -> None:
+    """Nobody has to read what it means to lose minus two points."""
+    certificate = tune(draw(CLUSTERED, 3000), target=0.08, at_confidence=0.9).certificate
+    assert certificate is not None
+    one = replace(certificate.statements["all"], loss=loss, loss_upper=upper)
+    assert said in " ".join(certificate_words(replace(certificate, statements={"all": one}), "m1"))
+
+
 def test_a_split_counts_clusters_not_rows() -> None:
     """Whatever the sizes, each cluster is as likely as any other to certify: else the largest would rarely do."""
     units = np.repeat(np.arange(101), [1] * 100 + [900])

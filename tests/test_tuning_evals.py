@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from evals import signals, validity
+from evals import routellm, signals, validity
 from evals.worlds import EVERY, HEAVY_CLUSTERS, World
 from router.core.evidence import BLOCKS, EVIDENCE
 from router.core.signals import FREE_SIGNALS
 from router.core.word_scores import WORD_SIGNALS
+from router.tuning.table import prepare
 from router.tuning.units import unit_losses
 
 
@@ -75,6 +77,27 @@ def test_heavy_clusters_are_measured_by_cluster() -> None:
     assert lost.mean() < HEAVY_CLUSTERS.target < unit_losses(lost, cluster).mean()
     whole = np.bincount(cluster, weights=run.quality[:, 0]) / sizes
     assert set(np.unique(whole)) == {0.0, 1.0}
+
+
+def test_routers_are_measured_as_routellm_does() -> None:
+    """Where one call in two gains, the best order gets half of it from a quarter of the calls; chance from half."""
+    random = np.random.default_rng(0)
+    quality = np.column_stack([np.arange(2000.0) % 2.0, np.ones(2000)]).astype(np.float64)
+    run = HEAVY_CLUSTERS.draw(random, 2000).take(np.arange(2000))
+    table = prepare(replace(run, quality=quality, cluster=None))
+    chance = random.random(2000)
+    best = routellm.curve(table, quality[:, 0] + 0.01 * chance, None)
+    assert best.apgr == pytest.approx(0.75, abs=0.01)
+    assert best.cpt50 == pytest.approx(0.25, abs=0.01)
+    assert routellm.curve(table, chance, None).apgr == pytest.approx(0.5, abs=0.1)
+    measured = routellm.curve(table, chance, None)
+    apgr, cpt50 = routellm.intervals([(table, chance), (table, chance)])
+    assert apgr is not None
+    assert apgr[0] < measured.apgr < apgr[1]
+    assert cpt50 is not None
+    assert cpt50[0] < measured.cpt50 < cpt50[1]
+    other = table.take(np.arange(1000))
+    assert routellm.intervals([(table, chance), (other, chance[:1000])]) == (None, None)
 
 
 def test_certified_savings_runs_on_any_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

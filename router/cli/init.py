@@ -32,18 +32,21 @@ def init(
     there = [path for path, text in contents.items() if path.exists() and not _holds(path, text)]
     if there and not force:
         raise Refused(f"{there[0]} is there already; nothing was written. Use --force to overwrite", exit_code=1)
+    unchanged = [path for path, text in contents.items() if _holds(path, text)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, text in contents.items():
-            path.write_text(text, encoding="utf-8")
+            if path not in unchanged:
+                path.write_text(text, encoding="utf-8")
     except OSError as error:
         problem = f"{error.filename}: cannot be written ({error.strerror}); choose another --folder"
         raise Refused(problem, exit_code=1) from None
     if as_json:
-        print_json({"written": [str(path) for path in contents]})
+        written = [str(path) for path in contents if path not in unchanged]
+        print_json({"written": written, "unchanged": [str(path) for path in unchanged]})
         return
     for path in contents:
-        typer.echo(f"wrote {path}")
+        typer.echo(f"{'unchanged' if path in unchanged else 'wrote'} {path}")
     where = "" if folder == Path("policies") else f" --policies {folder}"
     if not _is_ignored():
         say("keep the ledger out of git: echo .router/ >> .gitignore")

@@ -136,10 +136,20 @@ def _statement_words(one: Statement, crossfit: bool) -> str:
     of = f" in {one.clusters:,} clusters" if one.clusters else ""
     chose = "chose the plan too" if crossfit else "did not choose the plan"
     return (
-        f"On {one.rows:,} rows{of} that {chose} it lost {points(one.loss)} (at most "
-        f"{points(one.loss_upper)}), cost {one.cost:.1%} of the top rung alone ({low:.1%} to {high:.1%}) and climbed "
-        f"in {one.escalated:.1%} of the calls."
+        f"On {one.rows:,} rows{of} that {chose} it {_lost(one)}, cost {one.cost:.1%} of the top rung alone ({low:.1%} "
+        f"to {high:.1%}) and climbed in {one.escalated:.1%} of the calls."
     )
+
+
+def _lost(one: Statement) -> str:
+    if one.loss >= 0.0:
+        return f"lost {points(one.loss)} (at most {points(one.loss_upper)})"
+    worst = (
+        f"a loss of at most {points(one.loss_upper)}"
+        if one.loss_upper >= 0.0
+        else f"at least {points(-one.loss_upper)}"
+    )
+    return f"gained {points(-one.loss)} ({worst})"
 
 
 def label_words(run: EvalRun) -> str:
