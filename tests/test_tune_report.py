@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -22,7 +23,7 @@ from router.tuning import TaskTuning, tune_task
 from router.tuning.report import page, report_of
 from router.tuning.report.curves import bins_of, risk_coverage, wilson
 from router.tuning.report.style import COLOURS
-from router.tuning.report.svg import axis
+from router.tuning.report.svg import Frame, axis
 from router.tuning.report.text import escaped
 from router.tuning.shown import planned
 from router.tuning.simulate import simulate
@@ -301,6 +302,21 @@ def test_the_page_is_whole_and_needs_nothing_from_outside(tuned: Tuned, case: di
     assert read.names().count("table") >= len(charts)
     assert read.names().count("table") == read.names().count("caption")
     assert "nan" not in read.text.lower().split()
+
+
+@given(st.floats(0.1, 0.9), st.floats(0.1, 0.9), st.sampled_from([(9, -7), (-9, -7), (9, 15), (-9, 15), (0, -11)]))
+def test_a_label_makes_way_for_other_marks(x: float, y: float, beside: tuple[int, int]) -> None:
+    """The letter of a model does not stand on the plan in force or on the new one."""
+    frame = Frame(axis([0.0, 1.0], "x", str), axis([0.0, 1.0], "y", str))
+    at = frame.at(x, y)
+    whole = frame.at(1.0, 1.0), frame.at(0.0, 0.0)
+    wide, high = whole[0][0] - whole[1][0], whole[1][1] - whole[0][1]
+    other = (x + beside[0] / wide, y - (beside[1] - 4) / high)
+    label = re.search(r'x="([\d.]+)" y="([\d.]+)">A<', frame.labels([("A", (x, y))], [other]))
+    assert label is not None
+    spot = frame.at(*other)
+    assert math.dist((float(label[1]), float(label[2]) - 4), spot) > 8.0
+    assert math.dist((float(label[1]), float(label[2])), at) < 22.0
 
 
 def test_the_certificate_comes_first_in_words_and_as_json(tuned: Tuned) -> None:

@@ -29,6 +29,8 @@ def cost_quality(curve: Curve, target: float, in_force: Point) -> str:
     """Cost against quality, every draft charged."""
     frame = _plane(curve, target, in_force)
     at = {one.name: (one.cost, -one.loss) for one in curve.models}
+    oracle = (curve.oracle.cost, -curve.oracle.loss)
+    old = [(in_force.cost, -in_force.loss)] if isfinite(in_force.cost) else []
     plan, (low, high), (left, right) = curve.plan, curve.plan.loss_interval, curve.plan.cost_interval
     parts = [
         frame.grid(),
@@ -36,12 +38,15 @@ def cost_quality(curve: Curve, target: float, in_force: Point) -> str:
         frame.line([at[name] for name in curve.mix], "chance"),
         frame.line([(one.cost, -one.loss) for one in curve.frontier], "ours"),
         *(frame.marker(at[name], "square" if name == curve.best_alone else "circle", "alone") for name in at),
-        frame.marker((curve.oracle.cost, -curve.oracle.loss), "triangle", "oracle"),
-        frame.marker((in_force.cost, -in_force.loss), "cross", "old") if isfinite(in_force.cost) else "",
+        frame.marker(oracle, "triangle", "oracle"),
+        *(frame.marker(one, "cross", "old") for one in old),
         frame.whisker((plan.cost, -high), (plan.cost, -low), "ours"),
         frame.whisker((left, -plan.loss), (right, -plan.loss), "ours"),
         frame.marker((plan.cost, -plan.loss), "diamond", "ours"),
-        frame.labels([(letter, at[name]) for name, letter in letters(curve).items()]),
+        frame.labels(
+            [(letter, at[name]) for name, letter in letters(curve).items()],
+            [oracle, *old, (plan.cost, -plan.loss)],
+        ),
     ]
     said = (
         f"The plan costs {percent(plan.cost)} of always the top rung and its quality differs by {points(-plan.loss)} "

@@ -113,14 +113,14 @@ class Frame:
         """A marker at a value."""
         return marker(*self.at(*point), shape, kind)
 
-    def labels(self, named: Sequence[tuple[str, Place]]) -> str:
-        """Short labels beside their markers, moved about so that none covers another label or a marker."""
+    def labels(self, named: Sequence[tuple[str, Place]], others: Sequence[Place] = ()) -> str:
+        """Short labels beside their markers, moved about so that none covers another one, a marker or another place."""
         spots = [self.at(*point) for _, point in named]
-        taken = list(spots)
+        taken = [*spots, *(self.at(*point) for point in others)]
         parts = []
         for (label, _), spot in zip(named, spots, strict=True):
-            others = [one for one in taken if one is not spot]
-            x, y = max(((spot[0] + dx, spot[1] + dy) for dx, dy in _AROUND), key=lambda at: _room(at, others))
+            near = [one for one in taken if one is not spot]
+            x, y = max(((spot[0] + dx, spot[1] + dy) for dx, dy in _AROUND), key=lambda at: _room(at, near))
             taken.append((x, y - 4))
             parts.append(text(x, y, label, "label middle"))
         return "".join(parts)
