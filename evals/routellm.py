@@ -126,7 +126,14 @@ def gsm8k(path: Path, repeats: int) -> list[Line]:
             found[name].append(scores[name])
     for name, sees in methods.items():
         lines.append(_line("gsm8k", name, sees, table.rows * 9 // 10, [(table, one) for one in found[name]]))
-    return [*lines, _line("gsm8k", "random", False, 0, _random(table, repeats))]
+    return [*lines, best(table), _line("gsm8k", "random", False, 0, _random(table, repeats))]
+
+
+def best(table: Table) -> Line:
+    """What nobody can beat: an order that knows how both models are graded on every prompt."""
+    gain = table.quality[:, 0] - table.quality[:, 1]
+    ties = 1e-6 * np.random.default_rng(0).random(table.rows)  # Equal scores would share one threshold.
+    return _line("gsm8k", "knowing both grades", True, 0, [(table, gain + ties)])
 
 
 def mmlu(path: Path, repeats: int) -> list[Line]:
