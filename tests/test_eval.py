@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -322,6 +324,32 @@ def test_a_run_has_one_writer(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     with RunFile(path), pytest.raises(RecordingError, match="another process is writing this run"):
         evaluated(tmp_path).run()
+
+
+def test_signals_of_another_version_are_read_anew_for_nothing(tmp_path: Path) -> None:
+    """The answers are paid for: both who goes on with the run and who tunes on it are told how to keep them."""
+    evaluated(tmp_path).run()
+    old = tmp_path / "old.jsonl"
+    text = (tmp_path / "run.jsonl").read_text()
+    old.write_text(re.sub(r'"signals": "\w+"', '"signals": "former"', text))
+    remedy = rf"--run NEW.jsonl --replay {re.escape(str(old))}"
+    with pytest.raises(RecordingError, match=remedy):
+        Eval("colours", ROWS, old, policies=make_policy(), backend=models(), concurrency=1)
+    with pytest.raises(TuningError, match=remedy):
+        load_run(old, "colours", policies=make_policy())
+    (tmp_path / "new").mkdir()
+    done = evaluated(tmp_path / "new", backend=Replay.load(old)).run()
+    assert (done.asked, done.failed) == (20, 0)
+    assert rows_of(done.path)[0]["bound"]["signals"] != "former"
+
+
+def test_log_probabilities_that_are_none_do_not_stop_a_run(tmp_path: Path) -> None:
+    """A provider that sends NaN has said nothing about its tokens; the answer was paid for and is kept."""
+    odd = {
+        name: Reply("red", Usage(7, 2), logprobs=(lp, -0.1)) for name, lp in (("small", math.nan), ("large", math.inf))
+    }
+    done = evaluated(tmp_path, backend=models(**odd)).run()
+    assert (done.asked, done.failed) == (20, 0)
 
 
 def test_a_run_belongs_to_its_policy(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ sums_text = st.text("0123456789.,()+-*/x×÷−%$= \n", max_size=200)
         ("20 * 5 = 100 (2 + 2 = 4)", [(100.0, True), (4.0, True)]),
         ("x = 5", []),
         ("a == b = c", []),
+        ("5 + 3 = 8\u0663", [(8.0, True)]),
         ("5 / 0 = 0", []),
         ("3 + = 4", []),
         ("no sums here", []),
@@ -80,6 +81,8 @@ def test_the_last_sums_of_a_long_draft_are_read() -> None:
     """The answer stands near the end, so the sums there are looked at, and at most eight of them."""
     read = sums("; ".join(f"{at} + 1 = {at + 1}" for at in range(20)))
     assert [one.result for one in read] == [13.0, 14.0, 15.0, 16.0, 17.0, 18.0, 19.0, 20.0]
+    underlined = sums(f"48/2=24 and a == b\n{'=' * 30}\nso 24+1=25, of " + "==" * 20)
+    assert [one.result for one in underlined] == [24.0, 25.0]
 
 
 @given(sums_text)

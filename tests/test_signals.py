@@ -154,15 +154,15 @@ def test_the_same_words_about_something_else_are_no_refusal(text: str) -> None:
         ((-1e9, 0.0), LP_FLOOR / 2, LP_FLOOR, LP_FLOOR),
         ((-9999.0, -20.0), LP_FLOOR, LP_FLOOR, LP_FLOOR),
         ((0.5, math.inf), 0.0, 0.0, 0.0),
+        ((-3.0, 1000.0), -1.5, -3.0, -3.0),
         ((1e-7, -1.0), -0.5, -1.0, 0.0),
     ],
-    ids=["minus_infinity", "minus_a_billion", "minus_9999", "positive", "rounded_above_0"],
+    ids=["minus_infinity", "minus_a_billion", "minus_9999", "positive", "one_positive", "rounded_above_0"],
 )
 def test_log_probabilities_are_clipped(logprobs: tuple[float, ...], mean: float, least: float, first: float) -> None:
     """What providers write for "impossible" and "certain" becomes -20 and 0."""
     signals = signals_of(Reply("x", None, logprobs=logprobs))
-    assert signals["lp_mean"] == pytest.approx(mean, abs=1e-6)
-    assert (signals["lp_min"], signals["lp_first"]) == (least, first)
+    assert (signals["lp_mean"], signals["lp_min"], signals["lp_first"]) == (mean, least, first)
 
 
 @pytest.mark.parametrize(

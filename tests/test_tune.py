@@ -356,6 +356,8 @@ def test_a_certificate_of_clusters_counts_each_once() -> None:
         (0.01, 0.02, "lost 1 point (at most 2 points)"),
         (-0.0164, 0.005, "gained 1.64 points (a loss of at most 0.5 points)"),
         (-0.0164, -0.005, "gained 1.64 points (at least 0.5 points)"),
+        (-4e-18, 0.005, "lost 0 points (at most 0.5 points)"),
+        (-0.0164, -1e-9, "gained 1.64 points (a loss of at most 0 points)"),
     ],
 )
 def test_a_loss_below_nothing_is_called_a_gain(loss: float, upper: float, said: str) -> None:

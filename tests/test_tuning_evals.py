@@ -92,12 +92,8 @@ def test_routers_are_measured_as_routellm_does() -> None:
     assert routellm.curve(table, chance, None).apgr == pytest.approx(0.5, abs=0.1)
     measured = routellm.curve(table, chance, None)
     apgr, cpt50 = routellm.intervals([(table, chance), (table, chance)])
-    assert apgr is not None
     assert apgr[0] < measured.apgr < apgr[1]
-    assert cpt50 is not None
     assert cpt50[0] < measured.cpt50 < cpt50[1]
-    other = table.take(np.arange(1000))
-    assert routellm.intervals([(table, chance), (other, chance[:1000])]) == (None, None)
 
 
 def test_certified_savings_runs_on_any_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,7 +29,8 @@ _Token = float | str
 
 _SHORT = r"[$ ]*(\d{1,15}(?:,\d{3}){0,4}(?:\.\d{1,12})?)"
 _TWO = re.compile(rf"{_SHORT} *([-+*/x×÷−]){_SHORT} *")
-_RESULT = re.compile(rf"{_SHORT}[ .,]*(?![{re.escape(_ALLOWED)}])")
+_RESULT = re.compile(rf"{_SHORT}[ .,]*(?![{re.escape(_ALLOWED)}])", re.ASCII)
+_RUN = re.compile("==+")
 _OPERATIONS: dict[str, Callable[[float, float], float]] = {"+": add, "-": sub, "*": mul, "/": truediv}
 _OPERATIONS |= {written: _OPERATIONS[sign] for written, sign in _SIGNS.items()}
 
@@ -65,7 +66,9 @@ def numbers_in(text: str) -> list[float]:
 
 
 def sums(text: str) -> list[Sum]:
-    """The last sums in a text, in order; `6*7=42` gives `Sum(42.0, True, (6.0, 7.0))`."""
+    """The sums at a text's last signs of equality, in order; `6*7=42` gives `Sum(42.0, True, (6.0, 7.0))`."""
+    if "==" in text:  # A comparison of a program or a line under a heading is no sum.
+        text = _RUN.sub(" ", text)
     parts = text.rsplit("=", _MOST_SUMS)
     return [one for before, after in pairwise(parts) if (one := _sum_of(before, after)) is not None]
 

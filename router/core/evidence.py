@@ -13,14 +13,14 @@ from typing import Any
 from router.core.answer_tokens import answer_signals, margin_signals
 from router.core.arithmetic import Sum, numbers_in, sums
 from router.core.call import Reply
-from router.core.signals import LP_FLOOR
+from router.core.signals import LP_CERTAIN, LP_FLOOR, unsure_tokens
 from router.core.views import View, shortened
 
 # By block the name of every signal of closer reading and what it means; the docs table is made from it. What one block
 # needs is read in one go, so a block is the smallest part that a call can do without.
 EVIDENCE: dict[str, dict[str, str]] = {
     "reasoning": {
-        "sums_right": "sums in the draft that come out right, such as 6*7=42; the last eight are looked at",
+        "sums_right": "sums in the draft that come out right, such as 6*7=42; all sums are those at its last eight =",
         "sum_wrong": "1 when some sum in the draft does not, else 0",
         "sum_negative": "1 when some sum in the draft is said to come to less than nothing, else 0",
         "sum_fraction": "1 when some sum of whole numbers in the draft comes to one that is not, else 0",
@@ -53,8 +53,8 @@ EVIDENCE: dict[str, dict[str, str]] = {
         "depth": "how deeply brackets and braces of the draft are nested",
     },
     "log-probabilities": {
-        "lp_p10": "log-probability that a tenth of the draft's tokens lie below, in nats, -20 to -0.05",
-        "lp_p25": "log-probability that a quarter of the draft's tokens lie below, in nats, -20 to -0.05",
+        "lp_p10": "log-probability that a tenth of the tokens lie below, at most that of 0.95, in nats, -20 to -0.05",
+        "lp_p25": "log-probability that a quarter of the tokens lie below, at most that of 0.95, in nats, -20 to -0.05",
         "lp_last": "log-probability of the draft's last token, in nats, -20 to 0",
         "lp_doubts": "tokens of the draft with a probability below one half",
     },
@@ -105,8 +105,6 @@ _NUMBER_WORDS = {
 _CLOSING = ".!?)]}>\"'`”’»$%*|"
 _NO_BRACKET = bytes(code for code in range(256) if code not in b"[]{}")
 _LOG_HALF = math.log(0.5)
-# Tokens above it are as good as certain. Most are, and need not be put in order. Chosen, not measured.
-_CERTAIN = math.log(0.95)
 
 
 def read_evidence(
@@ -115,6 +113,7 @@ def read_evidence(
     reply: Reply,
     answer: Any = None,
     blocks: Collection[str] = tuple(EVIDENCE),
+    unsure: Sequence[float] = (),
 ) -> dict[str, float]:
     """Every signal that this draft has of these blocks, by name.
 
@@ -130,6 +129,8 @@ def read_evidence(
         What the task's check found in it.
     blocks
         What is wanted.
+    unsure
+        Its unsure tokens in order, where these are known already.
     """
     text = shortened(draft.text.rstrip())
     found: dict[str, float] = {}
@@ -144,7 +145,7 @@ def read_evidence(
     if "form" in blocks:
         found |= _of_form(text)
     if reply.logprobs and "log-probabilities" in blocks:
-        found |= _of_logprobs(reply.logprobs)
+        found |= _of_logprobs(reply.logprobs, unsure or unsure_tokens(reply.logprobs))
     if reply.token_bytes and "answer tokens" in blocks:
         found |= answer_signals(reply, answer)
     if reply.margins and "margins" in blocks:
@@ -230,15 +231,13 @@ def _depth(draft: str) -> int:
     return deepest
 
 
-def _of_logprobs(logprobs: Sequence[float]) -> dict[str, float]:
-    unsure = [lp for lp in logprobs if not lp >= _CERTAIN]
-    if math.isnan(sum(unsure)):  # A provider that sends NaN has said nothing about its tokens.
+def _of_logprobs(logprobs: Sequence[float], unsure: Sequence[float]) -> dict[str, float]:
+    if math.isnan(sum(logprobs)):  # A provider that sends NaN has said nothing about its tokens.
         return {}
-    unsure.sort()
     tenth, quarter = (round(share * (len(logprobs) - 1)) for share in (0.10, 0.25))
     return {
-        "lp_p10": max(LP_FLOOR, unsure[tenth]) if tenth < len(unsure) else _CERTAIN,
-        "lp_p25": max(LP_FLOOR, unsure[quarter]) if quarter < len(unsure) else _CERTAIN,
+        "lp_p10": max(LP_FLOOR, unsure[tenth]) if tenth < len(unsure) else LP_CERTAIN,
+        "lp_p25": max(LP_FLOOR, unsure[quarter]) if quarter < len(unsure) else LP_CERTAIN,
         "lp_last": min(0.0, max(LP_FLOOR, logprobs[-1])),
         "lp_doubts": float(bisect_left(unsure, _LOG_HALF)),
     }

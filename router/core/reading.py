@@ -7,7 +7,7 @@ from router.core.checks import REFUSED, Verdict
 from router.core.effects import Request
 from router.core.evidence import read_evidence
 from router.core.plan import Plan, Rung
-from router.core.signals import draft_text, read_own, read_signals
+from router.core.signals import draft_text, read_own, read_signals, unsure_tokens
 from router.core.views import View
 from router.core.word_scores import PROMPT_WORDS
 
@@ -26,12 +26,14 @@ def draft_signals(
 ) -> dict[str, float]:
     """Every signal of a draft that is wanted; `agrees` says whether it gives the answer of the draft before it."""
     draft = View(draft_text(reply))
-    found = read_signals(request.input_chars, reply, verdict)
+    # Put in order once for both who read them.
+    unsure = unsure_tokens(reply.logprobs or ()) if "log-probabilities" in rung.blocks else ()
+    found = read_signals(request.input_chars, reply, verdict, unsure)
     if agrees is not None:
         found["agreement"] = agrees
     if rung.blocks:
         answer = verdict.value if verdict.valid else None
-        found |= read_evidence(request.prompt, draft, reply, answer, rung.blocks)
+        found |= read_evidence(request.prompt, draft, reply, answer, rung.blocks, unsure)
     if rung.own_signals:
         found |= read_own(rung.own_signals, request.prompt.text, draft.text)
     if rung.needs_words:

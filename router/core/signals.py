@@ -21,7 +21,7 @@ FREE_SIGNALS: dict[str, str] = {
     "empty": "1 when the draft has no visible character, else 0",
     "truncated": "1 when the model stopped at its output limit, else 0",
     "refusal": "1 when the draft opens with the words of a refusal, else 0",
-    "repetition": "share of the word triples at the draft's end that repeat an earlier one, 0 to 1",
+    "repetition": "share of the word triples among the draft's last 128 words that repeat an earlier one, 0 to 1",
     "input_chars": "characters of all messages, system text included",
     "output_chars": "characters of the draft",
     "output_tokens": "output tokens that the provider counted, reasoning excluded",
@@ -36,6 +36,8 @@ OwnSignal = Callable[[str, str], float | None]
 
 # A token below e^-20 (2e-9) is as unlikely as evidence gets, and providers write -inf or -9999 for it.
 LP_FLOOR = -20.0
+# Tokens above it are as good as certain. Most are, and need not be put in order. Chosen, not measured.
+LP_CERTAIN = math.log(0.95)
 
 # So many words of a draft's end are looked at for triples that repeat. Chosen, not measured.
 _LAST_WORDS = 128
@@ -55,8 +57,8 @@ _REFUSAL = re.compile(
 )
 
 
-def read_signals(input_chars: int, reply: Reply, verdict: Verdict) -> dict[str, float]:
-    """Every free signal that this draft has, by name."""
+def read_signals(input_chars: int, reply: Reply, verdict: Verdict, unsure: Sequence[float] = ()) -> dict[str, float]:
+    """Every free signal that this draft has, by name; its unsure tokens in order where these are known already."""
     text = draft_text(reply)
     signals = {
         "invalid": float(not verdict.valid),
@@ -70,7 +72,7 @@ def read_signals(input_chars: int, reply: Reply, verdict: Verdict) -> dict[str, 
     if reply.usage is not None:
         signals["output_tokens"] = float(reply.usage.output_tokens)
     if reply.logprobs:
-        signals.update(_logprob_signals(reply.logprobs))
+        signals.update(_logprob_signals(reply.logprobs, unsure))
     return signals
 
 
@@ -85,15 +87,20 @@ def draft_text(reply: Reply) -> str:
     return reply.text or " ".join(call.arguments for call in reply.tool_calls)
 
 
-def _logprob_signals(lps: Sequence[float]) -> dict[str, float]:
+def unsure_tokens(lps: Sequence[float]) -> list[float]:
+    """The log-probabilities below `LP_CERTAIN`, the least first."""
+    return sorted([lp for lp in lps if lp < LP_CERTAIN])
+
+
+def _logprob_signals(lps: Sequence[float], unsure: Sequence[float]) -> dict[str, float]:
     total = sum(lps)
     if math.isnan(total):  # A provider that sends NaN has said nothing about its tokens.
         return {}
-    lowest = min(lps)
-    if lowest < LP_FLOOR:
-        lps = [lp if lp > LP_FLOOR else LP_FLOOR for lp in lps]
-        total, lowest = sum(lps), LP_FLOOR
-    return {"lp_mean": min(0.0, total / len(lps)), "lp_min": min(0.0, lowest), "lp_first": min(0.0, lps[0])}
+    lowest = unsure[0] if unsure else min(lps)
+    if lowest < LP_FLOOR or max(lps) > 0.0:
+        lps = [max(LP_FLOOR, min(0.0, lp)) for lp in lps]
+        total, lowest = sum(lps), min(lps)
+    return {"lp_mean": total / len(lps), "lp_min": lowest, "lp_first": lps[0]}
 
 
 def agreement(one: str | None, other: str | None) -> float:
@@ -104,7 +111,8 @@ def agreement(one: str | None, other: str | None) -> float:
 def repetition(text: str) -> float:
     """The share of word triples that repeat an earlier one: near 1 for a model that loops, 0 for a short text.
 
-    Of the last `_LAST_WORDS` words: a model that loops does so until it is stopped.
+    Of the last `_LAST_WORDS` words: a model that loops does so until it is stopped. A loop of more than half as many
+    words repeats little within them and one that is longer than them nothing.
     """
     words = text.rsplit(None, _LAST_WORDS)[-_LAST_WORDS:]
     triples = len(words) - 2

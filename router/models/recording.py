@@ -43,9 +43,9 @@ MINUS_INFINITY = -1e9
 
 def logprob_column(reply: Reply) -> dict[str, list[Any]] | None:
     """What a recording holds of a reply's tokens; never their texts, which a redacted one must not have."""
-    if not reply.logprobs:
+    if not reply.logprobs or any(map(math.isnan, reply.logprobs)):  # NaN says nothing, and JSON has no word for it.
         return None
-    found: dict[str, list[Any]] = {"tok": [max(one, MINUS_INFINITY) for one in reply.logprobs]}
+    found: dict[str, list[Any]] = {"tok": [min(0.0, max(one, MINUS_INFINITY)) for one in reply.logprobs]}
     for name, told in (("bytes", reply.token_bytes), ("margin", reply.margins)):
         if told:
             found[name] = list(told)

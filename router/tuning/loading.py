@@ -34,7 +34,7 @@ from router.tuning.graders import Grader, build_grader, recorded_mark
 from router.tuning.judged import Answered, Judged
 from router.tuning.questions import Questioned, askings
 from router.tuning.rows import prompt_id
-from router.tuning.runfile import read_run
+from router.tuning.runfile import changed_since, read_run
 from router.tuning.runs import EvalRun, LabelSource
 
 Row = Mapping[str, Any]
@@ -374,11 +374,7 @@ class _Reader:
         if self.bound is None or not isinstance(row.get("bound"), dict):
             return
         if other := changed_rows(row["bound"], row_binding(self.bound, name)):
-            raise TuningError(
-                f"{self.path}:{line}: was answered under another policy ({', '.join(other)} changed since); run "
-                "`router eval` into a new file",
-                needed=0,
-            )
+            raise TuningError(changed_since(self.path, line, other), needed=0)
 
     def _fault(self, line: int, problem: str) -> RecordingError:
         return RecordingError(f"{self.path}:{line}: {problem}", path=str(self.path), line=line)

@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -155,3 +155,16 @@ def _row(line: bytes, path: Path, number: int) -> Row | None:
             f"{path}:{number}: is no JSON object with a 'model'; mend or delete it", path=str(path), line=number
         )
     return row
+
+
+def changed_since(path: Path, line: int, changed: Sequence[str]) -> str:
+    """Why a row of a run no longer fits its task, and the way out; `changed` names the parts of its binding."""
+    if list(changed) == ["signals"]:
+        return (
+            f"{path}:{line}: has signals that this version reads otherwise; have them read anew from its answers, for "
+            f"nothing: `router eval` with --run NEW.jsonl --replay {path}"
+        )
+    return (
+        f"{path}:{line}: was answered under another policy ({', '.join(changed)} changed since); run `router eval` "
+        "into another file"
+    )

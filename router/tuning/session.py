@@ -18,7 +18,7 @@ from router.tuning.answers import is_final, is_question, is_verdict
 from router.tuning.jobs import Job
 from router.tuning.judging import require_verdicts
 from router.tuning.rows import EvalRow
-from router.tuning.runfile import read_run
+from router.tuning.runfile import changed_since, read_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +115,7 @@ def _require_bound(path: Path, line: int, row: Mapping[str, Any], bound: Mapping
             line=line,
         )
     if other := changed_rows(row["bound"], row_binding(bound, name)):
-        raise RecordingError(
-            f"{path}:{line}: was answered under another policy ({', '.join(other)} changed since); "
-            "name another run file, or delete this one",
-            path=str(path),
-            line=line,
-        )
+        raise RecordingError(changed_since(path, line, other), path=str(path), line=line)
 
 
 def _require_grading(path: Path, line: int, row: Mapping[str, Any], judge: Mapping[str, str] | None) -> None:

@@ -141,15 +141,16 @@ def _statement_words(one: Statement, crossfit: bool) -> str:
     )
 
 
+# A hundredth of a point is the least that is shown; what is nearer to 0 comes from rounding.
+_SHOWN = 0.000_05
+
+
 def _lost(one: Statement) -> str:
-    if one.loss >= 0.0:
-        return f"lost {points(one.loss)} (at most {points(one.loss_upper)})"
-    worst = (
-        f"a loss of at most {points(one.loss_upper)}"
-        if one.loss_upper >= 0.0
-        else f"at least {points(-one.loss_upper)}"
-    )
-    return f"gained {points(-one.loss)} ({worst})"
+    if one.loss > -_SHOWN:
+        return f"lost {points(max(0.0, one.loss))} (at most {points(one.loss_upper)})"
+    if one.loss_upper > -_SHOWN:
+        return f"gained {points(-one.loss)} (a loss of at most {points(max(0.0, one.loss_upper))})"
+    return f"gained {points(-one.loss)} (at least {points(-one.loss_upper)})"
 
 
 def label_words(run: EvalRun) -> str:
