@@ -67,9 +67,9 @@ def numbers_in(text: str) -> list[float]:
 
 def sums(text: str) -> list[Sum]:
     """The sums at a text's last signs of equality, in order; `6*7=42` gives `Sum(42.0, True, (6.0, 7.0))`."""
-    if "==" in text:  # A comparison of a program or a line under a heading is no sum.
-        text = _RUN.sub(" ", text)
     parts = text.rsplit("=", _MOST_SUMS)
+    if "" in parts:  # A comparison of a program or a line under a heading is no sum.
+        parts = _RUN.sub(" ", text).rsplit("=", _MOST_SUMS)
     return [one for before, after in pairwise(parts) if (one := _sum_of(before, after)) is not None]
 
 

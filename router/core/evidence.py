@@ -234,7 +234,8 @@ def _depth(draft: str) -> int:
 def _of_logprobs(logprobs: Sequence[float], unsure: Sequence[float]) -> dict[str, float]:
     if math.isnan(sum(logprobs)):  # A provider that sends NaN has said nothing about its tokens.
         return {}
-    tenth, quarter = (round(share * (len(logprobs) - 1)) for share in (0.10, 0.25))
+    last = len(logprobs) - 1
+    tenth, quarter = round(0.10 * last), round(0.25 * last)
     return {
         "lp_p10": max(LP_FLOOR, unsure[tenth]) if tenth < len(unsure) else LP_CERTAIN,
         "lp_p25": max(LP_FLOOR, unsure[quarter]) if quarter < len(unsure) else LP_CERTAIN,
