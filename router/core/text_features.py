@@ -12,7 +12,7 @@ from zlib import crc32
 
 # What is in no word becomes a space. An expression takes long, so it is for texts with many marks beyond ASCII.
 _NO_WORD, _FEW_MARKS = re.compile(r"[^\x00-\x7f\w]+"), 12
-_NO_ASCII_WORD = bytes(code if code > 127 or re.match(rb"\w", bytes([code])) else 32 for code in range(256))
+_ASCII_WORDS = bytes(code if code > 127 or re.match(rb"\w", bytes([code])) else 32 for code in range(256)).lower()
 _ASCII = bytes(range(128))
 
 Size = Literal["small", "large"]
@@ -25,15 +25,15 @@ def beyond_ascii(text: str) -> set[str]:
 
 def words_of(text: str) -> list[bytes]:
     """The words of a text in lower case, in order, as they are hashed: runs of letters, digits and underscores."""
-    lower = text.lower()
-    if not lower.isascii():
-        marks = [char for char in beyond_ascii(lower) if not char.isalnum()]
+    if not text.isascii():
+        text = text.lower()
+        marks = [char for char in beyond_ascii(text) if not char.isalnum()]
         if len(marks) > _FEW_MARKS:
-            lower = _NO_WORD.sub(" ", lower)
+            text = _NO_WORD.sub(" ", text)
         else:
             for mark in marks:
-                lower = lower.replace(mark, " ")
-    return lower.encode().translate(_NO_ASCII_WORD).split()
+                text = text.replace(mark, " ")
+    return text.encode().translate(_ASCII_WORDS).split()
 
 
 @dataclass(frozen=True, slots=True)
