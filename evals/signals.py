@@ -43,6 +43,7 @@ from router.tuning.trained import Trained
 Floats = NDArray[np.float64]
 
 _SENTENCE = "Then 12 * 3 = 36 eggs are sold, perhaps for $2.50 each, and none of the {} are left over in the end. "
+_DRAFT = "".join(_SENTENCE.format(at) for at in range(100))[:2048]
 # Short rounds, so that some fall between what else the machine does.
 _ROUNDS, _CALLS = 200, 5
 MOST_ROWS = 3000
@@ -149,14 +150,22 @@ def microseconds() -> dict[str, float]:
     return {name: us if name in ("free", "all") else us - spent["free"] for name, us in spent.items()}
 
 
-def reads() -> dict[str, Callable[[], dict[str, float]]]:
+Read = Callable[[Request], dict[str, float]]
+
+
+def asked() -> Request:
+    """A new request, none of whose words have been read."""
+    prompt = _DRAFT[:600]
+    return Request("r", ({"role": "user", "content": prompt},), len(prompt), group="sums")
+
+
+def reads() -> dict[str, Read]:
     """By block, and for all together, what a call reads of a 2 KB reply whose calibrator names a signal of each."""
-    draft = "".join(_SENTENCE.format(at) for at in range(100))[:2048]
     # Two in three tokens have a probability above 0.99, one in twenty one below one half, in no order.
     drawn = random.Random(0)
     lps = tuple(max(LP_FLOOR, -0.01 * drawn.expovariate(1.0) ** 4) for _ in range(500))
-    sizes = tuple(len(draft[at::500]) for at in range(500))
-    reply = Reply(draft, Usage(200, 500), logprobs=lps, token_bytes=sizes, margins=tuple(-lp for lp in lps))
+    sizes = tuple(len(_DRAFT[at::500]) for at in range(500))
+    reply = Reply(_DRAFT, Usage(200, 500), logprobs=lps, token_bytes=sizes, margins=tuple(-lp for lp in lps))
     return {
         "free": _reading((), reply),
         **{block: _reading(names, reply) for block, names in EVIDENCE.items()},
@@ -165,8 +174,8 @@ def reads() -> dict[str, Callable[[], dict[str, float]]]:
     }
 
 
-def _reading(signals: Iterable[str], reply: Reply) -> Callable[[], dict[str, float]]:
-    """What a call reads whose calibrator names these signals; a new call each time, with all its words to read."""
+def _reading(signals: Iterable[str], reply: Reply) -> Read:
+    """What a call reads whose calibrator names these signals."""
     names = tuple(signals)
     number = (1.0,) * len(names)
     of_draft = Words((0.01,) * WORD_FEATURES.buckets, 0.0)
@@ -174,21 +183,17 @@ def _reading(signals: Iterable[str], reply: Reply) -> Callable[[], dict[str, flo
     words = {name: of_prompt if name in PROMPT_WORDS else of_draft for name in WORD_SIGNALS}
     calibrators = (Calibrator(names, number, number, number, 0.0),)
     rung = Rung("small", Model("x/small"), Price(), 0.5, calibrators, words=words)
-    prompt, verdict = reply.text[:600], Verdict(True, 2.5)
-
-    def read() -> dict[str, float]:
-        request = Request("r", ({"role": "user", "content": prompt},), len(prompt), group="sums")
-        return draft_signals(rung, request, reply, verdict, 1.0)
-
-    return read
+    verdict = Verdict(True, 2.5)
+    return lambda request: draft_signals(rung, request, reply, verdict, 1.0)
 
 
-def _timed(read: Callable[[], object]) -> float:
+def _timed(read: Read) -> float:
     spent = []
     for _ in range(_ROUNDS):
+        requests = [asked() for _ in range(_CALLS)]
         started = time.process_time()
-        for _ in range(_CALLS):
-            read()
+        for request in requests:
+            read(request)
         spent.append(1e6 * (time.process_time() - started) / _CALLS)
     return min(spent)
 

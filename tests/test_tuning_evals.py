@@ -57,7 +57,7 @@ def test_chosen_worlds_are_run_alone(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_the_time_of_every_signal_is_measured() -> None:
     """Each block reads its own signals beside the free ones, and all together is all that a call can read."""
-    found = {name: read() for name, read in signals.reads().items()}
+    found = {name: read(signals.asked()) for name, read in signals.reads().items()}
     free = FREE_SIGNALS.keys()
     assert found.pop("free").keys() == free
     assert found.pop("all").keys() == free | BLOCKS.keys() | WORD_SIGNALS.keys()
